@@ -1,0 +1,237 @@
+"""Every knob of saccade_ros: one frozen dataclass per stage, units in the names, validated on construction.
+
+The same dataclasses are the Python API, the ROS parameters (`gate.tau`), the rows of `config/encoder.yaml`
+and the table in the README, so a default is written down once.
+"""
+
+import math
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, ClassVar
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """What a setting means and which values it takes; stored in the dataclass field's metadata."""
+
+    description: str
+    at_least: float | None = None
+    at_most: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False  # may change while the node is active
+
+    def check(self, name: str, value: object) -> None:
+        """Raise ConfigError unless `value` is one this setting takes."""
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(self.choices)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name} is {value}: give a finite number")
+        if self.at_least is not None and isinstance(value, int | float) and value < self.at_least:
+            raise ConfigError(f"{name} is {value}: give at least {self.at_least}")
+        if self.at_most is not None and isinstance(value, int | float) and value > self.at_most:
+            raise ConfigError(f"{name} is {value}: give at most {self.at_most}")
+
+
+def knob(default: Any, description: str, **limits: Any) -> Any:
+    """Declare a setting: its default, what it means, and its limits (see Knob)."""
+    return field(default=default, metadata={"knob": Knob(description, **limits)})
+
+
+def knob_of(setting: "Field[Any]") -> Knob:
+    """The Knob that `knob()` stored on a dataclass field."""
+    found: Knob = setting.metadata["knob"]
+    return found
+
+
+class _Section:
+    """Checks each setting's type and limits; a whole number given for a float becomes one."""
+
+    prefix: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            name, value, wanted = f"{self.prefix}.{setting.name}", getattr(self, setting.name), setting.default
+            if isinstance(wanted, float) and type(value) is int:
+                value = float(value)
+                object.__setattr__(self, setting.name, value)
+            if isinstance(wanted, tuple) and isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, setting.name, value)
+            if type(value) is not type(wanted):
+                raise ConfigError(
+                    f"{name} is {value!r}, a {type(value).__name__}: give a {type(wanted).__name__}, like {wanted!r}"
+                )
+            knob_of(setting).check(name, value)
+
+
+@dataclass(frozen=True)
+class StreamConfig(_Section):
+    """Which frames become tubelets, and when a stream starts afresh."""
+
+    prefix: ClassVar[str] = "stream"
+
+    fps: float = knob(
+        4.0,
+        "Frames per second taken from each camera, by header stamp; two frames make a tubelet. 4 is the rate "
+        "V-JEPA 2 was trained at (facebookresearch/vjepa2, configs/train/*/*.yaml: fps: 4). 0 takes every frame.",
+        at_least=0.0,
+        at_most=1000.0,
+    )
+    max_gap_s: float = knob(
+        2.0,
+        "Seconds without a frame after which the stream starts afresh: the cache is emptied.",
+        at_least=0.01,
+        at_most=3600.0,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fps and self.max_gap_s <= 1.0 / self.fps:
+            raise ConfigError(
+                f"stream.max_gap_s is {self.max_gap_s} s, no longer than the {1.0 / self.fps:.3g} s between two frames "
+                f"at stream.fps {self.fps}: every frame would be a gap; raise one of the two"
+            )
+
+
+@dataclass(frozen=True)
+class VisionConfig(_Section):
+    """From a camera's picture to the encoder's square input."""
+
+    prefix: ClassVar[str] = "vision"
+
+    fit: str = knob(
+        "crop",
+        "How a picture becomes square: 'crop' is the checkpoint's own evaluation transform (shorter side to "
+        "256/224 of the input, centre crop), 'stretch' keeps the whole field of view and distorts it.",
+        choices=("crop", "stretch"),
+    )
+    max_megapixels: float = knob(
+        64.0, "Largest picture accepted, in millions of pixels; a larger one is dropped and counted.", at_least=0.001
+    )
+
+
+@dataclass(frozen=True)
+class GateConfig(_Section):
+    """When is a tubelet new enough to be encoded?"""
+
+    prefix: ClassVar[str] = "gate"
+
+    enabled: bool = knob(True, "False encodes every tubelet and measures no novelty.")
+    tau: float = knob(
+        0.2,
+        "Novelty at or above which a tubelet is encoded: relative change of the most changed patches since the "
+        "last encoded tubelet, 0 = identical. 0 encodes everything.",
+        at_least=0.0,
+        at_most=10.0,
+        live=True,
+    )
+    top_share: float = knob(
+        0.03,
+        "Share of the picture's patches, the most changed ones, whose mean change is the novelty.",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    max_skip_s: float = knob(
+        10.0,
+        "Seconds of header time after which a tubelet is encoded even if nothing changed. 0 never forces one.",
+        at_least=0.0,
+        at_most=86400.0,
+        live=True,
+    )
+
+
+@dataclass(frozen=True)
+class EncoderConfig(_Section):
+    """Which model, and how much past it sees."""
+
+    prefix: ClassVar[str] = "encoder"
+
+    model: str = knob(
+        "facebook/vjepa2-vitl-fpc64-256",
+        "Folder or hub id of a transformers VJEPA2Model checkpoint, or a size with RANDOM weights for trying "
+        "things out: tiny, vits, vitl, vith, vitg.",
+    )
+    seed: int = knob(0, "Seed of the random weights, when the model is a size.", at_least=0, at_most=2**31 - 1)
+    window: int = knob(8, "Tubelets in the cache (W): what each step can look back on.", at_least=1, at_most=1024)
+    lookback: int = knob(
+        1,
+        "Newest tubelets recomputed in each step (r): 1 is the causal step, r = window is exactly the "
+        "bidirectional clip encoder, at window times the cost.",
+        at_least=1,
+        at_most=1024,
+    )
+    pooling: str = knob(
+        "newest",
+        "What the embedding averages: the newest tubelet's tokens, or those of the whole window.",
+        choices=("newest", "window"),
+    )
+    normalize: bool = knob(False, "True scales each embedding to length 1.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model:
+            raise ConfigError("encoder.model is empty: give a checkpoint folder, a hub id or a size such as tiny")
+        if self.lookback > self.window:
+            raise ConfigError(
+                f"encoder.lookback is {self.lookback}, more than encoder.window {self.window}: "
+                "only tubelets in the window can be recomputed; lower lookback or raise window"
+            )
+
+
+@dataclass(frozen=True)
+class BackendConfig(_Section):
+    """What runs the encoder."""
+
+    prefix: ClassVar[str] = "backend"
+
+    name: str = knob("torch", "The runtime that computes the encoder.", choices=("torch",))
+    device: str = knob(
+        "auto", "Where: auto takes the GPU if torch sees one, else the CPU.", choices=("auto", "cpu", "cuda")
+    )
+    precision: str = knob(
+        "fp32",
+        "Arithmetic of the encoder: fp32 is the reference, bf16 is faster where the CPU or GPU has it.",
+        choices=("fp32", "bf16"),
+    )
+    threads: int = knob(0, "CPU threads for the encoder. 0 leaves the runtime's default.", at_least=0, at_most=1024)
+
+
+@dataclass(frozen=True)
+class NodeConfig(_Section):
+    """The encoder node's place in the ROS graph."""
+
+    prefix: ClassVar[str] = "node"
+
+    topics: tuple[str, ...] = knob(
+        ("/camera/image_raw",),
+        "Image topics, one stream each, one model for all. A name ending in /compressed is a "
+        "sensor_msgs/CompressedImage, any other a sensor_msgs/Image.",
+    )
+    output_topic: str = knob("/saccade/embedding", "Topic of saccade_ros/Embedding.")
+    autostart: bool = knob(
+        True, "Configure and activate at start. False waits for a lifecycle manager (the launch file does this)."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.topics or any(not isinstance(topic, str) or not topic.strip() for topic in self.topics):
+            raise ConfigError(f"node.topics is {list(self.topics)}: name at least one image topic, none of them empty")
+        if len(set(self.topics)) < len(self.topics):
+            raise ConfigError(f"node.topics is {list(self.topics)}: name each topic once")
+        if not self.output_topic.strip():
+            raise ConfigError("node.output_topic is empty: name the topic of the embeddings")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of the engine and its node, by stage."""
+
+    stream: StreamConfig = StreamConfig()
+    vision: VisionConfig = VisionConfig()
+    gate: GateConfig = GateConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    backend: BackendConfig = BackendConfig()
+    node: NodeConfig = NodeConfig()

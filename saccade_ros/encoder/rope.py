@@ -1,0 +1,81 @@
+"""3D rotary positions of V-JEPA 2: a head's channels are rotated by depth (time), height and width in turn.
+
+Formula: transformers, models/vjepa2/modeling_vjepa2.py, rotate_queries_or_keys (released V-JEPA 2), and
+facebookresearch/vjepa2 for the 2.1 layout. With angles a_i = position / 10000^(2i/width), i < width/2, channel
+pair (x_2i, x_2i+1) turns by the angles of its two channels:
+
+    tiled        channels carry a_0 .. a_w/2-1, a_0 .. a_w/2-1: the two of a pair turn by DIFFERENT angles, so this
+                 is no rotation and scores depend on absolute positions. Every V-JEPA 2 checkpoint was trained so.
+    interleaved  channels carry a_0, a_0, a_1, a_1 ..: true rotations, scores depend on differences only. V-JEPA 2.1.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from saccade_ros.encoder.spec import ModelSpec, RopeLayout
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines to turn channels by; fp32, each (..., channels)."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Rotation":
+        """The same rotation elsewhere. Angles are computed in fp32 before any rounding."""
+        return Rotation(self.cos.to(device, dtype), self.sin.to(device, dtype))
+
+
+def rotation(positions: Tensor, width: int, layout: RopeLayout) -> Rotation:
+    """Rotation of `width` channels at each of P positions: (P, width)."""
+    exponent = torch.arange(width // 2, dtype=torch.float32) / (width / 2)
+    angles = positions.float()[:, None] / 10000**exponent  # (P, width/2)
+    channels = angles.repeat(1, 2) if layout == "tiled" else angles.repeat_interleave(2, dim=1)  # (P, width)
+    return Rotation(channels.cos(), channels.sin())
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Turn each channel pair of x (..., channels); `by` broadcasts against it."""
+    quarter_turn = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)  # (..., channels)
+    return x * by.cos + quarter_turn * by.sin
+
+
+class RotaryTables(NamedTuple):
+    """Every rotation the cached encoder needs, for positions 0..W-1 of its window.
+
+    Attributes:
+        query: (W, S, E), all three parts and the unrotated rest.
+        key: (S, E), height and width only: how keys are stored.
+        depth: (W, rope_width): how the depth part of stored keys is turned at read time.
+    """
+
+    query: Rotation
+    key: Rotation
+    depth: Rotation
+
+
+def rotary_tables(spec: ModelSpec, window: int) -> RotaryTables:
+    """Precompute the rotations of a window. The grid is row-major, as the patches are."""
+    depth = rotation(torch.arange(window), spec.rope_width, spec.rope)
+    row_idx, column_idx = torch.arange(spec.tokens) // spec.grid, torch.arange(spec.tokens) % spec.grid
+    height = rotation(row_idx, spec.rope_width, spec.rope)
+    width = rotation(column_idx, spec.rope_width, spec.rope)
+    return RotaryTables(
+        query=_assemble(spec, depth, height, width), key=_assemble(spec, None, height, width), depth=depth
+    )
+
+
+def _assemble(spec: ModelSpec, depth: Rotation | None, height: Rotation, width: Rotation) -> Rotation:
+    """Lay the parts side by side in a head: depth, height, width, rest; an absent part does not turn."""
+    frames = len(depth.cos) if depth else 1
+    cos = torch.ones(frames, spec.tokens, spec.head_width)
+    sin = torch.zeros(frames, spec.tokens, spec.head_width)
+    w = spec.rope_width
+    for table, part in ((cos, 0), (sin, 1)):
+        if depth:
+            table[..., :w] = depth[part][:, None, :]
+        table[..., w : 2 * w] = height[part]
+        table[..., 2 * w : 3 * w] = width[part]
+    return Rotation(cos, sin) if depth else Rotation(cos[0], sin[0])

@@ -1,0 +1,118 @@
+"""The shape of a V-JEPA 2 encoder: everything about a checkpoint except its numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from saccade_ros.config import ConfigError
+
+RopeLayout = Literal["tiled", "interleaved"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Sizes of an encoder. Notation of the docs: L depth, D width, A heads, E head width, S tokens per tubelet.
+
+    Attributes:
+        rope: "tiled" for V-JEPA 2, "interleaved" for V-JEPA 2.1; see rope.py.
+        frames_per_clip: frames the checkpoint was trained on; bounds the window.
+    """
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+    input_size: int = 256
+    mlp_width: int = 0
+    patch_size: int = 16
+    tubelet_size: int = 2
+    frames_per_clip: int = 64
+    norm_eps: float = 1e-6
+    rope: RopeLayout = "tiled"
+
+    def __post_init__(self) -> None:
+        if not self.mlp_width:
+            object.__setattr__(self, "mlp_width", 4 * self.width)
+        if self.width % self.heads:
+            raise ConfigError(f"{self.name}: width {self.width} is no multiple of its {self.heads} heads")
+        if self.head_width < 6:
+            raise ConfigError(f"{self.name}: head width {self.head_width} leaves no room for 3D RoPE; 6 is the least")
+        if self.input_size % self.patch_size:
+            raise ConfigError(f"{self.name}: input {self.input_size} px is no multiple of its {self.patch_size} px patch")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the picture."""
+        return self.input_size // self.patch_size
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per tubelet (S)."""
+        return self.grid * self.grid
+
+    @property
+    def head_width(self) -> int:
+        """Channels of one attention head (E)."""
+        return self.width // self.heads
+
+    @property
+    def rope_width(self) -> int:
+        """Channels of a head that each of depth, height and width rotates; the rest of E stays unrotated."""
+        return 2 * (self.head_width // 3 // 2)
+
+    @property
+    def patch_values(self) -> int:
+        """Input values of one patch: channels x tubelet x patch x patch."""
+        return 3 * self.tubelet_size * self.patch_size**2
+
+    @property
+    def trained_tubelets(self) -> int:
+        """Longest window whose positions the checkpoint has seen."""
+        return self.frames_per_clip // self.tubelet_size
+
+
+# Sizes of the released checkpoints: facebookresearch/vjepa2, src/models/vision_transformer.py. vits and tiny are
+# ours, for demos and tests, with the same head width 64.
+SIZES: Mapping[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec("tiny", width=192, depth=4, heads=3, input_size=128),
+        ModelSpec("vits", width=384, depth=12, heads=6),
+        ModelSpec("vitl", width=1024, depth=24, heads=16),
+        ModelSpec("vith", width=1280, depth=32, heads=16),
+        ModelSpec("vitg", width=1408, depth=40, heads=22, mlp_width=6144),
+    )
+}
+
+
+def spec_from_transformers(name: str, config: Mapping[str, Any]) -> ModelSpec:
+    """Read the config.json of a transformers VJEPA2Model checkpoint.
+
+    Raises:
+        ConfigError: it is another kind of model, lacks a key, or uses a variant this encoder does not compute.
+    """
+    if config.get("model_type") != "vjepa2":
+        raise ConfigError(
+            f"{name}: config.json says model_type {config.get('model_type')!r}; only 'vjepa2' checkpoints of transformers load"
+        )
+    fixed = {"hidden_act": "gelu", "qkv_bias": True, "tubelet_size": 2, "in_chans": 3}
+    for key, needed in fixed.items():
+        if config.get(key, needed) != needed:
+            raise ConfigError(f"{name}: config.json has {key} {config[key]!r}; this encoder computes {needed!r} only")
+    try:
+        width = int(config["hidden_size"])
+        return ModelSpec(
+            name,
+            width=width,
+            depth=int(config["num_hidden_layers"]),
+            heads=int(config["num_attention_heads"]),
+            input_size=int(config["crop_size"]),
+            mlp_width=int(width * config["mlp_ratio"]),
+            patch_size=int(config["patch_size"]),
+            frames_per_clip=int(config["frames_per_clip"]),
+            norm_eps=float(config["layer_norm_eps"]),
+        )
+    except KeyError as missing:
+        raise ConfigError(f"{name}: config.json lacks {missing}; save the checkpoint again with transformers") from missing
+    except TypeError as wrong:
+        raise ConfigError(f"{name}: config.json has a value of the wrong kind ({wrong})") from wrong

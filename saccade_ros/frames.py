@@ -1,0 +1,80 @@
+"""The values that flow through the engine: Frame -> Tubelet -> EmbeddingResult."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Picture = npt.NDArray[np.uint8]  # (height, width, 3), RGB
+Vector = npt.NDArray[np.float32]  # (dim,)
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One decoded picture of a stream.
+
+    Attributes:
+        picture: RGB, uint8, (height, width, 3).
+        stamp_ns: when it was taken, in nanoseconds; only differences matter.
+        frame_id: the camera's coordinate frame; a change starts the stream afresh.
+    """
+
+    picture: Picture
+    stamp_ns: int
+    frame_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tubelet(Generic[Item]):
+    """Two consecutive sampled frames: V-JEPA 2's unit of time.
+
+    Attributes:
+        older, newer: the two items, decoded frames in the engine, undecoded messages in the node.
+        stamp_ns: the newer one's stamp.
+        epoch: how often the stream had been reset before; a new epoch means an empty cache.
+        index: tubelets formed in this epoch before this one.
+    """
+
+    older: Item
+    newer: Item
+    stamp_ns: int
+    epoch: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingResult:
+    """What the engine says about one tubelet. Field for field the Embedding message, without ROS.
+
+    Attributes:
+        vector: float32 (dim,). The fresh embedding, or the last one again if the gate stayed shut.
+        encoded: True if the encoder ran for this tubelet.
+        novelty: change since the last encoded tubelet, 0 = identical; NaN where none could be measured
+            (first tubelet of an epoch, or gate off).
+        novelty_threshold: the tau it was compared with; NaN with the gate off.
+        stamp_ns, frame_id: of the tubelet's newer frame.
+        encoded_stamp_ns: stamp of the tubelet that the vector was computed from.
+        reuse_count: how many times in a row the vector has been reused; 0 when encoded.
+        epoch, index: of the tubelet.
+        window_fill: tubelets in the cache, 1..window.
+        decode_ms, gate_ms, encode_ms: durations on the monotonic clock; encode_ms is 0 when not encoded.
+            gate_ms holds the patch embedding, which the encoder then uses.
+    """
+
+    vector: Vector
+    encoded: bool
+    novelty: float
+    novelty_threshold: float
+    stamp_ns: int
+    frame_id: str
+    encoded_stamp_ns: int
+    reuse_count: int
+    epoch: int
+    index: int
+    window_fill: int
+    decode_ms: float
+    gate_ms: float
+    encode_ms: float

@@ -1,0 +1,82 @@
+"""Slow, cache-free definitions of what the cached encoder must compute, built on transformers' own modules."""
+
+import torch
+from torch import Tensor
+from transformers import VJEPA2Model
+
+
+def embed(model: VJEPA2Model, clip: Tensor) -> Tensor:
+    """(T, 2, 3, H, W) -> patch embeddings (T, S, D)."""
+    frames = clip.flatten(0, 1)[None]  # (1, 2T, 3, H, W)
+    return model.encoder.embeddings(frames)[0].unflatten(0, (len(clip), -1))  # (T, S, D)
+
+
+def clip_encoder(model: VJEPA2Model, clip: Tensor) -> Tensor:
+    """transformers' bidirectional encoder over a clip (T, 2, 3, H, W): tokens (T, S, D)."""
+    frames = clip.flatten(0, 1)[None]
+    out = model(frames, skip_predictor=True).last_hidden_state[0]
+    return out.unflatten(0, (len(clip), -1))
+
+
+def masked_forward(model: VJEPA2Model, clip: Tensor) -> Tensor:
+    """One pass at transformers' positions in which a tubelet's tokens see its own and earlier ones: (T, S, D)."""
+    x = embed(model, clip)
+    tubelets, tokens, _ = x.shape
+    time = torch.arange(tubelets).repeat_interleave(tokens)
+    mask = time[:, None] >= time[None, :]  # (T*S, T*S), True = use
+    x = x.flatten(0, 1)[None]
+    for layer in model.encoder.layer:
+        x = x + _attention(layer.attention, layer.norm1(x), layer.norm1(x), time, time, mask)
+        x = x + layer.mlp(layer.norm2(x))
+    return model.encoder.layernorm(x)[0].unflatten(0, (tubelets, tokens))
+
+
+def banded_stream(model: VJEPA2Model, clip: Tensor, window: int, lookback: int = 1, absolute: bool = False) -> Tensor:
+    """The stream, recomputed from stored hidden states with no key or value ever kept: newest tokens (T, S, D).
+
+    Each layer keeps every tubelet's latest input. Step n recomputes tubelets n-r+1..n; each attends to the inputs of
+    tubelets n-W+1..n at window positions (or, `absolute`, at the stream's age, as the public library does).
+    """
+    patches = embed(model, clip)
+    tokens = patches.shape[1]
+    stored: list[dict[int, Tensor]] = [{} for _ in model.encoder.layer]
+    newest = []
+    for n in range(len(clip)):
+        seen = list(range(max(0, n - window + 1), n + 1))
+        block = list(range(max(0, n - lookback + 1), n + 1))
+        newest_position = n if absolute else min(n, window - 1)
+        position = {t: newest_position - (n - t) for t in seen}
+        x = patches[block]  # (m, S, D)
+        for inputs, layer in zip(stored, model.encoder.layer, strict=True):
+            inputs.update(zip(block, x, strict=True))
+            context = torch.cat([inputs[t] for t in seen])[None]
+            q_time = torch.tensor([position[t] for t in block]).repeat_interleave(tokens)
+            k_time = torch.tensor([position[t] for t in seen]).repeat_interleave(tokens)
+            flat = x.flatten(0, 1)[None]
+            flat = flat + _attention(layer.attention, layer.norm1(flat), layer.norm1(context), q_time, k_time, None)
+            flat = flat + layer.mlp(layer.norm2(flat))
+            x = flat[0].unflatten(0, (len(block), tokens))
+        newest.append(model.encoder.layernorm(x[-1]))
+    return torch.stack(newest)
+
+
+def _attention(
+    attention: torch.nn.Module, queries: Tensor, keys: Tensor, q_time: Tensor, k_time: Tensor, mask: Tensor | None
+) -> Tensor:
+    """transformers' projections and rotation; softmax written out. (1, N, D), (1, M, D) -> (1, N, D)."""
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)  # (1, A, N, E)
+
+    q = attention.apply_rotary_embeddings(heads(attention.query(queries)), _ids(attention, q_time))
+    k = attention.apply_rotary_embeddings(heads(attention.key(keys)), _ids(attention, k_time))
+    scores = q @ k.transpose(-1, -2) * attention.scaling
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    out = scores.softmax(-1) @ heads(attention.value(keys))
+    return attention.proj(out.transpose(1, 2).flatten(2))
+
+
+def _ids(attention: torch.nn.Module, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    cell = torch.arange(attention.grid_size**2).repeat(len(time) // attention.grid_size**2)
+    return time, cell // attention.grid_size, cell % attention.grid_size
