@@ -33,7 +33,7 @@ class Tubelet(Generic[Item]):
 
     Attributes:
         older, newer: the two items, decoded frames in the engine, undecoded messages in the node.
-        stamp_ns: the newer one's stamp.
+        stamp_ns, frame_id: the newer one's.
         epoch: how often the stream had been reset before; a new epoch means an empty cache.
         index: tubelets formed in this epoch before this one.
     """
@@ -41,6 +41,7 @@ class Tubelet(Generic[Item]):
     older: Item
     newer: Item
     stamp_ns: int
+    frame_id: str
     epoch: int
     index: int
 
@@ -60,8 +61,9 @@ class EmbeddingResult:
         reuse_count: how many times in a row the vector has been reused; 0 when encoded.
         epoch, index: of the tubelet.
         window_fill: tubelets in the cache, 1..window.
-        decode_ms, gate_ms, encode_ms: durations on the monotonic clock; encode_ms is 0 when not encoded.
-            gate_ms holds the patch embedding, which the encoder then uses.
+        decode_ms: both pictures decoded, resized and normalised. All durations are on the monotonic clock.
+        gate_ms: patch embedding, which the encoder then uses, and novelty.
+        encode_ms: the cached step; 0 when not encoded.
     """
 
     vector: Vector

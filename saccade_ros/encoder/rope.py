@@ -30,7 +30,7 @@ class Rotation(NamedTuple):
 
 def rotation(positions: Tensor, width: int, layout: RopeLayout) -> Rotation:
     """Rotation of `width` channels at each of P positions: (P, width)."""
-    exponent = torch.arange(width // 2, dtype=torch.float32) / (width / 2)
+    exponent = torch.arange(width // 2, dtype=torch.float32, device=positions.device) / (width / 2)
     angles = positions.float()[:, None] / 10000**exponent  # (P, width/2)
     channels = angles.repeat(1, 2) if layout == "tiled" else angles.repeat_interleave(2, dim=1)  # (P, width)
     return Rotation(channels.cos(), channels.sin())
@@ -57,9 +57,10 @@ class RotaryTables(NamedTuple):
 
 
 def rotary_tables(spec: ModelSpec, window: int) -> RotaryTables:
-    """Precompute the rotations of a window. The grid is row-major, as the patches are."""
-    depth = rotation(torch.arange(window), spec.rope_width, spec.rope)
-    row_idx, column_idx = torch.arange(spec.tokens) // spec.grid, torch.arange(spec.tokens) % spec.grid
+    """Precompute the rotations of a window, on the CPU. The grid is row-major, as the patches are."""
+    depth = rotation(torch.arange(window, device="cpu"), spec.rope_width, spec.rope)
+    patch_idx = torch.arange(spec.tokens, device="cpu")
+    row_idx, column_idx = patch_idx // spec.grid, patch_idx % spec.grid
     height = rotation(row_idx, spec.rope_width, spec.rope)
     width = rotation(column_idx, spec.rope_width, spec.rope)
     return RotaryTables(
@@ -70,8 +71,8 @@ def rotary_tables(spec: ModelSpec, window: int) -> RotaryTables:
 def _assemble(spec: ModelSpec, depth: Rotation | None, height: Rotation, width: Rotation) -> Rotation:
     """Lay the parts side by side in a head: depth, height, width, rest; an absent part does not turn."""
     frames = len(depth.cos) if depth else 1
-    cos = torch.ones(frames, spec.tokens, spec.head_width)
-    sin = torch.zeros(frames, spec.tokens, spec.head_width)
+    cos = torch.ones(frames, spec.tokens, spec.head_width, device="cpu")
+    sin = torch.zeros(frames, spec.tokens, spec.head_width, device="cpu")
     w = spec.rope_width
     for table, part in ((cos, 0), (sin, 1)):
         if depth:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from saccade_ros.encoder.model import StreamingEncoder
+from saccade_ros.encoder.model import Layer, StreamingEncoder
 from saccade_ros.encoder.spec import SIZES, ModelSpec, spec_from_transformers
 
 
@@ -46,16 +46,23 @@ def load_encoder(model: str, window: int, lookback: int = 1, seed: int = 0) -> L
         ValueError: the window does not suit the model.
     """
     if model in SIZES:
-        encoder = StreamingEncoder(SIZES[model], window, lookback)
+        encoder = _allocate(SIZES[model], window, lookback)
         fill_randomly(encoder, seed)
         source = f"RANDOM weights, size {model}, seed {seed}"
     else:
         folder = _find_checkpoint(model)
-        encoder = StreamingEncoder(_read_spec(model, folder), window, lookback)
+        encoder = _allocate(_read_spec(model, folder), window, lookback)
         load_transformers_tensors(encoder, folder)
         source = f"checkpoint {model}"
     encoder.eval().requires_grad_(False)
     return LoadedEncoder(encoder, source, fingerprint(encoder), is_random=model in SIZES)
+
+
+def _allocate(spec: ModelSpec, window: int, lookback: int) -> StreamingEncoder:
+    """An encoder with uninitialised weights: torch's own initialisation costs seconds and moves its global seed."""
+    with torch.device("meta"):
+        encoder = StreamingEncoder(spec, window, lookback)
+    return encoder.to_empty(device="cpu")
 
 
 def fill_randomly(encoder: StreamingEncoder, seed: int) -> None:
@@ -64,6 +71,9 @@ def fill_randomly(encoder: StreamingEncoder, seed: int) -> None:
     for module in encoder.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02, generator=generator)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
 
 
@@ -109,6 +119,7 @@ def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
     yield _PATCH_WEIGHT, encoder.patch_embed.weight.data
     yield _PATCH_WEIGHT.replace("weight", "bias"), encoder.patch_embed.bias.data
     for i, layer in enumerate(encoder.layers):
+        assert isinstance(layer, Layer)
         parts = {"norm1": layer.norm1, "norm2": layer.norm2, "mlp.fc1": layer.fc1, "mlp.fc2": layer.fc2}
         parts["attention.proj"] = layer.attention.proj
         for name, module in parts.items():
@@ -135,7 +146,7 @@ def _read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         raise WeightsError(f"{folder}: no .safetensors file; save the model again with safe serialization")
     for file in files:
         try:
-            with safe_open(file, framework="pt") as opened:  # type: ignore[no-untyped-call]
+            with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118  # safe_open is no mapping
                     yield name, opened.get_tensor(name)
         except (SafetensorError, OSError) as broken:

@@ -3,7 +3,7 @@
 import oracle
 import pytest
 import torch
-from conftest import DEPTH, make_reference, random_clip, relative_error
+from reference_model import DEPTH, make_reference, random_clip, relative_error
 
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.weights import load_encoder

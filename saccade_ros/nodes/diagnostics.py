@@ -1,0 +1,75 @@
+"""/diagnostics: one status per camera, whose message answers "is it working?" in a line."""
+
+import time
+from collections.abc import Iterator
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from saccade_ros.nodes.worker import Camera
+from saccade_ros.vision.decode import CAUSES as MALFORMED_CAUSES
+
+TROUBLE = ("stale_stamp", "partner", *MALFORMED_CAUSES)
+
+
+class CameraMonitor:
+    """Watches one camera's counts from one diagnostics message to the next."""
+
+    def __init__(self, camera: Camera, silence_s: float) -> None:
+        self._camera, self._silence_s = camera, silence_s
+        self._last = _Counts(camera)
+        self._last_image_s = time.monotonic()
+
+    def status(self, hardware_id: str, active: bool) -> DiagnosticStatus:
+        """The present state of the camera."""
+        before, now = self._last, _Counts(self._camera)
+        self._last = now
+        if now.received > before.received or not active:
+            self._last_image_s = now.time_s
+        level, message = self._judge(before, now, active)
+        status = DiagnosticStatus(level=level, message=message, hardware_id=hardware_id)
+        status.name = f"saccade_encoder: {self._camera.topic}"
+        status.values = [KeyValue(key=key, value=str(value)) for key, value in _values(self._camera)]
+        return status
+
+    def _judge(self, before: "_Counts", now: "_Counts", active: bool) -> tuple[bytes, str]:
+        if not active:
+            return DiagnosticStatus.OK, "inactive"
+        if now.errors > before.errors:
+            return DiagnosticStatus.ERROR, "the encoder failed; see the log"
+        silence_s = now.time_s - self._last_image_s
+        if silence_s > self._silence_s:
+            return DiagnosticStatus.WARN, f"no image for {silence_s:.0f} s: is the camera running, the topic right?"
+        if now.trouble > before.trouble:
+            return DiagnosticStatus.WARN, f"{now.trouble - before.trouble} unusable images; see frames_dropped"
+        elapsed_s, tubelets = now.time_s - before.time_s, now.tubelets - before.tubelets
+        share = (now.encoded - before.encoded) / max(1, tubelets)
+        rate = tubelets / max(1e-9, elapsed_s)
+        return DiagnosticStatus.OK, f"{rate:.1f} tubelets/s, {share:.0%} encoded, {self._camera.latency_ms:.0f} ms"
+
+
+class _Counts:
+    """A camera's counts at a moment."""
+
+    def __init__(self, camera: Camera) -> None:
+        dropped = camera.ledger.dropped
+        self.time_s = time.monotonic()
+        self.received = camera.ledger.received
+        self.errors = dropped["encoder_error"]
+        self.trouble = sum(dropped[cause] for cause in TROUBLE)
+        self.tubelets, self.encoded = camera.tubelets, camera.encoded
+
+
+def _values(camera: Camera) -> Iterator[tuple[str, object]]:
+    ledger = camera.ledger
+    yield "frames_received", ledger.received
+    yield "frames_used", ledger.used
+    yield "frames_pending", ledger.pending
+    yield "frames_dropped", ledger.dropped_total
+    for cause, count in sorted(ledger.dropped.items()):
+        yield f"frames_dropped.{cause}", count
+    for reason, count in sorted(ledger.resets.items()):
+        yield f"resets.{reason}", count
+    yield "tubelets_published", camera.tubelets
+    yield "tubelets_encoded", camera.encoded
+    yield "tubelets_skipped", camera.tubelets - camera.encoded
+    yield "latency_ms", f"{camera.latency_ms:.2f}"

@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""The encoder node: image topics in, saccade_ros/Embedding out, as a lifecycle node.
+
+Everything that can fail (weights, memory, a first step) happens in configure. Activating only opens the door.
+"""
+
+import functools
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
+
+from saccade_ros.config import ConfigError
+from saccade_ros.engine import Engine, StreamEncoder
+from saccade_ros.frames import EmbeddingResult, Picture, Tubelet
+from saccade_ros.ledger import FrameLedger
+from saccade_ros.msg import Embedding, EncoderInfo
+from saccade_ros.nodes.conversions import embedding_message, find_converter, info_message, stamp_to_ns
+from saccade_ros.nodes.diagnostics import CameraMonitor
+from saccade_ros.nodes.parameters import changed_gate, declare_parameters, read_config, refuse_bad_gate
+from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker
+from saccade_ros.vision.decode import MalformedImage, check_image, decode_image
+from saccade_ros.vision.tubelet import TubeletBuffer
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
+EMBEDDINGS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+DIAGNOSTICS_PERIOD_S = 1.0
+WARN_INTERVAL_S = 5.0
+
+Transition = Callable[["EncoderNode", LifecycleState], None]
+
+
+def transition(on_event: Transition) -> Callable[["EncoderNode", LifecycleState], TransitionCallbackReturn]:
+    """Turn what a transition raises into a log and FAILURE. rclpy would swallow it and go to error processing."""
+
+    @functools.wraps(on_event)
+    def guarded(node: "EncoderNode", state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            on_event(node, state)
+        except (ValueError, RuntimeError) as refused:  # ours, with the value and the remedy in the message
+            node.get_logger().error(f"{on_event.__name__}: {refused}")
+            node.get_logger().debug(traceback.format_exc())
+            return TransitionCallbackReturn.FAILURE
+        except Exception:
+            node.get_logger().error(f"{on_event.__name__} failed:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    return guarded
+
+
+class EncoderNode(LifecycleNode):
+    """See the README for topics, parameters and services.
+
+    Raises:
+        ConfigError: a parameter given at start has the wrong type or is out of range.
+    """
+
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__("saccade_encoder", **node_options)
+        declare_parameters(self)
+        self._worker: EncodeWorker | None = None
+        self._cameras: list[Camera] = []
+        self._active = False
+        self._next_warning_s: dict[tuple[str, str], float] = {}
+        self._destroy: list[Callable[[], Any]] = []  # undoes configure, last first
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.add_post_set_parameters_callback(self._after_set_parameters)
+
+    # Lifecycle
+
+    @transition
+    def on_configure(self, state: LifecycleState) -> None:
+        """Load the model, take one step, and create every entity."""
+        try:
+            self._configure()
+        except Exception:
+            self.release()
+            raise
+
+    @transition
+    def on_activate(self, state: LifecycleState) -> None:
+        """Start taking images."""
+        super().on_activate(state)
+        self._active = True
+        self._monitors = [CameraMonitor(camera, self._config.stream.max_gap_s) for camera in self._cameras]
+        self._expect_worker().resume()
+
+    @transition
+    def on_deactivate(self, state: LifecycleState) -> None:
+        """Stop taking images, publish the tubelet in hand, and report the final counts."""
+        self._expect_worker().pause()
+        self._active = False
+        self._publish_diagnostics()
+        super().on_deactivate(state)
+
+    @transition
+    def on_cleanup(self, state: LifecycleState) -> None:
+        """Give everything back."""
+        self.release()
+
+    @transition
+    def on_shutdown(self, state: LifecycleState) -> None:
+        """Give everything back."""
+        self.release()
+
+    @transition
+    def on_error(self, state: LifecycleState) -> None:
+        """Give everything back; the node is unconfigured and can be configured again."""
+        self.release()
+
+    def _configure(self) -> None:
+        self._config = config = read_config(self)
+        started = time.monotonic()
+        self.get_logger().info(f"loading {config.encoder.model} ...")
+        engine = Engine(config)
+        facts = engine.backend.facts
+        engine.warm_up()
+        if facts.weights_random:
+            self.get_logger().warning(f"{facts.weights}: the embeddings mean nothing; give encoder.model a checkpoint")
+        convert, converter = find_converter()
+        self._max_pixels = round(config.vision.max_megapixels * 1e6)
+
+        def decode(arrival: Arrival) -> Picture:
+            return decode_image(arrival.message, self._max_pixels, convert)
+
+        topics = [self.resolve_topic_name(topic) for topic in config.node.topics]
+        for topic in topics:
+            ledger = FrameLedger()
+            encoder = StreamEncoder(config, engine.backend, decode)
+            self._cameras.append(Camera(topic, ledger, TubeletBuffer(config.stream, ledger), encoder))
+        self._create_publishers(facts.encoder_id)
+        self._info_publisher.publish(info_message(facts, config, topics))
+        self._worker = EncodeWorker(self._cameras, self._publish, self._report)
+        for camera in self._cameras:
+            self._subscribe(camera)
+        self._monitors = [CameraMonitor(camera, config.stream.max_gap_s) for camera in self._cameras]
+        self.get_logger().info(
+            f"{facts.encoder_id} on {facts.device} in {time.monotonic() - started:.1f} s; images by {converter}; "
+            f"cache {facts.cache_bytes / 1e6:.0f} MB per stream; {', '.join(topics)} -> {self._publisher.topic_name}"
+        )
+
+    def _create_publishers(self, encoder_id: str) -> None:
+        self._encoder_id = encoder_id
+        self._publisher = self.create_lifecycle_publisher(Embedding, self._config.node.output_topic, EMBEDDINGS)
+        self._info_publisher = self.create_publisher(EncoderInfo, "~/info", LATCHED)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        service = self.create_service(Trigger, "~/reset", self._on_reset)
+        # A steady clock: under use_sim_time the node's own stands still until /clock comes.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
+        self._destroy += [
+            lambda: self.destroy_lifecycle_publisher(self._publisher),
+            lambda: self.destroy_publisher(self._info_publisher),
+            lambda: self.destroy_publisher(self._diagnostics_publisher),
+            lambda: self.destroy_service(service),
+            lambda: self.destroy_timer(timer),
+        ]
+
+    def _subscribe(self, camera: Camera) -> None:
+        compressed = camera.topic.endswith("/compressed")
+        subscription = self.create_subscription(
+            CompressedImage if compressed else Image,
+            camera.topic,
+            functools.partial(self._on_image, camera),
+            qos_profile_sensor_data,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._destroy.append(lambda: self.destroy_subscription(subscription))
+
+    def release(self) -> None:
+        """Undo configure, as far as it came. Cleanup, shutdown and errors all end here; may be called again."""
+        self._active = False
+        while self._destroy:
+            self._destroy.pop()()
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = None
+        self._cameras = []
+
+    def _expect_worker(self) -> EncodeWorker:
+        if self._worker is None:
+            raise RuntimeError("the node is not configured")
+        return self._worker
+
+    # Callbacks
+
+    def _on_image(self, camera: Camera, message: Any) -> None:
+        received_s = time.monotonic()
+        try:
+            size = check_image(message, self._max_pixels)
+        except MalformedImage as malformed:
+            camera.ledger.receive()
+            camera.ledger.drop(malformed.cause)
+            self._report(camera, malformed)
+            return
+        header = message.header
+        arrival = Arrival(message, received_s)
+        self._expect_worker().offer(camera, arrival, stamp_to_ns(header.stamp), header.frame_id, size)
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._expect_worker().reset()
+        response.success = True
+        response.message = f"{len(self._cameras)} streams start afresh with their next tubelet"
+        return response
+
+    def _on_set_parameters(self, parameters: list[Parameter]) -> Any:
+        return refuse_bad_gate(self, parameters)
+
+    def _after_set_parameters(self, parameters: list[Parameter]) -> None:
+        gate = changed_gate(self, parameters)
+        for camera in self._cameras:
+            camera.encoder.set_gate(gate)
+
+    def _publish_diagnostics(self) -> None:
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status = [m.status(self._encoder_id, self._active) for m in self._monitors]
+        self._diagnostics_publisher.publish(message)
+
+    # On the worker's thread
+
+    def _publish(self, camera: Camera, tubelet: Tubelet[Arrival], result: EmbeddingResult, queue_ms: float) -> None:
+        message = embedding_message(
+            result,
+            header=tubelet.newer.message.header,
+            stream=camera.topic,
+            encoder_id=self._encoder_id,
+            normalized=self._config.encoder.normalize,
+            sequence=camera.tubelets,
+            frames_dropped=camera.ledger.dropped_total,
+            queue_ms=queue_ms,
+        )
+        camera.latency_ms = message.total_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
+        self._publisher.publish(message)
+
+    def _report(self, camera: Camera, trouble: Exception) -> None:
+        """Warn about a lost tubelet or image, once per interval for each camera and cause; all are counted."""
+        malformed = isinstance(trouble, MalformedImage)
+        cause = trouble.cause if malformed else "encoder_error"
+        now_s = time.monotonic()
+        if now_s < self._next_warning_s.get((camera.topic, cause), 0.0):
+            return
+        self._next_warning_s[camera.topic, cause] = now_s + WARN_INTERVAL_S
+        detail = str(trouble) if malformed else "".join(traceback.format_exception(trouble))
+        self.get_logger().warning(f"{camera.topic}: {cause}: {detail}")
+
+
+def spin(node: EncoderNode) -> None:
+    """Run until shutdown. An exception in a callback is logged, not the end: Jazzy raises for an illegal transition."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except Exception:
+            node.get_logger().error(f"a callback failed; going on:\n{traceback.format_exc()}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run saccade_ros encoder_node`."""
+    rclpy.init(args=args)
+    try:
+        node = EncoderNode()
+    except ConfigError as refused:
+        rclpy.logging.get_logger("saccade_encoder").fatal(str(refused))
+        rclpy.try_shutdown()
+        return 1
+    try:
+        if node.get_parameter("node.autostart").value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            node.trigger_activate()
+        spin(node)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        node.release()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Picture -> encoder input: square, normalised, channels first.
+
+`crop` is the checkpoints' evaluation transform, transformers' VJEPA2VideoProcessor: shorter side to 256/224
+of the input size, bilinear with antialiasing, then the centre. Up to an aspect ratio of 2:1 the geometry is
+the same to the pixel; grey levels differ by 0.4 to 0.8 on average on camera pictures, as OpenCV antialiases
+with a box where torch uses a triangle.
+"""
+
+from typing import cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from saccade_ros.frames import Picture
+
+Pixels = npt.NDArray[np.float32]
+
+# RGB, of ImageNet's training pictures: IMAGENET_DEFAULT_MEAN and _STD in transformers.image_utils.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# (value / 255 - mean) / std as one multiply and one add
+_SCALE = (1 / (255 * np.array(IMAGENET_STD))).astype(np.float32)[:, None, None]  # (3, 1, 1)
+_SHIFT = (-np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)).astype(np.float32)[:, None, None]  # (3, 1, 1)
+
+
+def tubelet_pixels(older: Picture, newer: Picture, size: int, fit: str) -> Pixels:
+    """Two pictures as one tubelet: float32 (2, 3, size, size), C-contiguous."""
+    pixels = np.empty((2, 3, size, size), np.float32)
+    for picture, out in zip((older, newer), pixels, strict=True):
+        normalize(resize_to_square(picture, size, fit), out)
+    return pixels
+
+
+def resize_to_square(picture: Picture, size: int, fit: str) -> Picture:
+    """uint8 (size, size, 3): the picture's centre for fit 'crop', all of it, distorted, for 'stretch'."""
+    if fit == "stretch":
+        return _resize(picture, size, size)
+    if fit == "crop":
+        return _resize_and_crop(picture, size)
+    raise ValueError(f"fit is {fit!r}: choose crop or stretch")
+
+
+def normalize(picture: Picture, out: Pixels | None = None) -> Pixels:
+    """Without ImageNet's mean, in units of its standard deviation: float32 (3, H, W), in `out` if given."""
+    pixels: Pixels = np.multiply(picture.transpose(2, 0, 1), _SCALE, out=out, order="C")  # (3, H, W)
+    pixels += _SHIFT
+    return pixels
+
+
+def _resize_and_crop(picture: Picture, size: int) -> Picture:
+    picture = _trim(picture)
+    height, width = picture.shape[:2]
+    shorter = int(size * 256 / 224)
+    new_height = int(shorter * height / min(height, width))
+    new_width = int(shorter * width / min(height, width))
+    top, left = (new_height - size) // 2, (new_width - size) // 2
+    return _resize(picture, new_width, new_height)[top : top + size, left : left + size]  # (size, size, 3)
+
+
+def _trim(picture: Picture) -> Picture:
+    """Cut the ends off a picture longer than 2:1: however long, they would be resized to be thrown away."""
+    height, width = picture.shape[:2]
+    top, left = max(0, height - 2 * width) // 2, max(0, width - 2 * height) // 2
+    return picture[top : height - top, left : width - left]
+
+
+def _resize(picture: Picture, width: int, height: int) -> Picture:
+    """Shrink by averaging areas, then grow bilinearly: antialiased on each axis, whatever the other does."""
+    factor = _whole_factor(picture, width, height)
+    if (
+        factor > 1
+    ):  # several times faster than the rest alone, and two boxes are nearer to a triangle than one
+        picture = _area(picture, picture.shape[1] // factor, picture.shape[0] // factor)
+    picture = _area(picture, min(width, picture.shape[1]), min(height, picture.shape[0]))
+    if picture.shape[:2] != (height, width):
+        return cast("Picture", cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR))
+    return picture
+
+
+def _whole_factor(picture: Picture, width: int, height: int) -> int:
+    """The largest factor that divides both sides and leaves them no smaller than asked for."""
+    rows, columns = picture.shape[:2]
+    largest = max(1, min(rows // height, columns // width))
+    return next(factor for factor in range(largest, 0, -1) if rows % factor == columns % factor == 0)
+
+
+def _area(picture: Picture, width: int, height: int) -> Picture:
+    return cast("Picture", cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))

@@ -1,0 +1,91 @@
+"""From a camera's frames to tubelets: sample at the target rate by stamp, pair, and notice when time breaks.
+
+Works on anything stamped (decoded frames or undecoded messages) in constant time per frame, so it may run in a
+subscription callback: the two frames of a tubelet keep their spacing however busy the encoder is.
+"""
+
+from typing import Generic
+
+from saccade_ros.config import StreamConfig
+from saccade_ros.frames import Item, Tubelet
+from saccade_ros.ledger import FrameLedger
+
+# A frame this little older than the newest is a late packet or a duplicate; further back, time itself jumped.
+REORDER_NS = 100_000_000
+
+
+class TubeletBuffer(Generic[Item]):
+    """Pairs one stream's sampled frames. Counts every frame it is given, and every one it drops, in the ledger."""
+
+    _older: Item | None
+    _newest_ns: int | None
+    _source: tuple[str, tuple[int, int]] | None
+    _due_ns: int | None
+
+    def __init__(self, config: StreamConfig, ledger: FrameLedger) -> None:
+        self.ledger = ledger
+        self.epoch = 0
+        self._period_ns = round(1e9 / config.fps) if config.fps else 0
+        self._max_gap_ns = round(config.max_gap_s * 1e9)
+        self._forget()
+
+    def push(self, item: Item, stamp_ns: int, frame_id: str, size: tuple[int, int]) -> Tubelet[Item] | None:
+        """Take one frame; return the tubelet it completes, if any.
+
+        Args:
+            size: (height, width); like frame_id, a change of it starts the stream afresh.
+        """
+        self.ledger.receive()
+        if self._newest_ns is not None and 0 <= self._newest_ns - stamp_ns <= REORDER_NS:
+            self.ledger.drop("stale_stamp")
+            return None
+        if reason := self._break_in_time(stamp_ns, (frame_id, size)):
+            self.reset(reason)
+        due = self._is_due(stamp_ns)
+        self._newest_ns, self._source = stamp_ns, (frame_id, size)
+        if not due:
+            self.ledger.drop("rate")
+            return None
+        if self._older is None:
+            self._older = item
+            return None
+        tubelet = Tubelet(self._older, item, stamp_ns, frame_id, self.epoch, self._index)
+        self._older = None
+        self._index += 1
+        return tubelet
+
+    def reset(self, reason: str) -> None:
+        """Start afresh; the next tubelet carries a new epoch."""
+        if self._older is not None:
+            self.ledger.drop("reset")
+        self.ledger.reset(reason)
+        self.epoch += 1
+        self._forget()
+
+    def _forget(self) -> None:
+        self._older = self._newest_ns = self._source = self._due_ns = None
+        self._index = 0
+
+    def _break_in_time(self, stamp_ns: int, source: tuple[str, tuple[int, int]]) -> str:
+        """Why this frame cannot continue the stream, or nothing."""
+        if self._newest_ns is None:
+            return ""
+        if stamp_ns < self._newest_ns:
+            return "time_jump"
+        if stamp_ns - self._newest_ns > self._max_gap_ns:
+            return "gap"
+        return "" if source == self._source else "source_change"
+
+    def _is_due(self, stamp_ns: int) -> bool:
+        """Is this the frame nearest to the next point of the sampling grid?
+
+        Half the camera's own interval decides, so that jitter at a camera as fast as the target drops nothing.
+        """
+        if self._due_ns is None:
+            self._due_ns = stamp_ns
+        interval_ns = stamp_ns - self._newest_ns if self._newest_ns is not None else 0
+        if stamp_ns + min(interval_ns, self._period_ns) // 2 < self._due_ns:
+            return False
+        missed = max(0, stamp_ns - self._due_ns) // max(1, self._period_ns)
+        self._due_ns += (missed + 1) * self._period_ns
+        return True

@@ -1,0 +1,55 @@
+"""The ROS-free core with pip alone: `pip install .`. ROS builds the package with colcon, through CMakeLists.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    """Read without importing, so that a build needs none of the dependencies."""
+    source = (HERE / "saccade_ros" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if found is None:
+        raise RuntimeError('saccade_ros/__init__.py has no line __version__ = "..."')
+    return found[1]
+
+
+def long_description() -> str:
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="saccade_ros",
+    version=version(),
+    description="Streaming V-JEPA 2 video embeddings whose compute follows the scene, not the clock",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    author="saccade_ros developers",
+    author_email="maintainers@saccade-ros.example",
+    license="Apache-2.0",
+    packages=find_packages(include=["saccade_ros", "saccade_ros.*"]),
+    package_data={"saccade_ros": ["py.typed"], "saccade_ros.replay": ["*.html"]},
+    entry_points={"console_scripts": ["saccade = saccade_ros.cli:main"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "PyYAML>=6.0",
+        "av>=12.0",
+        "huggingface_hub>=0.24",
+        "matplotlib>=3.7",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.8",
+        "rich>=13.0",
+        "rosbags>=0.11.7",
+        "rosbags-image>=0.10.4",
+        "safetensors>=0.4.3",
+    ],
+    extras_require={
+        "torch": ["torch>=2.6"],
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-timeout>=2.3", "torch>=2.6", "transformers>=5.0"],
+    },
+    zip_safe=False,
+)

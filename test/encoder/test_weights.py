@@ -1,0 +1,167 @@
+"""Loading is strict: what is not exactly a checkpoint of the model is refused by name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saccade_ros.config import ConfigError
+from saccade_ros.encoder.weights import WeightsError, fingerprint, load_encoder
+
+QUERY = "encoder.layer.1.attention.query.weight"
+
+
+@pytest.fixture
+def copied(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint to break."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+
+
+def rewrite(folder: Path, change) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_missing_tensor_is_named(copied):
+    rewrite(copied, lambda tensors: tensors.pop(QUERY))
+    with pytest.raises(WeightsError, match=f"lacks tensor {QUERY}"):
+        load_encoder(str(copied), 2)
+
+
+def test_extra_tensor_is_named(copied):
+    rewrite(copied, lambda tensors: tensors.update({"encoder.layer.9.extra": torch.zeros(1)}))
+    with pytest.raises(WeightsError, match=r"unexpected tensor encoder\.layer\.9\.extra"):
+        load_encoder(str(copied), 2)
+
+
+def test_wrongly_shaped_tensor_is_named_with_both_shapes(copied):
+    rewrite(copied, lambda tensors: tensors.update({QUERY: torch.zeros(3, 192)}))
+    with pytest.raises(WeightsError, match=rf"{QUERY} has shape \(3, 192\), config.json asks for \(192, 192\)"):
+        load_encoder(str(copied), 2)
+
+
+def test_tensor_given_twice_is_named(copied):
+    save_file({QUERY: torch.zeros(192, 192)}, copied / "model-extra.safetensors")
+    with pytest.raises(WeightsError, match=f"unexpected tensor {QUERY}"):
+        load_encoder(str(copied), 2)
+
+
+def test_sharded_checkpoint_is_the_same_encoder(reference, checkpoint, tmp_path):
+    reference.save_pretrained(tmp_path, max_shard_size="1MB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert load_encoder(str(tmp_path), 2).sha256 == load_encoder(str(checkpoint), 2).sha256
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 5000, 0.5])
+def test_truncated_file_is_refused_with_the_remedy(copied, kept):
+    file = copied / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    with pytest.raises(WeightsError, match="cannot be read .*again"):
+        load_encoder(str(copied), 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "vit"}, "model_type 'vit'"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu'"),
+        ({"tubelet_size": 4}, "tubelet_size 4"),
+        ({"patch_size": [16, 16]}, "wrong kind"),
+        ({"num_attention_heads": 5}, "no multiple of its 5 heads"),
+        ({"crop_size": 100}, "no multiple of its 16 px patch"),
+    ],
+)
+def test_config_of_another_architecture_is_refused_by_value(copied, change, said):
+    edit_config(copied, **change)
+    with pytest.raises(ConfigError, match=said):
+        load_encoder(str(copied), 2)
+
+
+def test_config_that_is_no_json_is_refused(copied):
+    (copied / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"config\.json: cannot be read"):
+        load_encoder(str(copied), 2)
+
+
+def test_folder_without_checkpoint_is_refused(tmp_path):
+    with pytest.raises(WeightsError, match=r"no config\.json"):
+        load_encoder(str(tmp_path), 2)
+    (tmp_path / "config.json").write_text('{"model_type": "vjepa2"}')
+    with pytest.raises(ConfigError, match="lacks 'hidden_size'"):
+        load_encoder(str(tmp_path), 2)
+
+
+def test_name_that_is_nothing_lists_what_it_could_be():
+    with pytest.raises(WeightsError, match=r"no hub id .* no size \(tiny, vits, vitl"):
+        load_encoder("vit-enormous", 2)
+
+
+def test_hub_id_that_cannot_be_had_says_what_to_do(monkeypatch):
+    import huggingface_hub
+
+    def offline(*_args: object, **_kwargs: object) -> str:
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(WeightsError, match=r"no route to the hub.*give its folder"):
+        load_encoder("someone/no-such-model", 2)
+
+
+def test_hub_id_loads_what_the_hub_gives(monkeypatch, checkpoint):
+    import huggingface_hub
+
+    asked = {}
+
+    def downloaded(model: str, **options: object) -> str:
+        asked.update(options, model=model)
+        return str(checkpoint)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", downloaded)
+    loaded = load_encoder("someone/vjepa2-small", 2)
+    assert (asked["model"], loaded.encoder.spec.name) == ("someone/vjepa2-small", "vjepa2-small")
+    assert loaded.sha256 == load_encoder(str(checkpoint), 2).sha256
+
+
+def test_random_weights_are_labelled_and_reproducible():
+    first, again, other = (load_encoder("tiny", 2, seed=seed) for seed in (3, 3, 4))
+    assert first.source == "RANDOM weights, size tiny, seed 3"
+    assert first.is_random
+    assert first.sha256 == again.sha256 != other.sha256
+
+
+def test_random_weights_leave_torch_seed_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load_encoder("tiny", 2)
+    assert torch.rand(1) == expected
+
+
+def test_checkpoint_is_not_called_random(checkpoint):
+    loaded = load_encoder(str(checkpoint), 2)
+    assert not loaded.is_random
+    assert loaded.source == f"checkpoint {checkpoint}"
+
+
+def test_fingerprint_sees_a_single_changed_value(checkpoint):
+    loaded = load_encoder(str(checkpoint), 2)
+    loaded.encoder.layers[3].fc2.bias[5] += 1e-3
+    assert fingerprint(loaded.encoder) != loaded.sha256
+
+
+def test_half_precision_checkpoint_loads_as_fp32(reference, tmp_path):
+    import copy
+
+    copy.deepcopy(reference).to(torch.bfloat16).save_pretrained(tmp_path)
+    assert load_encoder(str(tmp_path), 2).encoder.dtype == torch.float32

@@ -1,0 +1,210 @@
+"""The engine end to end, without ROS: exactness under the gate, reuse, epochs, accounts."""
+
+import math
+
+import numpy as np
+import pytest
+from scenes import PERIOD_NS, frames_of, textured, tiny_config
+
+from saccade_ros.backends import load_backend
+from saccade_ros.config import BackendConfig, EncoderConfig, GateConfig
+from saccade_ros.engine import Engine
+from saccade_ros.frames import EmbeddingResult, Frame, Picture
+
+
+def lively(count: int, seed: int = 0) -> list[Picture]:
+    """Pictures that change now and then: each holds for one to eight frames."""
+    rng = np.random.default_rng(seed)
+    pictures: list[Picture] = []
+    while len(pictures) < count:
+        pictures += [textured(seed=int(rng.integers(1 << 30)))] * int(rng.integers(1, 9))
+    return pictures[:count]
+
+
+def run(engine: Engine, pictures: list[Picture]) -> list[EmbeddingResult]:
+    stream = engine.open_stream()
+    results = [stream.push(frame) for frame in frames_of(pictures)]
+    return [result for result in results if result is not None]
+
+
+def vectors(results: list[EmbeddingResult]) -> np.ndarray:
+    return np.stack([result.vector for result in results])
+
+
+@pytest.fixture(scope="module")
+def ungated() -> Engine:
+    return Engine(tiny_config(gate=GateConfig(enabled=False)))
+
+
+@pytest.fixture(scope="module")
+def gated() -> Engine:
+    return Engine(tiny_config(gate=GateConfig(tau=0.3)))
+
+
+def test_gate_that_always_opens_equals_the_plain_stream_to_the_bit(ungated):
+    pictures = lively(40)
+    always = Engine(tiny_config(gate=GateConfig(tau=0.0)))
+    assert np.array_equal(vectors(run(always, pictures)), vectors(run(ungated, pictures)))
+
+
+def test_gated_stream_equals_the_ungated_stream_over_the_kept_tubelets(gated, ungated):
+    """Skipped tubelets leave the cache untouched: under the gate, time is event time."""
+    pictures = lively(80)
+    results = run(gated, pictures)
+    kept = [result for result in results if result.encoded]
+    assert 5 < len(kept) < len(results) - 5
+    kept_pictures = [picture for r in kept for picture in pictures[2 * r.index : 2 * r.index + 2]]
+    assert np.array_equal(vectors(kept), vectors(run(ungated, kept_pictures)))
+
+
+def test_reused_embedding_is_the_last_encoded_one_and_says_so(gated):
+    results = run(gated, [textured()] * 8 + [textured(seed=5)] * 8)
+    assert [r.encoded for r in results] == [True, False, False, False, True, False, False, False]
+    assert [r.reuse_count for r in results] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert all(np.array_equal(r.vector, results[0].vector) for r in results[:4])
+    assert not np.array_equal(results[4].vector, results[0].vector)
+    assert {r.encoded_stamp_ns for r in results[4:]} == {results[4].stamp_ns}
+    assert [r.window_fill for r in results] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert all(r.encode_ms == 0 for r in results if not r.encoded)
+    assert all(r.novelty == 0 for r in results if r.reuse_count)
+
+
+def test_same_frames_twice_give_the_same_bytes(gated):
+    pictures = lively(30)
+    assert vectors(run(gated, pictures)).tobytes() == vectors(run(gated, pictures)).tobytes()
+
+
+def test_time_jump_makes_a_fresh_stream(gated):
+    pictures = lively(20)
+    stream = gated.open_stream()
+    for frame in frames_of(lively(13, seed=4), start_ns=10**12):
+        stream.push(frame)
+    after = [r for r in (stream.push(frame) for frame in frames_of(pictures)) if r is not None]
+    assert {r.epoch for r in after} == {1}
+    assert np.array_equal(vectors(after), vectors(run(gated, pictures)))
+    assert math.isnan(after[0].novelty)
+
+
+def test_streams_share_the_model_and_nothing_else(gated):
+    clips = [lively(24, seed) for seed in range(2)]
+    streams = [gated.open_stream() for _ in clips]
+    mixed: list[list[EmbeddingResult]] = [[], []]
+    for pair in zip(*(frames_of(clip) for clip in clips), strict=True):
+        for stream, frame, results in zip(streams, pair, mixed, strict=True):
+            if (result := stream.push(frame)) is not None:
+                results.append(result)
+    for clip, results in zip(clips, mixed, strict=True):
+        assert np.array_equal(vectors(results), vectors(run(gated, clip)))
+
+
+def test_requested_reset_empties_the_cache(gated):
+    stream = gated.open_stream()
+    frames = list(frames_of([textured()] * 8))
+    for frame in frames[:5]:
+        stream.push(frame)
+    stream.reset()
+    results = [stream.push(frame) for frame in frames[5:]]
+    assert (results[1].encoded, results[1].epoch, results[1].window_fill) == (True, 1, 1)
+    assert stream.ledger.dropped == {"reset": 1}
+
+
+def test_new_threshold_takes_effect_at_the_next_tubelet():
+    stream = Engine(tiny_config(gate=GateConfig(tau=10.0))).open_stream()
+    frames = list(frames_of(lively(12)))
+    first = [r for r in map(stream.push, frames[:8]) if r is not None]
+    stream.set_gate(GateConfig(tau=0.0))
+    then = [r for r in map(stream.push, frames[8:]) if r is not None]
+    assert [r.encoded for r in first + then] == [True, False, False, False, True, True]
+    assert [r.novelty_threshold for r in then] == [0.0, 0.0]
+
+
+def test_every_frame_is_used_or_dropped_or_pending(gated):
+    stream = gated.open_stream()
+    for frame in frames_of(lively(21)):
+        stream.push(frame)
+    assert (stream.ledger.received, stream.ledger.used, stream.ledger.pending) == (21, 20, 1)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.full((8, 8, 3), np.nan, np.float32),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+    ],
+)
+def test_what_is_no_rgb_picture_is_refused_by_name(gated, picture):
+    with pytest.raises(ValueError, match="give RGB uint8"):
+        gated.open_stream().push(Frame(picture, 0))
+
+
+def test_step_that_fails_leaves_the_stream_as_it_was():
+    """The tubelet is lost and counted; the ones after it come out as if it had never been."""
+    engine = Engine(tiny_config(gate=GateConfig(enabled=False)))
+    pictures = lively(24)
+    stream = engine.open_stream()
+    results = []
+    layer = engine.backend._encoder.layers[2]
+    for i, frame in enumerate(frames_of(pictures)):
+        if i == 13:  # completes the 7th tubelet, with the ring full
+            hook = layer.register_forward_hook(lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
+            with pytest.raises(MemoryError):
+                stream.push(frame)
+            hook.remove()
+        elif (result := stream.push(frame)) is not None:
+            results.append(result)
+    survivors = pictures[:12] + pictures[14:]
+    assert np.array_equal(vectors(results), vectors(run(engine, survivors)))
+    assert stream.ledger.dropped == {"encoder_error": 2}
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_weights_with_nan_are_an_error_not_an_embedding(enabled):
+    engine = Engine(tiny_config(gate=GateConfig(enabled=enabled)))
+    engine.backend._encoder.layers[0].fc1.weight[0, 0] = math.nan
+    with pytest.raises(ArithmeticError, match="NaN or infinite"):
+        engine.warm_up()
+    with pytest.raises(ArithmeticError, match="NaN or infinite"):
+        run(engine, [textured()] * 2)
+
+
+def test_embeddings_have_length_one_when_asked():
+    engine = Engine(tiny_config(encoder=EncoderConfig(model="tiny", window=2, normalize=True)))
+    assert np.allclose(np.linalg.norm(vectors(run(engine, lively(6))), axis=1), 1, atol=1e-6)
+
+
+def test_full_lookback_with_window_pooling_forgets_all_but_the_window():
+    """The one setting that is "the encoder over the last W tubelets", whatever came before."""
+    exact = EncoderConfig(model="tiny", window=3, lookback=3, pooling="window")
+    engine = Engine(tiny_config(encoder=exact, gate=GateConfig(enabled=False)))
+    pictures = lively(20)
+    assert np.allclose(run(engine, pictures)[-1].vector, run(engine, pictures[-6:])[-1].vector, atol=1e-5)
+
+
+def test_bf16_stays_close_to_fp32(ungated):
+    """Centred: random weights make plain cosine look falsely good."""
+    pictures = lively(24)
+    reduced = Engine(tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision="bf16")))
+    exact, rounded = vectors(run(ungated, pictures)), vectors(run(reduced, pictures))
+    exact, rounded = exact - exact.mean(0), rounded - exact.mean(0)
+    cosine = (exact * rounded).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
+    assert cosine.min() > 0.99
+
+
+def test_facts_name_the_weights():
+    facts = load_backend(EncoderConfig(model="tiny", window=3, seed=1), BackendConfig()).facts
+    assert facts.weights.startswith("RANDOM")
+    assert facts.weights_random
+    assert facts.encoder_id == f"tiny-128:random-{facts.weights_sha256[:12]}:fp32"
+    assert facts.cache_bytes == 4 * (4 * 3 * 64 * 3 * (2 * 64 + 20) + 64 * 192 + 3 * 192)
+
+
+def test_stamps_and_frame_id_pass_through_unchanged(gated):
+    stream = gated.open_stream()
+    frames = list(frames_of([textured()] * 4, start_ns=123_456_789, frame_id="left/optical"))
+    results = [r for r in map(stream.push, frames) if r is not None]
+    assert [(r.stamp_ns, r.frame_id) for r in results] == [
+        (123_456_789 + PERIOD_NS, "left/optical"),
+        (123_456_789 + 3 * PERIOD_NS, "left/optical"),
+    ]

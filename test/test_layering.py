@@ -1,0 +1,76 @@
+"""The package's shape: who may import whom, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import saccade_ros
+
+PACKAGE = Path(saccade_ros.__file__).parent
+ROS = {"rclpy", "sensor_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "builtin_interfaces", "rcl_interfaces"}
+ROS |= {"lifecycle_msgs", "cv_bridge", "ament_index_python", "launch", "launch_ros", "saccade_ros.msg"}
+
+# What each part may import of the package; a part is a module or a folder. Data flows down this list.
+MAY_IMPORT = {
+    "config": set(),
+    "ledger": set(),
+    "frames": set(),
+    "vision": {"config", "frames", "ledger"},
+    "gate": {"config"},
+    "encoder": {"config"},
+    "backends": {"config", "frames", "encoder"},
+    "engine": {"config", "frames", "ledger", "vision", "gate", "backends"},
+    "replay": {"config", "frames", "ledger", "vision", "engine"},
+    "bench": {"config", "encoder"},
+    "nodes": {"config", "frames", "ledger", "vision", "gate", "backends", "engine", "replay"},
+    "cli": {"config", "replay", "bench", "engine", "encoder", "backends", "vision"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+def imports_of(file: Path) -> set[str]:
+    """Full names of all modules a file imports, at the top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down_only(file):
+    part = part_of(file)
+    inside = {name.split(".")[1] for name in imports_of(file) if name.startswith("saccade_ros.")}
+    inside &= set(MAY_IMPORT)
+    assert inside <= MAY_IMPORT[part] | {part}
+
+
+@pytest.mark.parametrize("file", [f for f in modules() if part_of(f) != "nodes"], ids=lambda p: p.name)
+def test_only_the_nodes_import_ros(file):
+    roots = {name.split(".")[0] for name in imports_of(file)} | imports_of(file)
+    assert not roots & ROS
+
+
+def test_package_imports_in_a_blink_and_without_heavy_modules():
+    code = "import sys; import saccade_ros; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "cv2", "rclpy", "transformers", "onnxruntime"} & set(loaded)
+
+
+def test_engine_module_imports_no_torch():
+    """A robot with another runtime needs none; load_backend imports it when asked."""
+    code = "import sys; import saccade_ros.engine; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" not in loaded
