@@ -80,11 +80,11 @@ BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard msg/*.msg) $(wildcard laun
 
 $(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
 	@echo '==> building messages and package with colcon into $(WS)'
-	@$(IN_ENV); unset MAKEFLAGS MFLAGS MAKELEVEL; \
-	colcon --log-base $(WS)/log build --paths . --build-base $(WS)/build --install-base $(WS)/install \
+	@$(IN_ENV); unset MAKEFLAGS MFLAGS MAKELEVEL; export AMENT_PREFIX_PATH='$(CURDIR)/$(VENV)'; \
+	colcon --log-level error --log-base $(WS)/log build --paths . --build-base $(WS)/build --install-base $(WS)/install \
 	  --merge-install --symlink-install --event-handlers console_direct+ \
 	  --cmake-args -G Ninja -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release \
-	    -DPython3_EXECUTABLE='$(CURDIR)/$(VENV)/bin/python' --no-warn-unused-cli
+	    -DPython3_EXECUTABLE='$(CURDIR)/$(VENV)/bin/python'
 	@touch $@
 
 test: $(BUILD_STAMP)

@@ -5,7 +5,9 @@ and the table in the README, so a default is written down once.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 
@@ -121,7 +123,7 @@ class GateConfig(_Section):
 
     enabled: bool = knob(True, "False encodes every tubelet and measures no novelty.")
     tau: float = knob(
-        0.2,
+        0.3,
         "Novelty at or above which a tubelet is encoded: relative change of the most changed patches since the "
         "last encoded tubelet, 0 = identical. 0 encodes everything.",
         at_least=0.0,
@@ -235,3 +237,57 @@ class Config:
     encoder: EncoderConfig = EncoderConfig()
     backend: BackendConfig = BackendConfig()
     node: NodeConfig = NodeConfig()
+
+
+def load_config(params_file: str | Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
+    """A Config from a ROS parameter file, such as config/encoder.yaml, and `section.name` overrides as YAML text.
+
+    Node names in the file are not matched: every `ros__parameters` block applies, later ones winning.
+
+    Raises:
+        ConfigError: the file cannot be read, or names or holds something that is no setting.
+    """
+    import yaml
+
+    values: dict[str, Any] = {}
+    if params_file is not None:
+        try:
+            document = yaml.safe_load(Path(params_file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as broken:
+            raise ConfigError(f"params file {params_file}: cannot be read ({broken})") from broken
+        for block in _parameter_blocks(document, params_file):
+            values.update(_flatten(block))
+    values.update({name: yaml.safe_load(text) for name, text in (overrides or {}).items()})
+    return _build_config(values)
+
+
+_NOT_OURS = ("qos_overrides.", "use_sim_time")  # rclpy's own parameters, of no use without ROS
+
+
+def _parameter_blocks(document: object, file: str | Path) -> list[dict[str, Any]]:
+    nodes = document.values() if isinstance(document, dict) else ()
+    blocks = [node.get("ros__parameters") for node in nodes if isinstance(node, dict)]
+    if not blocks or not all(isinstance(block, dict) for block in blocks):
+        raise ConfigError(f"params file {file}: no ros__parameters under a node name; start it with /**:")
+    return blocks  # type: ignore[return-value]  # all dicts, as just checked
+
+
+def _flatten(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in block.items():
+        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+def _build_config(values: Mapping[str, Any]) -> Config:
+    sections: dict[str, Any] = {}
+    known = set()
+    for section in fields(Config):
+        names = {f"{section.name}.{setting.name}": setting.name for setting in fields(section.default)}
+        known |= set(names)
+        sections[section.name] = type(section.default)(**{names[n]: v for n, v in values.items() if n in names})
+    for name in values:
+        if name not in known and not name.startswith(_NOT_OURS):
+            raise ConfigError(f"{name} is no setting; there are {', '.join(sorted(known))}")
+    return Config(**sections)

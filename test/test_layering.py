@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "backends": {"config", "frames", "encoder"},
     "engine": {"config", "frames", "ledger", "vision", "gate", "backends"},
     "replay": {"config", "frames", "ledger", "vision", "engine"},
-    "bench": {"config", "encoder"},
+    "bench": {"backends", "encoder"},
     "nodes": {"config", "frames", "ledger", "vision", "gate", "backends", "engine", "replay"},
     "cli": {"config", "replay", "bench", "engine", "encoder", "backends", "vision"},
 }

@@ -18,7 +18,7 @@ from saccade_ros.encoder.spec import ModelSpec, RopeLayout
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines to turn channels by; fp32, each (..., channels)."""
+    """What to turn channels by, each (..., channels): cosines, and sines with a minus on the first of each pair."""
 
     cos: Tensor
     sin: Tensor
@@ -33,13 +33,14 @@ def rotation(positions: Tensor, width: int, layout: RopeLayout) -> Rotation:
     exponent = torch.arange(width // 2, dtype=torch.float32, device=positions.device) / (width / 2)
     angles = positions.float()[:, None] / 10000**exponent  # (P, width/2)
     channels = angles.repeat(1, 2) if layout == "tiled" else angles.repeat_interleave(2, dim=1)  # (P, width)
-    return Rotation(channels.cos(), channels.sin())
+    sign = torch.tensor([-1.0, 1.0], device=positions.device).repeat(width // 2)  # (width,)
+    return Rotation(channels.cos(), channels.sin() * sign)
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Turn each channel pair of x (..., channels); `by` broadcasts against it."""
-    quarter_turn = torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)  # (..., channels)
-    return x * by.cos + quarter_turn * by.sin
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # (..., channels)
+    return torch.mul(x, by.cos).addcmul_(swapped, by.sin)
 
 
 class RotaryTables(NamedTuple):

@@ -129,6 +129,9 @@ _DEPTH_ENCODINGS = ("16UC1", "32FC1")
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15
+_JPEG_BARE_MARKERS = frozenset(
+    {0x00, 0x01, *range(0xD0, 0xDA)}
+)  # no length follows; none belongs in a header
 _JPEG_MAX_SEGMENTS = 1024  # before the frame header; keeps the search short on hostile data
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 
@@ -285,7 +288,8 @@ def _neither_jpeg_nor_png(name: str, start: bytes) -> MalformedImage:
 def _jpeg_header(data: memoryview) -> tuple[int, int, int]:
     """Width, height and the offset behind them: walk the segments up to the frame header (ITU-T T.81, B.2).
 
-    EXIF data, perhaps with a thumbnail that is a JPEG of its own, is a segment too and is stepped over.
+    EXIF data, perhaps with a thumbnail that is a JPEG of its own, is a segment too and is stepped over. Bytes
+    between segments, which libjpeg would skip, are refused: both must find the same frame header.
     """
     at = 2
     for _ in range(_JPEG_MAX_SEGMENTS):
@@ -295,6 +299,8 @@ def _jpeg_header(data: memoryview) -> tuple[int, int, int]:
         if marker in _JPEG_SIZE_MARKERS:
             height, width = struct.unpack_from(">HH", data, at + 5)
             return width, height, at + 9
+        if marker in _JPEG_BARE_MARKERS:
+            break
         length: int = struct.unpack_from(">H", data, at + 2)[0]
         at += 1 if marker == 0xFF else 2 + length  # any number of FF may come before a marker
     raise MalformedImage(
@@ -323,7 +329,7 @@ def _decode_compressed(message: CompressedImage, max_pixels: int) -> Picture:
             f"the {width} x {height} image is cut after {data.size} bytes: the driver must send whole images",
         )
     bgr = _imdecode(data)
-    if bgr is None or bgr.shape[:2] != (height, width):
+    if bgr is None:
         raise MalformedImage(
             UNDECODABLE,
             f"OpenCV cannot decode the {width} x {height} image of {data.size} bytes: "

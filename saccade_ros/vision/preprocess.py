@@ -67,11 +67,12 @@ def _trim(picture: Picture) -> Picture:
 
 
 def _resize(picture: Picture, width: int, height: int) -> Picture:
-    """Shrink by averaging areas, then grow bilinearly: antialiased on each axis, whatever the other does."""
+    """Shrink by averaging areas, then grow bilinearly: antialiased on each axis, whatever the other does.
+
+    A whole factor goes first: up to three times faster, and two boxes are nearer to a triangle than one.
+    """
     factor = _whole_factor(picture, width, height)
-    if (
-        factor > 1
-    ):  # several times faster than the rest alone, and two boxes are nearer to a triangle than one
+    if factor > 1:
         picture = _area(picture, picture.shape[1] // factor, picture.shape[0] // factor)
     picture = _area(picture, min(width, picture.shape[1]), min(height, picture.shape[0]))
     if picture.shape[:2] != (height, width):

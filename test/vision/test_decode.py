@@ -1,5 +1,6 @@
 """Messages become the right RGB picture, or a MalformedImage that says what is wrong."""
 
+import re
 import struct
 from array import array
 from dataclasses import dataclass, replace
@@ -40,7 +41,8 @@ class Compressed:
     format: str = "jpeg"
 
 
-# One row of pixels: the bytes by hand, and what they show. 0x3333 is 51/255 of full scale in 16 bits.
+# One row of pixels: the bytes by hand, and what they show. In 16 bits, 0x3333 is 51 and 0xffff is 255; their
+# neighbours used here round to the same, but with their two bytes swapped they would not.
 ROWS = [
     ("rgb8", bytes([255, 0, 0, 0, 255, 0]), (RED, GREEN)),
     ("bgr8", bytes([0, 0, 255, 0, 255, 0]), (RED, GREEN)),
@@ -49,11 +51,11 @@ ROWS = [
     ("bgra8", bytes([0, 0, 255, 7, 0, 255, 0, 9]), (RED, GREEN)),
     ("mono8", bytes([51, 255]), (GREY, WHITE)),
     ("8UC1", bytes([51, 255]), (GREY, WHITE)),
-    ("mono16", bytes.fromhex("3333 ffff"), (GREY, WHITE)),
-    ("rgb16", bytes.fromhex("ffff00000000 0000ffff0000"), (RED, GREEN)),
-    ("bgr16", bytes.fromhex("00000000ffff 0000ffff0000"), (RED, GREEN)),
-    ("rgba16", bytes.fromhex("ffff000000000700 0000ffff00000900"), (RED, GREEN)),
-    ("bgra16", bytes.fromhex("00000000ffff0700 0000ffff00000900"), (RED, GREEN)),
+    ("mono16", bytes.fromhex("3433 feff"), (GREY, WHITE)),
+    ("rgb16", bytes.fromhex("feff01000100 0100feff0100"), (RED, GREEN)),
+    ("bgr16", bytes.fromhex("01000100feff 0100feff0100"), (RED, GREEN)),
+    ("rgba16", bytes.fromhex("feff010001000700 0100feff01000900"), (RED, GREEN)),
+    ("bgra16", bytes.fromhex("01000100feff0700 0100feff01000900"), (RED, GREEN)),
     # Y 16 is black and Y 235 is white when U and V are 128
     ("uyvy", bytes([128, 16, 128, 235]), (BLACK, WHITE)),
     ("yuv422", bytes([128, 16, 128, 235]), (BLACK, WHITE)),
@@ -80,11 +82,8 @@ def mosaic_image(pattern: str, colour: dict[str, int], bits: int) -> Image:
 def yuv(red: int, green: int, blue: int) -> tuple[int, int, int]:
     """BT.601, the 'TV' range: the definition, not OpenCV's fixed-point arithmetic."""
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
-    return (
-        round(16 + luma * 219 / 255),
-        round(128 + (blue - luma) / 1.772 * 224 / 255),
-        round(128 + (red - luma) / 1.402 * 224 / 255),
-    )
+    u, v = (blue - luma) / 1.772, (red - luma) / 1.402
+    return round(16 + luma * 219 / 255), round(128 + u * 224 / 255), round(128 + v * 224 / 255)
 
 
 def picture_of(message: Any) -> np.ndarray:
@@ -97,7 +96,6 @@ def picture_of(message: Any) -> np.ndarray:
 def refusal(message: Any) -> MalformedImage:
     with pytest.raises(MalformedImage) as caught:
         decode_image(message, MAX_PIXELS)
-    assert caught.value.cause in CAUSES
     return caught.value
 
 
@@ -110,8 +108,14 @@ def test_each_encoding_gives_the_colours_its_bytes_stand_for(encoding, row, show
     message = row_image(encoding, row, padding)
     check_image(message, MAX_PIXELS)
     assert picture_of(message).tolist() == [[list(pixel) for pixel in shown]] * 3
-    if not encoding.endswith("16"):  # the byte order says nothing about single bytes
-        assert np.array_equal(picture_of(replace(message, is_bigendian=1)), picture_of(message))
+
+
+@pytest.mark.parametrize(("encoding", "row", "shown"), ROWS, ids=[row[0] for row in ROWS])
+def test_big_endian_samples_are_read_as_such(encoding, row, shown):
+    if encoding.endswith("16"):  # single bytes have no order
+        row = np.frombuffer(row, "<u2").astype(">u2").tobytes()
+    message = replace(row_image(encoding, row, padding=3), is_bigendian=1)
+    assert picture_of(message)[0].tolist() == [list(pixel) for pixel in shown]
 
 
 @pytest.mark.parametrize("pattern", MOSAICS)
@@ -145,13 +149,6 @@ def test_every_encoding_in_the_table_is_tested():
     assert set(ENCODINGS) == {row[0] for row in ROWS} | mosaics | {"nv12", "nv21"}
 
 
-@pytest.mark.parametrize(("encoding", "row", "shown"), [r for r in ROWS if r[0].endswith("16")])
-def test_big_endian_samples_are_read_as_such(encoding, row, shown):
-    swapped = b"".join(row[i + 1 : i + 2] + row[i : i + 1] for i in range(0, len(row), 2))
-    message = replace(row_image(encoding, swapped, padding=3), is_bigendian=1)
-    assert picture_of(message)[0].tolist() == [list(pixel) for pixel in shown]
-
-
 def test_16_bits_are_scaled_to_8_and_rounded():
     values = np.array([0, 128, 129, 257, 0x1234, 65278, 65534, 65535], "<u2")
     picture = picture_of(Image(1, 8, "mono16", 0, 16, values.tobytes()))
@@ -180,8 +177,8 @@ def test_rosbags_own_messages_are_understood():
     data = np.array([255, 0, 0, 0, 255, 0], np.uint8)
     raw = types["sensor_msgs/msg/Image"](header, 1, 2, "rgb8", 0, 6, data)
     assert picture_of(raw).tolist() == [[list(RED), list(GREEN)]]
-    jpeg = types["sensor_msgs/msg/CompressedImage"](header, "jpeg", np.frombuffer(encoded(".jpg"), np.uint8))
-    assert picture_of(jpeg).shape == (48, 64, 3)
+    png = types["sensor_msgs/msg/CompressedImage"](header, "png", np.frombuffer(encoded(".png"), np.uint8))
+    assert np.array_equal(picture_of(png), gradient())
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -196,12 +193,6 @@ def test_a_converter_gets_packed_8_bit_images_under_names_that_cv_bridge_knows(e
     assert message.data.shape == (4 * message.step,)
     assert message.step % 4 == 0
     assert (picture == 7).all()
-
-
-def test_a_picture_of_exactly_the_limit_is_accepted():
-    check_image(Image(), max_pixels=2)
-    with pytest.raises(MalformedImage, match="2 pixels, more than 1:"):
-        check_image(Image(), max_pixels=1)
 
 
 sizes = st.one_of(st.integers(0, 12), st.integers(-3, 2**32 - 1))
@@ -274,18 +265,33 @@ def test_a_jpeg_comes_back_closely(name, progressive):
     assert np.abs(picture_of(Compressed(jpeg, name)).astype(int) - gradient()).mean() < 3
 
 
-@pytest.mark.parametrize("extension", [".jpg", ".png"])
-def test_a_grey_picture_gets_three_equal_channels(extension):
+def test_grey_alpha_and_16_bits_become_8_bit_rgb():
     grey = np.full((8, 16), 77, np.uint8)
-    assert (picture_of(Compressed(encoded(extension, grey))) == 77).all()
+    assert (picture_of(Compressed(encoded(".jpg", grey), "jpeg")) == 77).all()
+    assert (picture_of(Compressed(encoded(".png", grey), "png")) == 77).all()
+    wide = encoded(".png", gradient().astype(np.uint16) * 257)
+    alpha = encoded(
+        ".png", np.dstack([np.zeros((48, 64), np.uint8), gradient()])
+    )  # encoded() turns it to BGRA
+    assert np.array_equal(picture_of(Compressed(wide, "png")), gradient())
+    assert np.array_equal(picture_of(Compressed(alpha, "png")), gradient())
 
 
-def test_a_png_with_16_bits_or_alpha_becomes_8_bit_rgb():
-    wide = gradient().astype(np.uint16) * 257
-    assert np.array_equal(picture_of(Compressed(encoded(".png", wide), "png")), gradient())
-    alpha = np.dstack([gradient()[..., ::-1], np.zeros((48, 64), np.uint8)])
-    png = cv2.imencode(".png", alpha)[1].tobytes()
-    assert np.array_equal(picture_of(Compressed(png, "png")), gradient())
+def tables_first(jpeg: bytes) -> bytes:
+    """The same picture, but with Huffman tables ahead of the frame header."""
+    at = jpeg.index(b"\xff\xc4")
+    return with_segment(jpeg, 0xC4, jpeg[at + 4 : at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")])
+
+
+SIZED = {"raw": Image(48, 64, "mono8", 0, 64, bytes(3072)), "png": Compressed(encoded(".png"))}
+SIZED |= {"jpeg": Compressed(encoded(".jpg")), "tables first": Compressed(tables_first(encoded(".jpg")))}
+
+
+@pytest.mark.parametrize("message", SIZED.values(), ids=SIZED)
+def test_the_limit_is_on_the_exact_number_of_pixels(message):
+    assert decode_image(message, 48 * 64).shape == (48, 64, 3)
+    with pytest.raises(MalformedImage, match="64 x 48 = 3072 pixels, more than 3071:"):
+        check_image(message, 48 * 64 - 1)
 
 
 def test_the_stored_orientation_is_kept():
@@ -318,7 +324,7 @@ def test_a_thumbnails_size_and_end_do_not_pass_for_the_pictures():
     assert picture_of(Compressed(jpeg)).shape == (48, 64, 3)
     bomb = with_segment(jpeg_that_claims(60_000, 60_000), 0xE1, thumbnail)
     assert refusal(Compressed(bomb)).cause == "too_large"
-    assert refusal(Compressed(jpeg[:-10])).cause == "undecodable"
+    assert "is cut after" in str(refusal(Compressed(jpeg[:-10])))
 
 
 @pytest.mark.parametrize("data", [jpeg_that_claims(60_000, 60_000), png_that_claims(2**31 - 1, 2**31 - 1)])
@@ -335,14 +341,12 @@ MALFORMED = [
     (Image(width=2000, height=2000), "too_large", "4000000 pixels, more than 1000000"),
     (Image(width=2**32 - 1, height=2**32 - 1, step=2**32 - 1), "too_large", "vision.max_megapixels"),
     (Image(step=5), "wrong_step", "step is 5, but a row of 2 rgb8 pixels takes 6 bytes"),
-    (Image(step=0), "wrong_step", "step is 0"),
     (Image(encoding="rgb16", step=11, data=bytes(99)), "wrong_step", "takes 12 bytes"),
     (Image(640, 480, "rgb8", 0, 10, bytes(640 * 480 * 3)), "wrong_step", "step is 10"),
     (Image(data=bytes(5)), "short_data", "data holds 5 bytes, but 1 rows of rgb8 with step 6 take 6"),
     (Image(data=b""), "short_data", "data holds 0 bytes"),
     (Image(2, 2, "nv12", 0, 2, bytes(5)), "short_data", "take 6"),
     (Image(encoding="rgb9"), "unknown_encoding", "'rgb9' is not supported: publish one of mono8"),
-    (Image(encoding=""), "unknown_encoding", "''"),
     (Image(encoding="nv24"), "unknown_encoding", "'nv24'"),
     (Image(encoding="16UC1"), "unknown_encoding", "16UC1 is a depth image: subscribe to a colour topic"),
     (Image(encoding="32FC1"), "unknown_encoding", "32FC1 is a depth image: subscribe to a colour topic"),
@@ -358,6 +362,8 @@ MALFORMED = [
     (Compressed(encoded(".png"), "bayer_rggb8; png compressed "), "unknown_encoding", "colour mosaic"),
     (Compressed(b"\xff\xd8\xff\xe0" + bytes(99)), "undecodable", "no readable frame header"),
     (Compressed(b"\xff\xd8" + b"\xff\xe0\0\x02" * 99_999), "undecodable", "no readable frame header"),
+    # libjpeg would skip the bytes FF 00 and read a frame header that a walk by lengths steps over
+    (Compressed(with_segment(encoded(".jpg"), 0x00, b"..")), "undecodable", "has no readable frame"),
     (Compressed(b"\x89PNG\r\n\x1a\n" + bytes(99)), "undecodable", "no IHDR chunk"),
     (Compressed(jpeg_that_claims(0, 48)), "zero_size", "0 x 48"),
     (Compressed(png_that_claims(64, 0)), "zero_size", "64 x 0"),
@@ -369,15 +375,16 @@ def test_a_malformed_image_is_refused_by_name_and_value(message, cause, says):
     error = refusal(message)
     assert error.cause == cause
     assert says in str(error)
-    with pytest.raises(MalformedImage) as caught:
+    with pytest.raises(MalformedImage, match=re.escape(str(error))):
         check_image(message, MAX_PIXELS)
-    assert str(caught.value) == str(error)
+
+
+def test_each_cause_is_tested():
+    assert {cause for _, cause, _ in MALFORMED} == set(CAUSES)
 
 
 def test_a_damaged_png_is_refused():
-    error = refusal(Compressed(damaged(encoded(".png"), 60, 0)))
-    assert error.cause == "undecodable"
-    assert "cannot decode the 64 x 48 image" in str(error)
+    assert "cannot decode the 64 x 48" in str(refusal(Compressed(damaged(encoded(".png"), 60, 0))))
 
 
 starts = st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])

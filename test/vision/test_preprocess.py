@@ -1,5 +1,7 @@
 """Pictures become the encoder's input as the checkpoint's own transform makes it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,15 @@ def test_any_aspect_ratio_becomes_a_square(shape, fit):
     square = resize_to_square(picture, 64, fit)
     assert square.shape == (64, 64, 3)
     assert (square == (10, 120, 240)).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 100_000), (100_000, 2)])
+def test_a_long_picture_takes_no_memory_for_what_is_cut_off(shape):
+    picture = np.zeros((*shape, 3), np.uint8)
+    tracemalloc.start()
+    resize_to_square(picture, 64, "crop")
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("shape", [(100, 3000), (3000, 100), (101, 3000), (3000, 101)])

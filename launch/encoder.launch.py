@@ -1,0 +1,99 @@
+"""The encoder as a lifecycle node, configured and activated at start.
+
+    ros2 launch saccade_ros encoder.launch.py topics:=/front/image_raw,/rear/image_raw model:=/models/vitl
+"""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
+from launch.conditions import IfCondition
+from launch.event_handlers import OnProcessStart
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from launch_ros.substitutions import FindPackageShare
+from lifecycle_msgs.msg import Transition
+
+ARGUMENTS = (
+    ("topics", "", "Image topics, separated by commas; .../compressed is a CompressedImage. Empty: as in params_file."),
+    ("model", "", "Checkpoint folder, hub id, or a size with RANDOM weights such as tiny. Empty: as in params_file."),
+    ("backend", "", "Runtime of the encoder: torch. Empty: as in params_file."),
+    ("device", "", "auto, cpu or cuda. Empty: as in params_file."),
+    ("namespace", "", "Namespace of the node. The output topic is absolute and stays /saccade/embedding."),
+    ("name", "saccade_encoder", "Name of the node."),
+    ("autostart", "true", "Configure and activate at start; false leaves that to a lifecycle manager."),
+    ("use_sim_time", "false", "Take the time from /clock. The encoder goes by image stamps either way."),
+    ("log_level", "info", "debug, info, warn, error or fatal."),
+)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments first, so that --show-args lists them; the node needs their values."""
+    params_file = DeclareLaunchArgument(
+        "params_file",
+        default_value=PathJoinSubstitution([FindPackageShare("saccade_ros"), "config", "encoder.yaml"]),
+        description="Parameters of the node; config/encoder.yaml explains each. Arguments given here win over it.",
+    )
+    others = [DeclareLaunchArgument(name, default_value=default, description=text) for name, default, text in ARGUMENTS]
+    return LaunchDescription([params_file, *others, OpaqueFunction(function=launch_encoder)])
+
+
+def launch_encoder(context: LaunchContext) -> list:
+    """The node, and the two transitions that start it."""
+
+    def given(name: str) -> str:
+        return context.perform_substitution(LaunchConfiguration(name)).strip()
+
+    overrides = {
+        "node.topics": [topic.strip() for topic in given("topics").split(",") if topic.strip()],
+        "encoder.model": given("model"),
+        "backend.name": given("backend"),
+        "backend.device": given("device"),
+    }
+    always = {"node.autostart": False, "use_sim_time": given("use_sim_time").lower() in ("true", "1")}
+    node = LifecycleNode(
+        package="saccade_ros",
+        executable="encoder_node",
+        name=given("name"),
+        namespace=given("namespace"),
+        parameters=[given("params_file"), {key: value for key, value in overrides.items() if value} | always],
+        ros_arguments=["--log-level", f"{given('name')}:={given('log_level')}"],
+        output="screen",
+        emulate_tty=True,
+    )
+    return [*start_events(node), node]
+
+
+def start_events(node: LifecycleNode) -> list:
+    """Configure when the process runs, activate when that succeeded.
+
+    Written as events: LifecycleNode(autostart=True) came to Jazzy only with launch_ros 0.26.7 (April 2025).
+    """
+    wanted = IfCondition(LaunchConfiguration("autostart"))
+
+    def change(transition: int) -> EmitEvent:
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+
+    configure = OnProcessStart(target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])
+    activate = OnStateTransition(
+        target_lifecycle_node=node,
+        start_state="configuring",
+        goal_state="inactive",
+        entities=[change(Transition.TRANSITION_ACTIVATE)],
+    )
+    failed = OnStateTransition(
+        target_lifecycle_node=node,
+        start_state="configuring",
+        goal_state="unconfigured",
+        entities=[
+            LogInfo(msg="The encoder could not be configured; its log says why. It is alive: mend and configure it.")
+        ],
+    )
+    return [RegisterEventHandler(handler, condition=wanted) for handler in (configure, activate, failed)]
