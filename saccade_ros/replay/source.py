@@ -135,7 +135,7 @@ class BagSource(Source):
                 f"{path} has no metadata.yaml, so it is no finished rosbag2: give the bag's own folder, "
                 f"or let `ros2 bag reindex {path}` finish a recording that was interrupted"
             )
-        if path.with_name(f"{path.name}-wal").exists():
+        if Path(f"{path}-wal").exists():
             raise SourceError(
                 f"{path} has its newest messages in {path.name}-wal still: stop the recorder, or let "
                 f"`ros2 bag reindex {path.parent}` finish a recording that was interrupted"
@@ -247,8 +247,7 @@ class VideoSource(Source):
             for frame, pts in _in_time(self._frames(container, stream), _LEAP_S / stream.time_base):
                 first = pts if first is None else first
                 stamp_ns = FIRST_STAMP_NS + round((pts - first) * stream.time_base * 10**9)
-                image = _rgb_image(_upright(frame))
-                yield ImageMessage(stamp_ns, stamp_ns, VIDEO_FRAME_ID, image, None, IMAGE)
+                yield ImageMessage(stamp_ns, stamp_ns, VIDEO_FRAME_ID, _rgb_image(frame), None, IMAGE)
             if first is None:
                 raise SourceError(f"{self._path} holds no frame: give another video")
 
@@ -335,16 +334,12 @@ def _in_time(frames: Iterable[Any], leap: Fraction) -> Iterator[tuple[Any, int]]
         yield waiting.popleft(), heapq.heappop(stamps)
 
 
-def _upright(frame: Any) -> Picture:
+def _rgb_image(frame: Any) -> RgbImage:
     # Phones store pictures sideways and note it; every player turns them.
-    turns = getattr(frame, "rotation", 0) // 90  # counter-clockwise
-    picture: Picture = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(picture, turns))  # (H, W, 3)
-
-
-def _rgb_image(picture: Picture) -> RgbImage:
+    turns = getattr(frame, "rotation", 0) // 90  # counter-clockwise; PyAV 12 does not tell
+    picture: Picture = np.rot90(frame.to_ndarray(format="rgb24"), turns)  # (H, W, 3)
     height, width, _ = picture.shape
-    return RgbImage(height, width, picture.reshape(-1), 3 * width)
+    return RgbImage(height, width, np.ascontiguousarray(picture).reshape(-1), 3 * width)
 
 
 # Video to bag
@@ -368,8 +363,7 @@ def write_bag(
         if not isinstance(source, VideoSource):
             raise SourceError(f"{video_path} is a bag already: give a video file")
         bag_path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the rename stays on one file system; and under the target's own name, as the
-        # files in a bag are named after its folder.
+        # Beside the target: a rename stays on one file system. Named like it: so are the files inside.
         with TemporaryDirectory(prefix=".writing_", dir=bag_path.parent) as scratch:
             written = _write_jpegs(source, Path(scratch) / bag_path.name, topic, progress)
             (Path(scratch) / bag_path.name).rename(bag_path)

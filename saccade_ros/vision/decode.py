@@ -143,12 +143,13 @@ def convert_with_rosbags(message: RawImage, encoding: str) -> Any:
     return image_to_cvimage(message, encoding)  # type: ignore[arg-type]  # reads no more than RawImage has
 
 
-def check_image(message: RawImage | CompressedImage, max_pixels: int) -> None:
-    """Raise MalformedImage if the header cannot be right. O(1): no pixel is read."""
+def check_image(message: RawImage | CompressedImage, max_pixels: int) -> tuple[int, int]:
+    """Height and width; raises MalformedImage if the header cannot be right. O(1): no pixel is read."""
     if isinstance(message, CompressedImage):
-        _check_compressed(message, max_pixels)
-    else:
-        _check_raw(message, max_pixels)
+        width, height, *_ = _check_compressed(message, max_pixels)
+        return height, width
+    _check_raw(message, max_pixels)
+    return message.height, message.width
 
 
 def decode_image(

@@ -2,7 +2,7 @@
 
 `crop` is the checkpoints' evaluation transform, transformers' VJEPA2VideoProcessor: shorter side to 256/224
 of the input size, bilinear with antialiasing, then the centre. Up to an aspect ratio of 2:1 the geometry is
-the same to the pixel; grey levels differ by 0.4 to 0.8 on average on camera pictures, as OpenCV antialiases
+the same to the pixel; grey levels differ by 0.4 to 0.9 on average on camera pictures, as OpenCV antialiases
 with a box where torch uses a triangle.
 """
 

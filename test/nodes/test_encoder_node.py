@@ -1,0 +1,371 @@
+"""The encoder node over a real graph: exactness, accounts, lifecycle, parameters, and what must not kill it."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2; `make test` brings it")
+
+from graph import (  # noqa: E402
+    FAST,
+    Graph,
+    as_yaml,
+    drops,
+    jpeg,
+    raw_image,
+    save_checkpoint,
+    start_node,
+    stop,
+    vectors,
+)
+from scenes import PERIOD_NS, frames_of, textured, tiny_config  # noqa: E402
+
+from saccade_ros.config import EncoderConfig  # noqa: E402
+from saccade_ros.engine import Engine  # noqa: E402
+from saccade_ros.nodes.conversions import stamp_to_ns  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+SCENES = [textured(seed=seed) for seed in range(4)]
+
+
+def clip(count: int) -> list:
+    """Each scene holds for five frames."""
+    return [SCENES[i // 5 % 4] for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """One active node for the tests that leave it as it was; each uses stamps later than the one before."""
+    with Graph() as graph:
+        graph.wait_active()
+        yield graph
+
+
+def test_embeddings_are_the_engines_to_the_bit():
+    """Decisions, novelty and vectors: the node adds ROS and changes nothing."""
+    stream = Engine(tiny_config(encoder=EncoderConfig(model="tiny", window=3))).open_stream()
+    expected = [r for r in map(stream.push, frames_of(clip(40))) if r is not None]
+    with Graph() as graph:
+        graph.wait_active()
+        received = graph.show(clip(40))
+    assert 1 < sum(e.encoded for e in received) < len(received)
+    assert np.array_equal(vectors(received), np.stack([r.vector for r in expected]))
+    assert [e.encoded for e in received] == [r.encoded for r in expected]
+    assert [e.reuse_count for e in received] == [r.reuse_count for r in expected]
+    assert np.array_equal([e.novelty for e in received], np.float32([r.novelty for r in expected]), equal_nan=True)
+    assert [e.window_fill for e in received] == [r.window_fill for r in expected]
+    assert [stamp_to_ns(e.encoded_stamp) for e in received] == [r.encoded_stamp_ns for r in expected]
+
+
+def test_header_is_the_newest_images_and_sequence_counts(shared):
+    received = shared.show(clip(8), start_ns=10**12 + 7, frame_id="front/optical")
+    assert [stamp_to_ns(e.header.stamp) for e in received] == [10**12 + 7 + i * PERIOD_NS for i in (1, 3, 5, 7)]
+    assert {e.header.frame_id for e in received} == {"front/optical"}
+    assert {e.stream for e in received} == {"/camera/image_raw"}
+    assert np.diff([e.sequence for e in received]).tolist() == [1, 1, 1]
+    assert [e.tubelet_index for e in received] == [0, 1, 2, 3]
+    for e in received:
+        assert 0 < e.decode_ms + e.gate_ms + e.encode_ms <= e.total_ms
+        assert 0 <= e.queue_ms <= e.total_ms
+        assert (e.encode_ms > 0) == e.encoded
+
+
+def test_info_is_latched_and_names_the_random_weights(shared):
+    info = shared.infos[-1]
+    assert info.weights.startswith("RANDOM")
+    assert (info.dim, info.window, info.input_size, info.streams) == (192, 3, 128, ["/camera/image_raw"])
+    assert shared.show(clip(2), start_ns=2 * 10**12)[0].encoder_id == info.encoder_id
+    assert info.encoder_id.startswith("tiny-128:random-")
+
+
+def test_time_jump_and_new_frame_id_start_new_epochs(shared):
+    start = 4 * 10**12
+    first = shared.show(clip(4), start_ns=start)
+    looped = shared.show(clip(4), start_ns=start - 10**11)
+    renamed = shared.show(clip(4), start_ns=start - 10**11 + 4 * PERIOD_NS, frame_id="other")
+    epochs = [e.stream_epoch for e in first + looped + renamed]
+    assert [e - epochs[0] for e in epochs] == [0, 0, 1, 1, 2, 2]
+    assert [e.window_fill for e in first + looped + renamed] == [1] * 6
+    assert np.isnan(looped[0].novelty)
+
+
+def test_reset_service_starts_the_stream_afresh(shared):
+    before = shared.show(clip(4), start_ns=6 * 10**12)
+    answer = shared.reset()
+    after = shared.show(clip(2), start_ns=6 * 10**12 + 4 * PERIOD_NS)
+    assert answer.success
+    assert "1 streams" in answer.message
+    assert after[0].encoded
+    assert after[0].stream_epoch == before[-1].stream_epoch + 1
+
+
+def test_threshold_changes_while_active_at_the_next_tubelet(shared):
+    start = 8 * 10**12
+    shared.show(clip(2), start_ns=start)
+    assert shared.set_parameter("gate.tau", 9.0).successful
+    sleepy = shared.show(clip(10)[-2:], start_ns=start + 2 * PERIOD_NS)
+    assert shared.set_parameter("gate.tau", 0.0).successful
+    awake = shared.show(clip(10)[-2:], start_ns=start + 4 * PERIOD_NS)
+    assert shared.set_parameter("gate.tau", 0.3).successful
+    assert [(e.encoded, e.novelty_threshold) for e in sleepy + awake] == [(False, 9.0), (True, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("gate.tau", -1.0, "range"),
+        ("gate.tau", float("nan"), "range"),
+        ("gate.tau", "high", "type"),
+        ("gate.max_skip_s", -5.0, "range"),
+        ("encoder.window", 4, "read-only"),
+        ("node.topics", ["/other"], "read-only"),
+    ],
+)
+def test_bad_or_fixed_parameter_is_refused_with_its_reason(shared, name, value, said):
+    result = shared.set_parameter(name, value)
+    assert not result.successful
+    assert said in result.reason.lower()
+    assert shared.state() == "active"
+
+
+def test_parameters_describe_themselves(shared):
+    tau, window = shared.describe("gate.tau"), shared.describe("encoder.window")
+    assert "Novelty" in tau.description
+    assert (tau.read_only, window.read_only) == (False, True)
+    assert (tau.floating_point_range[0].from_value, tau.floating_point_range[0].to_value) == (0.0, 10.0)
+    assert window.integer_range[0].from_value == 1
+    assert "newest, window" in shared.describe("encoder.pooling").additional_constraints
+
+
+def test_illegal_transition_is_survived(shared):
+    """Jazzy raises out of the service callback; the caller gets no answer, the node goes on."""
+    from lifecycle_msgs.srv import ChangeState
+
+    request = ChangeState.Request()
+    request.transition.id = 1  # configure, while active
+    client = shared.node.create_client(ChangeState, "/saccade_encoder/change_state")
+    shared.wait_for(client.service_is_ready, "change_state")
+    client.call_async(request)
+    shared.spin(0.5)
+    assert shared.state() == "active"
+    assert len(shared.show(clip(4), start_ns=10**13)) == 2
+
+
+MALFORMED = {
+    "zero_size": {"width": 0},
+    "wrong_step": {"step": 10},
+    "short_data": {"data": bytes(100)},
+    "unknown_encoding": {"encoding": "magic9"},
+    "too_large": {"width": 60_000, "height": 60_000, "step": 180_000},
+}
+
+
+def test_malformed_images_are_counted_by_cause_and_warned_about_once():
+    with Graph(vision__max_megapixels=1.0) as graph:
+        graph.wait_active()
+        publisher = graph.publisher()
+        for fields in MALFORMED.values():
+            for _ in range(3):
+                image = raw_image(SCENES[0], 10**9)
+                for name, value in fields.items():
+                    setattr(image, name, value)
+                publisher.publish(image)
+                graph.spin(0.02)  # the subscription is best effort and five deep
+        expected = dict.fromkeys(MALFORMED, 3)
+        counts = graph.counts_once(lambda c: drops(c) == expected, f"drops {expected}")
+        assert graph.state() == "active"
+        assert (counts["frames_received"], counts["frames_used"], counts["frames_pending"]) == ("15", "0", "0")
+        assert len(graph.show(clip(4), start_ns=2 * 10**9)) == 2
+    for cause in MALFORMED:
+        assert graph.log.count(f"/camera/image_raw: {cause}:") == 1
+    assert "step is 10, but a row of 320 rgb8 pixels takes 960 bytes" in graph.log
+
+
+def test_truncated_jpeg_costs_its_tubelet_and_nothing_else():
+    topic = "/camera/image_raw/compressed"
+    with Graph(node__topics=[topic]) as graph:
+        graph.wait_active()
+        publisher = graph.publisher(topic)
+        for i in range(8):
+            publisher.publish(jpeg(SCENES[0], 10**9 + i * PERIOD_NS, cut=0.6 if i == 3 else 1.0))
+            graph.spin(0.1)
+        counts = graph.counts_once(lambda c: c["frames_received"] == "8", "all eight")
+        assert drops(counts) == {"undecodable": 1, "partner": 1} or drops(counts) == {"undecodable": 1}
+        assert counts["frames_received"] == "8"
+        assert int(counts["frames_used"]) + sum(drops(counts).values()) + int(counts["frames_pending"]) == 8
+        assert len(graph.embeddings) == int(counts["tubelets_published"]) == 3
+        assert graph.state() == "active"
+
+
+def test_several_cameras_share_the_model_each_with_its_own_state():
+    topics = ["/left/image_raw", "/right/image_raw"]
+    with Graph(node__topics=topics) as graph:
+        graph.wait_active()
+        for i in range(0, 20, 2):
+            for topic in topics:
+                graph.show(clip(20)[i : i + 2], start_ns=10**9 + i * PERIOD_NS, topic=topic)
+        by_stream = [[e for e in graph.embeddings if e.stream == topic] for topic in topics]
+        assert [graph.counts(camera)["frames_used"] for camera in (0, 1)] == ["20", "20"]
+    left, right = by_stream
+    assert len(left) == len(right) == 10
+    assert np.array_equal(vectors(left), vectors(right))
+    assert [e.sequence for e in left] == list(range(10))
+
+
+def test_encoder_slower_than_the_camera_drops_the_oldest_and_counts_it():
+    slow = {"encoder__model": "vits", "encoder__window": 8, "encoder__lookback": 8, "gate__enabled": False}
+    with Graph(**slow) as graph:
+        graph.wait_active()
+        publisher = graph.publisher()
+        for i in range(75):
+            publisher.publish(raw_image(SCENES[0], 10**9 + i * PERIOD_NS))
+            graph.spin(0.04)
+        assert graph.change_state("deactivate")
+        counts = graph.counts_once(lambda c: c["message"] == "inactive", "final diagnostics")
+        dropped = drops(counts)
+        assert dropped["overflow"] > 0
+        assert int(counts["frames_received"]) == int(counts["frames_used"]) + sum(dropped.values())
+        assert counts["frames_pending"] == "0"
+        assert len(graph.embeddings) == int(counts["tubelets_published"]) == int(counts["frames_used"]) // 2
+        steps = np.diff([e.tubelet_index for e in graph.embeddings])
+        assert (steps >= 1).all()
+        assert steps.max() > 1
+        for e in graph.embeddings:  # both frames of each tubelet are neighbours still
+            assert (stamp_to_ns(e.header.stamp) - 10**9) // PERIOD_NS == 2 * e.tubelet_index + 1
+
+
+def test_lifecycle_goes_round_twice_and_counts_what_comes_while_inactive():
+    with Graph(node__autostart=False) as graph:
+        for _ in range(2):
+            assert graph.state() == "unconfigured"
+            assert graph.change_state("configure")
+            graph.publisher().publish(raw_image(SCENES[0], 10**9))
+            counts = graph.counts_once(lambda c: drops(c) == {"inactive": 1}, "inactive drop")
+            assert counts["message"] == "inactive"
+            assert graph.change_state("activate")
+            first = graph.show(clip(5)[:4])
+            assert [(e.sequence, e.stream_epoch) for e in first] == [(0, 0), (1, 0)]
+            graph.publisher().publish(raw_image(SCENES[0], 10**9 + 4 * PERIOD_NS))
+            graph.counts_once(lambda c: c["frames_pending"] == "1", "half a tubelet")
+            assert graph.change_state("deactivate")
+            counts = graph.counts()
+            assert drops(counts) == {"inactive": 1, "reset": 1}
+            assert (counts["frames_received"], counts["frames_used"], counts["frames_pending"]) == ("6", "4", "0")
+            assert graph.change_state("activate")
+            assert graph.show(clip(2), start_ns=2 * 10**9)[0].stream_epoch == 1
+            assert graph.change_state("deactivate")
+            assert graph.change_state("cleanup")
+        assert graph.change_state("shutdown")
+        assert graph.state() == "finalized"
+
+
+def test_shutdown_while_active_is_clean():
+    with Graph() as graph:
+        graph.wait_active()
+        graph.show(clip(4))
+        assert graph.change_state("shutdown")
+        assert graph.state() == "finalized"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"encoder.model": "no-such-model"}, "no-such-model' is no folder, no hub id"),
+        ({"encoder.window": 40}, "window 40 is outside 1..32"),
+        ({"encoder.lookback": 5}, "encoder.lookback is 5, more than encoder.window 3"),
+        ({"stream.max_gap_s": 0.1, "stream.fps": 4.0}, "stream.max_gap_s is 0.1 s"),
+        ({"backend.device": "cuda"}, "torch sees no GPU"),
+        ({"encoder.pooling": "median"}, "choose one of newest, window"),
+    ],
+)
+def test_what_cannot_be_configured_is_refused_and_the_node_lives(settings, said):
+    import torch
+
+    if "backend.device" in settings and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with Graph(**settings) as graph:
+        assert graph.state() == "unconfigured"
+        assert not graph.change_state("configure")
+        assert graph.state() == "unconfigured"
+    assert said in graph.log
+
+
+def test_checkpoint_loads_by_parameter_and_a_poisoned_one_is_refused(tmp_path):
+    good, bad = save_checkpoint(tmp_path / "good"), save_checkpoint(tmp_path / "bad", poison=True)
+    with Graph(encoder__model=good) as graph:
+        graph.wait_active()
+        assert graph.infos[-1].weights == f"checkpoint {good}"
+        assert len(graph.show(clip(4))[0].vector) == 64
+    with Graph(encoder__model=bad) as graph:
+        assert graph.state() == "unconfigured"
+    assert "NaN or infinite: check the weights" in graph.log
+
+
+@pytest.mark.parametrize("setting", [{"gate.tau": -1.0}, {"encoder.window": "wide"}, {"stream.fps": 4}])
+def test_impossible_parameter_at_start_ends_with_its_name_and_the_remedy(setting):
+    process = start_node({**FAST, **setting}, domain_id=99)
+    log, _ = process.communicate(timeout=60)
+    name, default = next(iter(setting)), {"gate.tau": "0.3", "encoder.window": "8", "stream.fps": "4.0"}
+    assert process.returncode == 1
+    assert f"parameter {name}" in log
+    assert f"such as {default[name]}" in log
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_the_node_cleanly(how):
+    with Graph() as graph:
+        graph.wait_active()
+        graph.show(clip(4))
+        assert stop(graph.process, how) == 0
+    assert "Traceback" not in graph.log
+
+
+def test_diagnostics_answer_is_it_working():
+    with Graph(stream__max_gap_s=0.5) as graph:
+        graph.wait_active()
+        silent = graph.counts_once(lambda c: c["level"] == "1", "warning about silence")
+        assert "no image for" in silent["message"]
+        graph.show(clip(10))
+        working = graph.counts_once(lambda c: "tubelets/s" in c["message"], "a working status")
+        assert working["level"] == "0"
+        assert working["name"] == "saccade_encoder: /camera/image_raw"
+        assert (working["tubelets_published"], working["tubelets_encoded"]) == ("5", "3")
+
+
+def test_diagnostics_and_latencies_go_on_under_sim_time_without_a_clock():
+    with Graph(use_sim_time=True) as graph:
+        graph.wait_active()
+        assert all(0 < e.total_ms < 5_000 for e in graph.show(clip(4)))
+        assert graph.counts()["frames_used"] == "4"
+
+
+def test_image_subscription_takes_qos_overrides():
+    key = "qos_overrides./camera/image_raw.subscription.reliability"
+    with Graph(**{key: "reliable"}) as graph:
+        graph.wait_active()
+        infos = graph.node.get_subscriptions_info_by_topic("/camera/image_raw")
+        assert [info.qos_profile.reliability.name for info in infos] == ["RELIABLE"]
+    with Graph() as graph:
+        graph.wait_active()
+        infos = graph.node.get_subscriptions_info_by_topic("/camera/image_raw")
+        assert [info.qos_profile.reliability.name for info in infos] == ["BEST_EFFORT"]
+
+
+def test_tiny_model_keeps_up_with_a_30_hz_camera():
+    """Nothing is dropped at the camera's own rate, every tubelet encoded."""
+    with Graph(gate__enabled=False) as graph:
+        graph.wait_active()
+        publisher, period_ns = graph.publisher(), 33_333_333
+        started = time.monotonic()
+        for i in range(90):
+            publisher.publish(raw_image(SCENES[i % 4], 10**9 + i * period_ns))
+            graph.spin(max(0.0, started + (i + 1) / 30 - time.monotonic()))
+        counts = graph.counts_once(lambda c: c["frames_pending"] == "0", "an idle encoder")
+        assert (counts["frames_received"], counts["frames_used"], drops(counts)) == ("90", "90", {})
+
+
+def test_yaml_of_parameters_reads_back():
+    assert [as_yaml(v) for v in (True, 3, [1.5, "a"])] == ["true", "3", "[1.5, a]"]
