@@ -32,7 +32,7 @@ setup(
     author_email="maintainers@saccade-ros.example",
     license="Apache-2.0",
     packages=find_packages(include=["saccade_ros", "saccade_ros.*"]),
-    package_data={"saccade_ros": ["py.typed"], "saccade_ros.replay": ["*.html"]},
+    package_data={"": ["*.html"], "saccade_ros": ["py.typed"]},
     entry_points={"console_scripts": ["saccade = saccade_ros.cli:main"]},
     python_requires=">=3.10",
     install_requires=[

@@ -1,9 +1,8 @@
 """The encoder as a lifecycle node, configured and activated at start.
 
-    ros2 launch saccade_ros encoder.launch.py topics:=/front/image_raw,/rear/image_raw model:=/models/vitl
+ros2 launch saccade_ros encoder.launch.py topics:=/front/image_raw,/rear/image_raw model:=/models/vitl
 """
 
-from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -20,6 +19,8 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
+
+from launch import LaunchContext, LaunchDescription
 
 ARGUMENTS = (
     ("topics", "", "Image topics, separated by commas; .../compressed is a CompressedImage. Empty: as in params_file."),
@@ -87,6 +88,7 @@ def start_events(node: LifecycleNode) -> list:
         start_state="configuring",
         goal_state="inactive",
         entities=[change(Transition.TRANSITION_ACTIVATE)],
+        handle_once=True,  # at start; who configures it again later will want to activate it themselves
     )
     failed = OnStateTransition(
         target_lifecycle_node=node,

@@ -108,10 +108,9 @@ def _reencoder(model: str, spec: ModelSpec, clip: Tensor, dtype: torch.dtype) ->
             num_attention_heads=spec.heads,
             crop_size=spec.input_size,
             mlp_ratio=spec.mlp_width / spec.width,
-            attn_implementation="sdpa",
         )
-        reference = VJEPA2Model(config)
-    reference = reference.to(dtype).eval()
+        reference = VJEPA2Model._from_config(config, attn_implementation="sdpa")
+    reference.to(dtype=dtype).eval()
     frames = clip.flatten(0, 1)[None].to(dtype)  # (1, 2W, 3, H, W)
 
     @torch.inference_mode()

@@ -282,11 +282,12 @@ def _flatten(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _build_config(values: Mapping[str, Any]) -> Config:
     sections: dict[str, Any] = {}
-    known = set()
+    known: set[str] = set()
     for section in fields(Config):
-        names = {f"{section.name}.{setting.name}": setting.name for setting in fields(section.default)}
+        default: Any = section.default
+        names = {f"{section.name}.{setting.name}": setting.name for setting in fields(default)}
         known |= set(names)
-        sections[section.name] = type(section.default)(**{names[n]: v for n, v in values.items() if n in names})
+        sections[section.name] = type(default)(**{names[n]: v for n, v in values.items() if n in names})
     for name in values:
         if name not in known and not name.startswith(_NOT_OURS):
             raise ConfigError(f"{name} is no setting; there are {', '.join(sorted(known))}")

@@ -1,9 +1,9 @@
 """The whole story: frames in, embeddings out, and the encoder runs only when the gate sees something new.
 
-    engine = Engine(Config(encoder=EncoderConfig(model="models/vitl")))
-    camera = engine.open_stream()
-    for frame in frames:
-        result = camera.push(frame)      # None until a tubelet is complete
+engine = Engine(Config(encoder=EncoderConfig(model="models/vitl")))
+camera = engine.open_stream()
+for frame in frames:
+    result = camera.push(frame)      # None until a tubelet is complete
 """
 
 import time

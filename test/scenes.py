@@ -34,4 +34,3 @@ def frames_of(pictures: list[Picture], start_ns: int = 10**9, frame_id: str = "c
     """Stamp pictures at 25 Hz."""
     for i, picture in enumerate(pictures):
         yield Frame(picture, start_ns + i * PERIOD_NS, frame_id)
-

@@ -1,9 +1,12 @@
 """Settings: defaults that work, and errors that name the value and the remedy."""
 
 import math
+import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
+import yaml
 
 from saccade_ros.config import (
     BackendConfig,
@@ -15,6 +18,7 @@ from saccade_ros.config import (
     StreamConfig,
     VisionConfig,
     knob_of,
+    load_config,
 )
 
 
@@ -65,3 +69,71 @@ def test_every_setting_is_described_and_sectioned():
 def test_only_what_can_change_live_is_live():
     live = [f"{s.name}.{k.name}" for s in fields(Config) for k in fields(s.default) if knob_of(k).live]
     assert live == ["gate.tau", "gate.max_skip_s"]
+
+
+# Parameter files
+
+SHIPPED = Path(__file__).parents[1] / "config"
+
+
+def test_shipped_file_holds_every_setting_at_its_default():
+    document = yaml.safe_load((SHIPPED / "encoder.yaml").read_text())
+    written = document["/**"]["ros__parameters"]
+    expected = {
+        section.name: {
+            k.name: list(k.default) if isinstance(k.default, tuple) else k.default for k in fields(section.default)
+        }
+        for section in fields(Config)
+    }
+    assert written == expected
+    for name, values in written.items():  # ROS takes 4 for an integer and refuses it for a float
+        assert {k: type(v) for k, v in values.items()} == {k: type(v) for k, v in expected[name].items()}
+
+
+def test_every_setting_in_the_shipped_file_is_explained():
+    lines = (SHIPPED / "encoder.yaml").read_text().splitlines()
+    settings = [line for line in lines if re.match(r"      \w+: ", line)]
+    commented = [line for line in settings if "#" in line]
+    bare = {line.split(":")[0].strip() for line in settings} - {line.split(":")[0].strip() for line in commented}
+    assert bare <= {"output_topic"}, "the name says it"
+
+
+@pytest.mark.parametrize("name", ["encoder.yaml", "demo.yaml"])
+def test_shipped_files_load(name):
+    config = load_config(SHIPPED / name)
+    assert (config == Config()) == (name == "encoder.yaml")
+
+
+def test_overrides_win_and_are_yaml():
+    config = load_config(SHIPPED / "demo.yaml", {"gate.tau": "0.5", "node.topics": "[/a, /b]", "stream.fps": "8"})
+    assert (config.gate.tau, config.node.topics, config.stream.fps) == (0.5, ("/a", "/b"), 8.0)
+    assert config.encoder.model == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("/**: {ros__parameters: {gate: {thau: 0.5}}}", "gate.thau is no setting; there are .*gate.tau"),
+        ("/**: {ros__parameters: {gate: {tau: high}}}", "gate.tau is 'high'"),
+        ("gate: {tau: 0.5}", "no ros__parameters under a node name"),
+        ("just words", "no ros__parameters"),
+        ("", "no ros__parameters"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_file_that_is_wrong_is_refused_with_the_remedy(tmp_path, text, said):
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_config(file)
+
+
+def test_file_that_is_not_there_is_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_rclpys_own_parameters_are_passed_over(tmp_path):
+    file = tmp_path / "params.yaml"
+    file.write_text("/**: {ros__parameters: {use_sim_time: true, qos_overrides: {/a: {depth: 1}}}}")
+    assert load_config(file) == Config()

@@ -15,7 +15,8 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig) -> Backend:
         from saccade_ros.backends.torch_backend import TorchBackend
     except ImportError as missing:
         raise BackendError(
-            f"backend.name is {backend.name!r} but {missing.name} is not installed: see 'Install on a robot' in the README"
+            f"backend.name is {backend.name!r} but {missing.name} is not installed: "
+            "see 'Install on a robot' in the README"
         ) from missing
     return TorchBackend(encoder, backend)
 

@@ -88,7 +88,8 @@ class TorchState:
 def _find_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendError(
-            "backend.device is 'cuda' but torch sees no GPU here: install a CUDA build of torch and its driver, or set 'cpu'"
+            "backend.device is 'cuda' but torch sees no GPU here: "
+            "install a CUDA build of torch and its driver, or set 'cpu'"
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

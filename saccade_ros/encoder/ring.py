@@ -20,9 +20,7 @@ class RingCache:
     the commit leaves no trace: the next one overwrites exactly the slots it wrote, before reading them.
     """
 
-    def __init__(
-        self, spec: ModelSpec, window: int, lookback: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, spec: ModelSpec, window: int, lookback: int, device: torch.device, dtype: torch.dtype) -> None:
         slots = (spec.depth, spec.heads, window, spec.tokens)
         self.window, self.lookback = window, lookback
         self.keys = torch.zeros(*slots, spec.head_width, device=device, dtype=dtype)  # (L, A, W, S, E)

@@ -38,7 +38,9 @@ class ModelSpec:
         if self.head_width < 6:
             raise ConfigError(f"{self.name}: head width {self.head_width} leaves no room for 3D RoPE; 6 is the least")
         if self.input_size % self.patch_size:
-            raise ConfigError(f"{self.name}: input {self.input_size} px is no multiple of its {self.patch_size} px patch")
+            raise ConfigError(
+                f"{self.name}: input {self.input_size} px is no multiple of its {self.patch_size} px patch"
+            )
 
     @property
     def grid(self) -> int:
@@ -93,7 +95,8 @@ def spec_from_transformers(name: str, config: Mapping[str, Any]) -> ModelSpec:
     """
     if config.get("model_type") != "vjepa2":
         raise ConfigError(
-            f"{name}: config.json says model_type {config.get('model_type')!r}; only 'vjepa2' checkpoints of transformers load"
+            f"{name}: config.json says model_type {config.get('model_type')!r}; "
+            "only 'vjepa2' checkpoints of transformers load"
         )
     fixed = {"hidden_act": "gelu", "qkv_bias": True, "tubelet_size": 2, "in_chans": 3}
     for key, needed in fixed.items():
@@ -113,6 +116,8 @@ def spec_from_transformers(name: str, config: Mapping[str, Any]) -> ModelSpec:
             norm_eps=float(config["layer_norm_eps"]),
         )
     except KeyError as missing:
-        raise ConfigError(f"{name}: config.json lacks {missing}; save the checkpoint again with transformers") from missing
+        raise ConfigError(
+            f"{name}: config.json lacks {missing}; save the checkpoint again with transformers"
+        ) from missing
     except TypeError as wrong:
         raise ConfigError(f"{name}: config.json has a value of the wrong kind ({wrong})") from wrong

@@ -179,9 +179,9 @@ def _find_checkpoint(model: str) -> Path:
 
     try:
         return Path(snapshot_download(model, allow_patterns=["config.json", "*.safetensors"]))
-    except Exception as failed:  # the hub client raises a dozen unrelated types, from httpx to its own
+    except (OSError, ValueError) as failed:  # what the hub's own errors derive from
+        reason = str(failed).partition("\n")[0]
         raise WeightsError(
-            f"encoder.model {model!r} is no folder here and could not be had from the hub ({type(failed).__name__}: "
-            f"{str(failed).splitlines()[0] if str(failed) else 'no reason given'}); download it elsewhere and give its folder, "
-            f"or give a size with random weights ({', '.join(SIZES)})"
+            f"encoder.model {model!r} is no folder here and could not be had from the hub ({reason}); "
+            f"download it elsewhere and give its folder, or give a size with random weights ({', '.join(SIZES)})"
         ) from failed

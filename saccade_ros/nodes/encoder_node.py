@@ -248,13 +248,13 @@ class EncoderNode(LifecycleNode):
 
     def _report(self, camera: Camera, trouble: Exception) -> None:
         """Warn about a lost tubelet or image, once per interval for each camera and cause; all are counted."""
-        malformed = isinstance(trouble, MalformedImage)
-        cause = trouble.cause if malformed else "encoder_error"
+        cause, detail = "encoder_error", "".join(traceback.format_exception(trouble))
+        if isinstance(trouble, MalformedImage):
+            cause, detail = trouble.cause, str(trouble)
         now_s = time.monotonic()
         if now_s < self._next_warning_s.get((camera.topic, cause), 0.0):
             return
         self._next_warning_s[camera.topic, cause] = now_s + WARN_INTERVAL_S
-        detail = str(trouble) if malformed else "".join(traceback.format_exception(trouble))
         self.get_logger().warning(f"{camera.topic}: {cause}: {detail}")
 
 

@@ -110,9 +110,7 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     """
     path = Path(path)
     if not path.exists():
-        raise SourceError(
-            f"{path} does not exist: give a rosbag2 folder, a .mcap, .db3 or .bag file, or a video file"
-        )
+        raise SourceError(f"{path} does not exist: give a rosbag2 folder, a .mcap, .db3 or .bag file, or a video file")
     if path.is_dir() or path.suffix in BAG_SUFFIXES:
         return BagSource(path, topic)
     return VideoSource(path, topic)
@@ -175,8 +173,7 @@ class BagSource(Source):
             yield message
         if read != self.count:
             raise SourceError(
-                f"{self._path} has {read} of the {self.count} messages on {self.topic} that it lists: "
-                f"{_BAG_REMEDY}"
+                f"{self._path} has {read} of the {self.count} messages on {self.topic} that it lists: {_BAG_REMEDY}"
             )
 
     def _image_message(self, connection: Connection, time_ns: int, stored: bytes) -> ImageMessage:
@@ -215,9 +212,7 @@ def _choose(path: Path, connections: list[Connection], topic: str | None) -> lis
     if not topics:
         held = ", ".join(sorted({f"{c.topic} ({c.msgtype})" for c in connections})) or "no topics at all"
         raise SourceError(f"{path} has no image topic, but {held}: give a bag with camera images")
-    listed = ", ".join(
-        f"{name} ({sum(c.msgcount for c in images if c.topic == name)} messages)" for name in topics
-    )
+    listed = ", ".join(f"{name} ({sum(c.msgcount for c in images if c.topic == name)} messages)" for name in topics)
     if topic is None and len(topics) > 1:
         raise SourceError(f"{path} has {len(topics)} image topics: choose one of {listed}")
     wanted = topics[0] if topic is None else topic
@@ -321,9 +316,7 @@ def _in_time(frames: Iterable[Any], leap: Fraction) -> Iterator[tuple[Any, int]]
     stamps: list[int] = []
     for frame in frames:
         if frame.pts is None:
-            raise SourceError(
-                "the video's frames have no times: convert it with `ffmpeg -i IN -r 30 OUT.mp4`"
-            )
+            raise SourceError("the video's frames have no times: convert it with `ffmpeg -i IN -r 30 OUT.mp4`")
         while stamps and frame.pts < max(stamps) - leap:
             yield waiting.popleft(), heapq.heappop(stamps)
         waiting.append(frame)
@@ -370,9 +363,7 @@ def write_bag(
     return written
 
 
-def _write_jpegs(
-    source: Source, bag_path: Path, topic: str, progress: Callable[[int, int | None], None] | None
-) -> int:
+def _write_jpegs(source: Source, bag_path: Path, topic: str, progress: Callable[[int, int | None], None] | None) -> int:
     types: Any = get_typestore(Stores.ROS2_JAZZY)
     written = 0
     with Rosbag2Writer(bag_path, version=9) as writer:

@@ -129,9 +129,7 @@ _DEPTH_ENCODINGS = ("16UC1", "32FC1")
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15
-_JPEG_BARE_MARKERS = frozenset(
-    {0x00, 0x01, *range(0xD0, 0xDA)}
-)  # no length follows; none belongs in a header
+_JPEG_BARE_MARKERS = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})  # no length follows; none belongs in a header
 _JPEG_MAX_SEGMENTS = 1024  # before the frame header; keeps the search short on hostile data
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xae\x42\x60\x82"
 
@@ -266,9 +264,7 @@ def _check_compressed(message: CompressedImage, max_pixels: int) -> tuple[int, i
 
 def _check_format(name: str) -> None:
     if "compressedDepth" in name or name.startswith(_DEPTH_ENCODINGS):
-        raise MalformedImage(
-            UNKNOWN_ENCODING, f"format {name!r} is a depth image: subscribe to a colour topic"
-        )
+        raise MalformedImage(UNKNOWN_ENCODING, f"format {name!r} is a depth image: subscribe to a colour topic")
     # As PNG, image_transport stores the mosaic itself, which would decode to a grey picture.
     if name.startswith(_MOSAICS) and "png" in name:
         raise MalformedImage(
@@ -281,8 +277,7 @@ def _neither_jpeg_nor_png(name: str, start: bytes) -> MalformedImage:
     claims_to_be = any(known in name.lower() for known in ("jpeg", "jpg", "png"))
     return MalformedImage(
         UNDECODABLE if claims_to_be else UNKNOWN_ENCODING,
-        f"data of format {name!r} starts with {start.hex(' ')}, as neither JPEG nor PNG does: "
-        "publish one of the two",
+        f"data of format {name!r} starts with {start.hex(' ')}, as neither JPEG nor PNG does: publish one of the two",
     )
 
 

@@ -100,9 +100,12 @@ def test_reset_stream_is_a_fresh_stream_to_the_bit(load):
 def test_interleaved_streams_are_separate_streams_to_the_bit(load):
     encoder, clips = load(3), [random_clip(7, seed) for seed in range(3)]
     rings = [encoder.new_ring() for _ in clips]
-    mixed = [[encoder.step([encoder.embed(c[n])], [r])[0].tokens[-1] for c, r in zip(clips, rings)] for n in range(7)]
-    for b, clip in enumerate(clips):
-        assert torch.equal(torch.stack([step[b] for step in mixed]), newest_tokens(encoder, clip))
+    mixed: list[list[torch.Tensor]] = [[], [], []]
+    for n in range(7):
+        for clip, ring, tokens in zip(clips, rings, mixed, strict=True):
+            tokens.append(encoder.step([encoder.embed(clip[n])], [ring])[0].tokens[-1])
+    for clip, tokens in zip(clips, mixed, strict=True):
+        assert torch.equal(torch.stack(tokens), newest_tokens(encoder, clip))
 
 
 def test_streams_of_different_age_share_a_batch(load):

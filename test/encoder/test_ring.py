@@ -85,7 +85,9 @@ def test_failed_step_advances_no_ring_of_the_batch(encoder):
     assert [ring.count for ring in rings] == [0, 0]
 
 
-@pytest.mark.parametrize(("window", "lookback", "said"), [(33, 1, "1..32"), (0, 1, "1..32"), (4, 5, "1..4"), (4, 0, "1..4")])
+@pytest.mark.parametrize(
+    ("window", "lookback", "said"), [(33, 1, "1..32"), (0, 1, "1..32"), (4, 5, "1..4"), (4, 0, "1..4")]
+)
 def test_impossible_window_or_lookback_is_refused_with_its_range(window, lookback, said):
     with pytest.raises(ValueError, match=said):
         StreamingEncoder(SMALL, window, lookback)

@@ -67,7 +67,7 @@ def test_truncated_file_is_refused_with_the_remedy(copied, kept):
     file = copied / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
-    with pytest.raises(WeightsError, match="cannot be read .*again"):
+    with pytest.raises(WeightsError, match=r"cannot be read .*again"):
         load_encoder(str(copied), 2)
 
 

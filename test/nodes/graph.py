@@ -1,4 +1,4 @@
-"""A real graph for the node's tests: the node in its own process, a client here, Fast DDS between, a domain of their own."""
+"""A real graph for the node's tests: the node in its own process, a client here, Fast DDS between."""
 
 import itertools
 import os
@@ -66,8 +66,11 @@ class Graph(AbstractContextManager["Graph"]):
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
         self._publishers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
-        self.process = start_node(self._parameters, self.domain_id, self.name)
+        self.process = self.start()
         return self
+
+    def start(self) -> subprocess.Popen[str]:
+        return start_node(self._parameters, self.domain_id, self.name)
 
     def __exit__(self, *exc: object) -> None:
         stop(self.process)
@@ -131,7 +134,9 @@ class Graph(AbstractContextManager["Graph"]):
         return self.call(SetParameters, "set_parameters", SetParameters.Request(parameters=[message])).results[0]
 
     def describe(self, name: str) -> Any:
-        return self.call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=[name])).descriptors[0]
+        return self.call(
+            DescribeParameters, "describe_parameters", DescribeParameters.Request(names=[name])
+        ).descriptors[0]
 
     def reset(self) -> Any:
         return self.call(Trigger, "reset", Trigger.Request())

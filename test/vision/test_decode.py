@@ -259,9 +259,7 @@ def test_grey_alpha_and_16_bits_become_8_bit_rgb():
     assert (picture_of(Compressed(encoded(".jpg", grey), "jpeg")) == 77).all()
     assert (picture_of(Compressed(encoded(".png", grey), "png")) == 77).all()
     wide = encoded(".png", gradient().astype(np.uint16) * 257)
-    alpha = encoded(
-        ".png", np.dstack([np.zeros((48, 64), np.uint8), gradient()])
-    )  # encoded() turns it to BGRA
+    alpha = encoded(".png", np.dstack([np.zeros((48, 64), np.uint8), gradient()]))  # encoded() turns it to BGRA
     assert np.array_equal(picture_of(Compressed(wide, "png")), gradient())
     assert np.array_equal(picture_of(Compressed(alpha, "png")), gradient())
 

@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+"""Replay benchmark over a real graph: starts the encoder node as its own process, plays a recording into it at its
+own rate, receives the embeddings, and reports.
+
+    ros2 run saccade_ros replay_node BAG_OR_VIDEO --params config/demo.yaml --out report
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.utilities import remove_ros_args
+from rich.console import Console
+from rich.progress import Progress
+from sensor_msgs.msg import CompressedImage, Image
+
+from saccade_ros.config import Config, load_config
+from saccade_ros.msg import Embedding, EncoderInfo
+from saccade_ros.nodes.conversions import stamp_to_ns
+from saccade_ros.replay.inprocess import machine, thumbnails
+from saccade_ros.replay.live import LiveView
+from saccade_ros.replay.recording import EmbeddingRow, Recording
+from saccade_ros.replay.report import save_report
+from saccade_ros.replay.source import COMPRESSED, BagSource, Source, SourceError, open_source, write_bag
+
+ENCODER = "saccade_encoder"
+LOAD_TIMEOUT_S = 600.0  # a large checkpoint may have to be downloaded
+ANSWER_TIMEOUT_S = 30.0
+QUEUE_DEPTH = 100
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+DROPPED = "frames_dropped."
+
+
+class ReplayError(RuntimeError):
+    """The encoder did not do its part. The message says which and where to look."""
+
+
+class ReplayNode(Node):
+    """Plays a bag into the encoder and writes down what comes back."""
+
+    def __init__(self, source: Source, encoder: "subprocess.Popen[bytes]", output_topic: str) -> None:
+        super().__init__("saccade_replay")
+        self._source, self._encoder = source, encoder
+        self.recording = Recording()
+        self._info: EncoderInfo | None = None
+        self._counts: dict[str, str] = {}
+        kind = CompressedImage if source.msgtype == COMPRESSED else Image
+        self._images = self.create_publisher(kind, source.topic, QUEUE_DEPTH)
+        self.create_subscription(Embedding, output_topic, self._on_embedding, QUEUE_DEPTH)
+        self.create_subscription(EncoderInfo, f"/{ENCODER}/info", self._on_info, LATCHED)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._lifecycle = self.create_client(ChangeState, f"/{ENCODER}/change_state")
+
+    def run(self, config: Config, view: LiveView) -> Recording:
+        """Start the encoder, play everything, stop it, and settle the accounts."""
+        self._wait_for(self._lifecycle.service_is_ready, "the encoder to start", ANSWER_TIMEOUT_S)
+        self._transition(Transition.TRANSITION_CONFIGURE, LOAD_TIMEOUT_S)
+        self._wait_for(lambda: self._info is not None, "the encoder's info", ANSWER_TIMEOUT_S)
+        self._transition(Transition.TRANSITION_ACTIVATE, ANSWER_TIMEOUT_S)
+        self._wait_for(lambda: self._images.get_subscription_count(), "the encoder's subscription", ANSWER_TIMEOUT_S)
+        self._wait_for(lambda: self._counts, "the encoder's diagnostics", ANSWER_TIMEOUT_S)
+        self.recording.facts = self._facts(config)
+        played = self._play(view)
+        self._wait_for(lambda: int(self._counts["frames_received"]) >= played, "the last frames", ANSWER_TIMEOUT_S)
+        self._transition(Transition.TRANSITION_DEACTIVATE, ANSWER_TIMEOUT_S)  # publishes the final counts
+        self._wait_for(lambda: self._counts["frames_pending"] == "0", "the final counts", ANSWER_TIMEOUT_S)
+        published = int(self._counts["tubelets_published"])
+        self._wait_for(lambda: len(self.recording.rows) >= published, "the last embeddings", ANSWER_TIMEOUT_S)
+        self._settle()
+        self.recording.facts["frames_played"] = played
+        return self.recording
+
+    def _play(self, view: LiveView) -> int:
+        """Publish each message as far after the first as the bag received it; returns how many."""
+        played, first_ns, started = 0, 0, 0.0
+        for image in self._source:
+            if not played:
+                first_ns, started = image.time_ns, time.monotonic()
+            due = started + (image.time_ns - first_ns) / 1e9
+            while (left := due - time.monotonic()) > 0:
+                rclpy.spin_once(self, timeout_sec=left)
+            self._images.publish(image.cdr)
+            played += 1
+            self._settle()
+            view.update(self.recording, time.monotonic() - started)
+            if self._encoder.poll() is not None:
+                raise ReplayError(f"the encoder ended with status {self._encoder.returncode}; its log is above")
+        return played
+
+    def _settle(self) -> None:
+        """Bring the totals up to the newest counts."""
+        counts, totals = self._counts, self.recording.totals
+        totals.frames_in, totals.frames_used = int(counts["frames_received"]), int(counts["frames_used"])
+        totals.frames_dropped = {k.removeprefix(DROPPED): int(v) for k, v in counts.items() if k.startswith(DROPPED)}
+        totals.published, totals.received = int(counts["tubelets_published"]), len(self.recording.rows)
+
+    def _facts(self, config: Config) -> dict[str, Any]:
+        info = self._info
+        names = [name for name in EncoderInfo.get_fields_and_field_types() if name not in ("streams", "gate_tau")]
+        return {
+            **{name: getattr(info, name) for name in names},
+            "tau": config.gate.tau,
+            "topic": self._source.topic,
+            "replayed": f"over ROS 2 ({rclpy.get_rmw_implementation_identifier()}), {time.strftime('%Y-%m-%d %H:%M')}",
+            "machine": machine(),
+        }
+
+    def _transition(self, transition: int, timeout_s: float) -> None:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        answer = self._lifecycle.call_async(request)
+        self._wait_for(answer.done, f"transition {transition}", timeout_s)
+        if not answer.result().success:
+            raise ReplayError(f"the encoder refused transition {transition}; its log above says why")
+
+    def _wait_for(self, done: Callable[[], Any], what: str, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not done():
+            if self._encoder.poll() is not None:
+                raise ReplayError(f"the encoder ended with status {self._encoder.returncode}; its log is above")
+            if time.monotonic() > deadline:
+                raise ReplayError(f"waited {timeout_s:.0f} s for {what} in vain; is ROS_DOMAIN_ID free of others?")
+            rclpy.spin_once(self, timeout_sec=0.05)
+
+    def _on_info(self, message: EncoderInfo) -> None:
+        self._info = message
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        self._counts = {pair.key: pair.value for status in message.status for pair in status.values}
+
+    def _on_embedding(self, message: Embedding) -> None:
+        self.recording.rows.append(
+            EmbeddingRow(
+                stream=message.stream,
+                stamp_ns=stamp_to_ns(message.header.stamp),
+                encoded=message.encoded,
+                novelty=message.novelty,
+                threshold=message.novelty_threshold,
+                reuse_count=message.reuse_count,
+                epoch=message.stream_epoch,
+                index=message.tubelet_index,
+                queue_ms=message.queue_ms,
+                decode_ms=message.decode_ms,
+                gate_ms=message.gate_ms,
+                encode_ms=message.encode_ms,
+                total_ms=message.total_ms,
+            )
+        )
+
+
+@contextmanager
+def encoder_process(params: Path | None, topic: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """The encoder node with these parameters on this topic; ended in the end."""
+    command = [sys.executable, "-m", "saccade_ros.nodes.encoder_node", "--ros-args", "-r", f"__node:={ENCODER}"]
+    command += ["--params-file", str(params)] if params else []
+    process = subprocess.Popen([*command, "-p", "node.autostart:=false", "-p", f"node.topics:=[{topic}]"])
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=ANSWER_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def as_bag(path: Path, out: Path, console: Console) -> Path:
+    """The bag to play: `path` itself, or a bag written from the video that it is, once."""
+    if isinstance(open_source(path), BagSource):
+        return path
+    bag = out / f"{path.stem}_bag"
+    if bag.exists() and bag.stat().st_mtime >= path.stat().st_mtime:
+        console.print(f"playing {bag}, written from {path.name} before")
+        return bag
+    out.mkdir(parents=True, exist_ok=True)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task(f"writing {bag} from {path.name}", total=None)
+        frames = write_bag(path, bag, progress=lambda done, total: progress.update(task, completed=done, total=total))
+    console.print(f"wrote {bag}: {frames} frames of {path.name}")
+    return bag
+
+
+def replay(options: argparse.Namespace, console: Console) -> bool:
+    """Do it all; True if every frame and embedding is accounted for."""
+    config = load_config(options.params)
+    bag = as_bag(options.source, options.out, console)
+    with open_source(bag, options.topic) as source, encoder_process(options.params, source.topic) as encoder:
+        node = ReplayNode(source, encoder, config.node.output_topic)
+        try:
+            with LiveView(source.duration_s, console) as view:
+                recording = node.run(config, view)
+                recording.facts["source"] = options.source.name
+                recording.thumbnails = thumbnails(source, recording, round(config.vision.max_megapixels * 1e6))
+                view.finish(recording)
+        finally:
+            node.destroy_node()
+    for file in save_report(recording, options.out):
+        console.print(f"{file}", soft_wrap=True)
+    return recording.totals.balanced
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. Exit status 0 if the accounts balance, 1 if not or if something was refused."""
+    parser = argparse.ArgumentParser(prog="replay_node", description=__doc__)
+    parser.add_argument("source", type=Path, help="rosbag2 folder, .mcap, .db3 or a video file")
+    parser.add_argument("--topic", help="image topic, if the bag has several")
+    parser.add_argument("--params", type=Path, metavar="FILE", help="the encoder's parameters")
+    parser.add_argument("--out", type=Path, default=Path("replay"), metavar="FOLDER", help="for the report")
+    options = parser.parse_args(remove_ros_args(arguments if arguments is not None else sys.argv)[1:])
+    # A domain of its own, unless one is given: another encoder or camera on the graph would spoil the figures.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    console = Console()
+    rclpy.init()
+    try:
+        return 0 if replay(options, console) else 1
+    except (SourceError, ReplayError, ValueError) as refused:
+        console.print(f"replay: {refused}", style="bold red", markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The replay's progress on a terminal: one line that renews itself, or plain lines in a log, and the totals."""
+
+import math
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from saccade_ros.replay.recording import Recording, percentile
+
+_EVERY_S = 1.0
+_RECENT = 100  # tubelets that the live latency is the median of
+
+
+class LiveView:
+    """`with LiveView(duration_s) as view:`, `view.update(...)` as often as you like, `view.finish(...)` once."""
+
+    def __init__(self, duration_s: float | None = None, console: Console | None = None) -> None:
+        self._duration_s = duration_s
+        self._console = console or Console()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._next_s = -math.inf
+
+    def __enter__(self) -> "LiveView":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def update(self, recording: Recording, elapsed_s: float) -> None:
+        """Show how far it is, at most once a second."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return
+        self._next_s = now + _EVERY_S
+        line = progress_line(recording, elapsed_s, self._duration_s)
+        if self._console.is_terminal:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+        else:
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    def finish(self, recording: Recording) -> None:
+        """Print the totals."""
+        self._live.stop()
+        self._console.print(totals_table(recording))
+
+
+def progress_line(recording: Recording, elapsed_s: float, duration_s: float | None) -> str:
+    """One line on what has happened so far."""
+    rows, totals, encoded = recording.rows, recording.totals, recording.encoded
+    novelty = rows[-1].novelty if rows else math.nan
+    latency = percentile((row.total_ms for row in rows[-_RECENT:]), 50)
+    return "  ".join(
+        (
+            f"{elapsed_s:.0f}/{duration_s:.0f} s" if duration_s else f"{elapsed_s:.0f} s",
+            f"frames {totals.frames_in}",
+            f"tubelets {len(rows)}",
+            f"encoded {encoded}",
+            f"skipped {len(rows) - encoded}",
+            f"novelty {'-' if math.isnan(novelty) else format(novelty, '.3f')}",
+            f"p50 {_ms(latency)}",
+            f"dropped {totals.dropped}",
+        )
+    )
+
+
+def totals_table(recording: Recording) -> Table:
+    """What it came to in the end."""
+    summary = recording.summary()
+    rate, latency = summary["encode_rate"], summary["latency_ms"]
+    causes = ", ".join(f"{cause} {count}" for cause, count in summary["frames_dropped"].items() if count)
+    table = Table(show_header=False, title=Text(str(recording.facts.get("source", "replay"))))
+    table.add_row("frames in", str(summary["frames_in"]))
+    table.add_row("frames used", str(summary["frames_used"]))
+    table.add_row("frames dropped", f"{recording.totals.dropped}{f' ({causes})' if causes else ''}")
+    table.add_row("tubelets", str(summary["tubelets"]))
+    table.add_row("encoded", f"{summary['encoded']}{'' if rate is None else f' ({rate:.0%})'}")
+    table.add_row("skipped", str(summary["skipped"]))
+    table.add_row("published, received", f"{summary['published']}, {summary['received']}")
+    table.add_row("latency p50, p95, p99", ", ".join(_ms(value) for value in latency.values()))
+    table.add_row("balanced", "yes" if summary["balanced"] else Text("NO", style="bold red"))
+    table.add_row("weights", Text(summary["weights"]))
+    return table
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"

@@ -1,0 +1,118 @@
+"""What a replay measured: one row per embedding received, the books of the frames, and the facts behind both."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Fact = str | float | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRow:
+    """One embedding received, without its vector. The fields are those of the Embedding message.
+
+    `novelty` and `threshold` are NaN where nothing was measured: first tubelet of an epoch, or gate off.
+    """
+
+    stream: str
+    stamp_ns: int
+    encoded: bool
+    novelty: float
+    threshold: float
+    reuse_count: int
+    epoch: int
+    index: int
+    queue_ms: float
+    decode_ms: float
+    gate_ms: float
+    encode_ms: float
+    total_ms: float
+
+
+@dataclass
+class Totals:
+    """The books of a replay, all streams together: what came in, and where it went.
+
+    Attributes:
+        frames_in: images that the encoder's side received.
+        frames_used: of these, the ones in a published embedding.
+        frames_dropped: of these, the others, by cause (see saccade_ros.ledger).
+        published: embeddings sent.
+        received: embeddings that arrived at the replay.
+    """
+
+    frames_in: int = 0
+    frames_used: int = 0
+    frames_dropped: dict[str, int] = field(default_factory=dict)
+    published: int = 0
+    received: int = 0
+
+    @property
+    def dropped(self) -> int:
+        """Frames dropped, all causes."""
+        return sum(self.frames_dropped.values())
+
+    @property
+    def balanced(self) -> bool:
+        """Is every frame and every embedding accounted for?"""
+        return self.frames_in == self.frames_used + self.dropped and self.received == self.published
+
+
+@dataclass
+class Recording:
+    """Everything that a report tells.
+
+    Attributes:
+        rows: in the order received.
+        totals: the books.
+        facts: encoder_id, model, weights, backend, device, precision, threads, window, lookback, fps, tau,
+            source (name of the bag or video), machine; and whatever else is worth a row in the report.
+        thumbnails: JPEGs of encoded moments, by the stamp of the tubelet.
+    """
+
+    rows: list[EmbeddingRow] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+    facts: dict[str, Fact] = field(default_factory=dict)
+    thumbnails: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def encoded(self) -> int:
+        """Tubelets that the encoder ran for."""
+        return sum(row.encoded for row in self.rows)
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the report, as strict JSON allows them: null where there is nothing to measure.
+
+        Times are in milliseconds. `encode_rate` is the share of tubelets encoded; the median of the encode
+        stage is over these alone.
+        """
+        rows, totals, encoded = self.rows, self.totals, self.encoded
+        return {
+            "frames_in": totals.frames_in,
+            "frames_used": totals.frames_used,
+            "frames_dropped": dict(sorted(totals.frames_dropped.items())),
+            "tubelets": len(rows),
+            "encoded": encoded,
+            "skipped": len(rows) - encoded,
+            "published": totals.published,
+            "received": totals.received,
+            "latency_ms": {f"p{q}": percentile((row.total_ms for row in rows), q) for q in (50, 95, 99)},
+            "encode_rate": encoded / len(rows) if rows else None,
+            "stage_ms": {
+                "decode": percentile((row.decode_ms for row in rows), 50),
+                "gate": percentile((row.gate_ms for row in rows), 50),
+                "encode": percentile((row.encode_ms for row in rows if row.encoded), 50),
+            },
+            "encoder_id": str(self.facts.get("encoder_id", "")),
+            "weights": str(self.facts.get("weights", "")),
+            "balanced": totals.balanced,
+        }
+
+
+def percentile(values: Iterable[float], q: float) -> float | None:
+    """The q-th percentile of the finite values; None if there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.percentile(finite, q)) if finite else None
