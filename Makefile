@@ -56,7 +56,7 @@ define ENV_SH
 venv='$(CURDIR)/$(VENV)'
 install='$(CURDIR)/$(WS)/install'
 export VIRTUAL_ENV="$$venv"
-export PATH="$$venv/bin:$$PATH"
+export PATH="$$venv/bin:$$install/bin:$$PATH"
 export AMENT_PREFIX_PATH="$$install:$$venv"
 export CMAKE_PREFIX_PATH="$$install:$$venv"
 export PYTHONPATH='$(CURDIR)'":$$install/$$("$$venv/bin/python" -ISc 'import sys; print("lib/python%d.%d/site-packages" % sys.version_info[:2])')"
@@ -109,10 +109,9 @@ demo: $(BUILD_STAMP) $(if $(BAG),,$(filter .cache/bikes.mp4,$(VIDEO)))
 	@echo '==> replaying $(or $(BAG),$(VIDEO)) into demo/'
 	@$(IN_ENV); python -m saccade_ros.nodes.replay_node '$(or $(BAG),$(VIDEO))' --params config/demo.yaml --out demo
 
-bench: $(ENV_STAMP) $(WS)/env.sh
+bench: $(BUILD_STAMP)
 	@echo '==> timing the encoder step'
-	@mkdir -p demo
-	@$(IN_ENV); python -m saccade_ros.cli bench step --model vitl --window 8 --json demo/bench_step.json
+	@$(IN_ENV); saccade bench step --model vitl --window 8 --json demo/bench_step.json
 
 clean:
 	rm -rf $(WS) demo build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -99,7 +99,7 @@ class Block:
         keys = self.ring.keys[layer][:, : self.fill]  # (A, fill, S, E)
         values = self.ring.values[layer][:, : self.fill]
         depth_keys = self.ring.depth_keys[layer][:, : self.fill]
-        keys[..., : depth_keys.shape[-1]] = rotate(depth_keys, self.key_rotation)
+        rotate(depth_keys, self.key_rotation, out=keys[..., : depth_keys.shape[-1]])
         return keys.flatten(1, 2), values.flatten(1, 2)  # (A, fill*S, E)
 
     def commit(self, means: Tensor) -> None:

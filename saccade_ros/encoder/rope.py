@@ -37,10 +37,10 @@ def rotation(positions: Tensor, width: int, layout: RopeLayout) -> Rotation:
     return Rotation(channels.cos(), channels.sin() * sign)
 
 
-def rotate(x: Tensor, by: Rotation) -> Tensor:
-    """Turn each channel pair of x (..., channels); `by` broadcasts against it."""
+def rotate(x: Tensor, by: Rotation, out: Tensor | None = None) -> Tensor:
+    """Turn each channel pair of x (..., channels), into `out` if given; `by` broadcasts against x."""
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # (..., channels)
-    return torch.mul(x, by.cos).addcmul_(swapped, by.sin)
+    return torch.mul(x, by.cos, out=out).addcmul_(swapped, by.sin)
 
 
 class RotaryTables(NamedTuple):

@@ -183,11 +183,11 @@ class EncoderNode(LifecycleNode):
     def release(self) -> None:
         """Undo configure, as far as it came. Cleanup, shutdown and errors all end here; may be called again."""
         self._active = False
+        if self._worker is not None:  # first, as it publishes
+            self._worker.close()
+            self._worker = None
         while self._destroy:
             self._destroy.pop()()
-        if self._worker is not None:
-            self._worker.close()
-        self._worker = None
         self._cameras = []
 
     def _expect_worker(self) -> EncodeWorker:

@@ -1,0 +1,110 @@
+"""The replay benchmark over a real graph: what `make demo` runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2; `make test` brings it")
+
+from clips import write_video  # noqa: E402
+
+from saccade_ros.config import load_config  # noqa: E402
+from saccade_ros.replay.inprocess import replay  # noqa: E402
+from saccade_ros.replay.source import open_source  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
+
+
+def run_replay(source: Path, out: Path, params: Path = DEMO) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "ROS_DOMAIN_ID"}
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "saccade_ros.nodes.replay_node",
+            str(source),
+            "--params",
+            str(params),
+            "--out",
+            str(out),
+        ],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=150,
+    )
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A clip of 61 frames, played once: the output folder and what was printed."""
+    folder = tmp_path_factory.mktemp("replay")
+    done = run_replay(write_video(folder / "clip.mp4", frames=61), folder / "out")
+    assert done.returncode == 0, done.stdout
+    return folder, done.stdout
+
+
+def test_every_frame_and_embedding_is_accounted_for(played):
+    summary = json.loads((played[0] / "out" / "summary.json").read_text())
+    assert summary["frames_in"] == 61
+    assert summary["frames_used"] == 60
+    assert summary["frames_dropped"] == {"reset": 1}
+    assert summary["published"] == summary["received"] == summary["tubelets"] == 30
+    assert summary["encoded"] + summary["skipped"] == 30
+    assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p95"] <= summary["latency_ms"]["p99"]
+    assert summary["encoder_id"].startswith("tiny-128:random-")
+    assert summary["weights"].startswith("RANDOM")
+    assert summary["balanced"]
+
+
+def test_a_line_a_second_and_the_totals_are_printed(played):
+    lines = played[1].splitlines()
+    live = [line for line in lines if "tubelets" in line and "novelty" in line]
+    assert len(live) >= 2
+    for word in ("frames", "encoded", "skipped", "p50", "dropped"):
+        assert word in live[-1]
+    assert any("frames in" in line and "61" in line for line in lines)
+    assert "RANDOM weights" in played[1]
+
+
+def test_novelty_and_decisions_are_those_of_the_engine_in_process(played):
+    """The same bag, once over DDS and once in this process."""
+    summary = json.loads((played[0] / "out" / "summary.json").read_text())
+    bag = played[0] / "out" / "clip_bag"
+    recording = replay(open_source(bag), load_config(DEMO), lambda *_: None)
+    assert (recording.encoded, len(recording.rows)) == (summary["encoded"], summary["tubelets"])
+
+
+def test_second_run_plays_the_bag_written_before(played):
+    done = run_replay(played[0] / "clip.mp4", played[0] / "out")
+    assert done.returncode == 0
+    assert "written from clip.mp4 before" in done.stdout
+
+
+def test_a_bag_is_played_as_it_is(played):
+    done = run_replay(played[0] / "out" / "clip_bag", played[0] / "other")
+    assert done.returncode == 0
+    assert json.loads((played[0] / "other" / "summary.json").read_text())["frames_in"] == 61
+
+
+def test_what_cannot_be_played_is_refused_in_a_line(tmp_path):
+    done = run_replay(tmp_path / "absent.mp4", tmp_path / "out")
+    assert done.returncode == 1
+    assert "absent.mp4 does not exist" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_encoder_that_refuses_its_model_ends_the_replay(played, tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text(DEMO.read_text().replace("model: tiny", "model: no-such-model"))
+    done = run_replay(played[0] / "out" / "clip_bag", tmp_path / "out", params)
+    assert done.returncode == 1
+    assert "no-such-model' is no folder" in done.stdout
+    assert "the encoder refused transition" in done.stdout

@@ -1,0 +1,90 @@
+"""The `saccade` command, as a person types it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from clips import write_video
+
+from saccade_ros.cli import main
+
+DEMO = str(Path(__file__).parents[1] / "config" / "demo.yaml")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+def test_replay_reports_and_accounts_for_every_frame(clip, tmp_path, capsys):
+    assert main(["replay", str(clip), "--params", DEMO, "--set", "gate.tau=0.4", "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["frames_in"], summary["frames_used"], summary["frames_dropped"]) == (40, 40, {})
+    assert (summary["tubelets"], summary["encoded"], summary["skipped"]) == (20, 4, 16)
+    assert summary["balanced"]
+    assert summary["weights"].startswith("RANDOM")
+    page = (tmp_path / "report.html").read_text()
+    assert "Random weights" in page
+    assert page.count("data:image/jpeg;base64,") == 4
+    assert str(tmp_path / "report.html") in capsys.readouterr().out.replace("\n", "")
+
+
+def test_replay_samples_at_the_rate_asked_for(clip, tmp_path):
+    main(["replay", str(clip), "--params", DEMO, "--set", "stream.fps=5", "--out", str(tmp_path)])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["frames_in"], summary["frames_used"], summary["frames_dropped"]) == (40, 8, {"rate": 32})
+
+
+def test_replay_twice_gives_the_same_novelty(clip, tmp_path):
+    from saccade_ros.config import load_config
+    from saccade_ros.replay.inprocess import replay
+    from saccade_ros.replay.source import open_source
+
+    runs = [replay(open_source(clip), load_config(DEMO), lambda *_: None) for _ in range(2)]
+    first, second = ([(row.stamp_ns, row.encoded, repr(row.novelty)) for row in run.rows] for run in runs)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["replay", "absent.mp4"], "absent.mp4 does not exist"),
+        (["replay", "CLIP", "--set", "gate.tau"], "--set gate.tau: give NAME=VALUE"),
+        (["replay", "CLIP", "--set", "gate.thau=1"], "gate.thau is no setting"),
+        (["replay", "CLIP", "--set", "gate.tau=-1"], "gate.tau is -1.0: give at least 0"),
+        (["replay", "CLIP", "--set", "encoder.model=nothing"], "no folder, no hub id"),
+        (["bench", "step", "--model", "tiny", "--window", "99"], "window 99 is outside 1..32"),
+    ],
+)
+def test_refusal_is_one_line_with_the_remedy(clip, arguments, said, capsys):
+    arguments = [str(clip) if argument == "CLIP" else argument for argument in arguments]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_bench_step_prints_and_saves_both_medians_and_their_ratio(tmp_path, capsys):
+    file = tmp_path / "deep" / "out.json"
+    command = ["bench", "step", "--model", "tiny", "--window", "4", "--threads", "1", "--rounds", "2"]
+    assert main([*command, "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    ratio = result["full_reencode_ms"]["median"] / result["cached_step_ms"]["median"]
+    assert result["speedup"] == pytest.approx(ratio)
+    assert (result["cached_step_ms"]["runs"], result["full_reencode_ms"]["runs"]) == (10, 2)
+    assert result["peak_rss_mb"]["with_transformers"] >= result["peak_rss_mb"]["cached_alone"] > 0
+    printed = capsys.readouterr().out
+    for words in ("cached step", "whole window", "speedup", "peak memory", "RANDOM weights", str(file)):
+        assert words in printed
+
+
+def test_bench_step_takes_a_checkpoint_folder(tmp_path):
+    from transformers import VJEPA2Config, VJEPA2Model
+
+    config = VJEPA2Config(hidden_size=64, num_hidden_layers=1, num_attention_heads=1, crop_size=64)
+    config.pred_hidden_size, config.pred_num_hidden_layers, config.pred_num_attention_heads = 16, 1, 1
+    VJEPA2Model(config).save_pretrained(tmp_path / "small")
+    file = tmp_path / "out.json"
+    command = ["bench", "step", "--model", str(tmp_path / "small"), "--window", "2", "--rounds", "1"]
+    assert main([*command, "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["weights"] == f"checkpoint {tmp_path / 'small'}"
