@@ -7,6 +7,7 @@ own rate, receives the embeddings, and reports.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -184,7 +185,7 @@ def as_bag(path: Path, out: Path, console: Console) -> Path:
     if bag.exists() and bag.stat().st_mtime >= path.stat().st_mtime:
         console.print(f"playing {bag}, written from {path.name} before")
         return bag
-    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(bag, ignore_errors=True)  # of an older video of that name
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"writing {bag} from {path.name}", total=None)
         frames = write_bag(path, bag, progress=lambda done, total: progress.update(task, completed=done, total=total))

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2; `make test` brings it")
 
-from clips import write_video  # noqa: E402
+from clips import write_video
 
-from saccade_ros.config import load_config  # noqa: E402
-from saccade_ros.replay.inprocess import replay  # noqa: E402
-from saccade_ros.replay.source import open_source  # noqa: E402
+from saccade_ros.config import load_config
+from saccade_ros.replay.inprocess import replay
+from saccade_ros.replay.source import open_source
 
 pytestmark = pytest.mark.ros
 
