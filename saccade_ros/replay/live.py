@@ -1,4 +1,4 @@
-"""The replay's progress on a terminal: one line that renews itself, or plain lines in a log, and the totals."""
+"""The replay's progress on a terminal: one line that renews itself, or plain lines in a log; then totals."""
 
 import math
 import time
@@ -16,7 +16,7 @@ _RECENT = 100  # tubelets that the live latency is the median of
 
 
 class LiveView:
-    """`with LiveView(duration_s) as view:`, `view.update(...)` as often as you like, `view.finish(...)` once."""
+    """`with LiveView(duration_s) as view:`, `view.update(...)` as often as you like, then `view.finish(...)`"""
 
     def __init__(self, duration_s: float | None = None, console: Console | None = None) -> None:
         self._duration_s = duration_s

@@ -1,4 +1,4 @@
-"""What a replay measured: one row per embedding received, the books of the frames, and the facts behind both."""
+"""What a replay measured: a row per embedding received, the books of the frames, the facts behind both."""
 
 import math
 from collections.abc import Iterable

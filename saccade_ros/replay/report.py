@@ -1,0 +1,130 @@
+"""A replay as one HTML page with everything inside, and its totals as JSON."""
+
+import base64
+import html
+import json
+import math
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import cv2
+
+from saccade_ros.frames import Picture
+from saccade_ros.ledger import DROP_CAUSES
+from saccade_ros.replay.plots import latency_plot, novelty_timeline
+from saccade_ros.replay.recording import EmbeddingRow, Recording
+
+THUMBNAIL_WIDTH = 160  # pixels
+
+
+def save_report(recording: Recording, folder: Path) -> list[Path]:
+    """Write report.html and summary.json into `folder`; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page, summary = folder / "report.html", folder / "summary.json"
+    page.write_text(render(recording), encoding="utf-8")
+    summary.write_text(json.dumps(recording.summary(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return [page, summary]
+
+
+def thumbnail(picture: Picture) -> bytes:
+    """A small JPEG of an RGB picture (height, width, 3)."""
+    height, width, _ = picture.shape
+    size = (THUMBNAIL_WIDTH, max(1, round(height * THUMBNAIL_WIDTH / width)))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+
+
+def render(recording: Recording) -> str:
+    """The page. It refers to nothing outside itself."""
+    template = Template((files("saccade_ros.replay") / "report.html").read_text(encoding="utf-8"))
+    weights = str(recording.facts.get("weights", ""))
+    return template.substitute(
+        source=html.escape(str(recording.facts.get("source", "replay"))),
+        verdict=html.escape(_verdict(recording)),
+        verdict_class="good" if recording.totals.balanced else "bad",
+        banner=_RANDOM_BANNER if "RANDOM" in weights else "",
+        tiles=_tiles(recording),
+        novelty=novelty_timeline(recording),
+        latency=latency_plot(recording),
+        thumbnails=_thumbnails(recording),
+        drops=_table((cause, count, DROP_CAUSES.get(cause, "")) for cause, count in _drops(recording))
+        or "<p>None: every frame received is in an embedding.</p>",
+        facts=_table(sorted(recording.facts.items())),
+    )
+
+
+_RANDOM_BANNER = (
+    '<p class="banner"><strong>Random weights.</strong> Timings and the gate’s behaviour are real, '
+    "the embeddings mean nothing yet.</p>"
+)
+
+
+def _verdict(recording: Recording) -> str:
+    totals, tubelets = recording.totals, len(recording.rows)
+    if not totals.balanced:
+        return (
+            f"The books do not balance: {totals.frames_in} frames in, {totals.frames_used} used, {totals.dropped} "
+            f"dropped; {totals.published} embeddings published, {totals.received} received."
+        )
+    if not tubelets:
+        return "No tubelet was completed, so there is nothing to show."
+    saved = 1 - recording.encoded / tubelets
+    return f"{saved:.0%} of the encoder’s work saved, and every frame and embedding accounted for."
+
+
+def _tiles(recording: Recording) -> str:
+    summary = recording.summary()
+    latency = summary["latency_ms"]
+    tiles = (
+        ("frames in", summary["frames_in"], ""),
+        ("frames used", summary["frames_used"], f"{recording.totals.dropped} dropped"),
+        ("tubelets", summary["tubelets"], f"{summary['received']} of {summary['published']} received"),
+        ("encoded", summary["encoded"], "" if summary["encode_rate"] is None else f"{summary['encode_rate']:.0%}"),
+        ("skipped", summary["skipped"], "embedding reused"),
+        ("latency p50", _ms(latency["p50"]), f"p95 {_ms(latency['p95'])}, p99 {_ms(latency['p99'])}"),
+    )
+    return "".join(
+        f'<div class="tile"><span>{name}</span><b>{value}</b><small>{note or "&nbsp;"}</small></div>'
+        for name, value, note in tiles
+    )
+
+
+def _thumbnails(recording: Recording) -> str:
+    encoded = [row for row in recording.rows if row.encoded]
+    shown = [row for row in encoded if row.stamp_ns in recording.thumbnails]
+    if not shown:
+        return "<p>No moment was encoded, or no picture of one was kept.</p>"
+    start_ns = min(row.stamp_ns for row in recording.rows)
+    left_out = len(encoded) - len(shown)
+    note = f"<p>{left_out} more encoded moments are left out, evenly.</p>" if left_out else ""
+    pictures = "".join(_figure(row, recording.thumbnails[row.stamp_ns], start_ns) for row in shown)
+    return f'{note}<div class="pictures">{pictures}</div>'
+
+
+def _figure(row: EmbeddingRow, jpeg: bytes, start_ns: int) -> str:
+    seconds = (row.stamp_ns - start_ns) / 1e9
+    novelty = "first" if math.isnan(row.novelty) else f"novelty {row.novelty:.2f}"
+    data = base64.b64encode(jpeg).decode()
+    return (
+        f'<figure><img alt="camera picture at {seconds:.2f} s" src="data:image/jpeg;base64,{data}">'
+        f"<figcaption>{seconds:.2f} s<span>{novelty}</span></figcaption></figure>"
+    )
+
+
+def _drops(recording: Recording) -> list[tuple[str, int]]:
+    return sorted(((cause, n) for cause, n in recording.totals.frames_dropped.items() if n), key=lambda item: -item[1])
+
+
+def _table(rows: Iterable[tuple[object, ...]]) -> str:
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(_cell(v))}</td>" for v in row) + "</tr>" for row in rows)
+    return f"<table>{body}</table>" if body else ""
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} ms"
