@@ -4,8 +4,6 @@ The baseline is honest: transformers' encoder alone (no predictor), with SDPA, o
 the same precision and with the same threads, in turn with ours so that a change of the machine's speed hits both.
 """
 
-import os
-import platform
 import resource
 import statistics
 import time
@@ -21,6 +19,7 @@ from saccade_ros.backends.torch_backend import DTYPES
 from saccade_ros.encoder.ring import RingCache
 from saccade_ros.encoder.spec import ModelSpec
 from saccade_ros.encoder.weights import load_encoder
+from saccade_ros.machine import describe_machine
 
 STEPS_PER_ROUND = 5
 
@@ -81,16 +80,7 @@ def bench_step(model: str, window: int, lookback: int, precision: str, threads: 
         "speedup": statistics.median(full) / statistics.median(cached),
         "cache_mb": RingCache.bytes_needed(spec, window, lookback, dtype.itemsize) / 1e6,
         "peak_rss_mb": {"cached_alone": alone_mb, "with_transformers": _peak_rss_mb()},
-        "machine": machine(),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What a figure must be quoted with."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
+        "machine": describe_machine(),
         "torch": torch.__version__,
     }
 
@@ -132,11 +122,3 @@ def _spread(times_ms: list[float]) -> dict[str, float]:
 
 def _peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux counts in KiB
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -101,7 +101,7 @@ def _step_table(result: dict[str, Any]) -> str:
     lines.append(
         f"  {'peak memory':27}{peak['cached_alone']:9.0f} MB ({peak['with_transformers']:.0f} MB with transformers)"
     )
-    lines.append(f"  {result['weights']}; {result['machine']['cpu']}, torch {result['machine']['torch']}")
+    lines.append(f"  {result['weights']}; {result['machine']}, torch {result['torch']}")
     return "\n".join(lines)
 
 

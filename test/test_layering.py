@@ -17,15 +17,16 @@ ROS |= {"lifecycle_msgs", "cv_bridge", "ament_index_python", "launch", "launch_r
 MAY_IMPORT = {
     "config": set(),
     "ledger": set(),
+    "machine": set(),
     "frames": set(),
     "vision": {"config", "frames", "ledger"},
     "gate": {"config"},
     "encoder": {"config"},
     "backends": {"config", "frames", "encoder"},
     "engine": {"config", "frames", "ledger", "vision", "gate", "backends"},
-    "replay": {"config", "frames", "ledger", "vision", "engine"},
-    "bench": {"backends", "encoder"},
-    "nodes": {"config", "frames", "ledger", "vision", "gate", "backends", "engine", "replay"},
+    "replay": {"config", "frames", "ledger", "machine", "vision", "engine"},
+    "bench": {"backends", "encoder", "machine"},
+    "nodes": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
     "cli": {"config", "replay", "bench", "engine", "encoder", "backends", "vision"},
 }
 

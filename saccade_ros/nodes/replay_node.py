@@ -28,9 +28,10 @@ from rich.progress import Progress
 from sensor_msgs.msg import CompressedImage, Image
 
 from saccade_ros.config import Config, load_config
+from saccade_ros.machine import describe_machine
 from saccade_ros.msg import Embedding, EncoderInfo
 from saccade_ros.nodes.conversions import stamp_to_ns
-from saccade_ros.replay.inprocess import machine, thumbnails
+from saccade_ros.replay.inprocess import thumbnails
 from saccade_ros.replay.live import LiveView
 from saccade_ros.replay.recording import EmbeddingRow, Recording
 from saccade_ros.replay.report import save_report
@@ -115,7 +116,7 @@ class ReplayNode(Node):
             "tau": config.gate.tau,
             "topic": self._source.topic,
             "replayed": f"over ROS 2 ({rclpy.get_rmw_implementation_identifier()}), {time.strftime('%Y-%m-%d %H:%M')}",
-            "machine": machine(),
+            "machine": describe_machine(),
         }
 
     def _transition(self, transition: int, timeout_s: float) -> None:
@@ -183,13 +184,13 @@ def as_bag(path: Path, out: Path, console: Console) -> Path:
         return path
     bag = out / f"{path.stem}_bag"
     if bag.exists() and bag.stat().st_mtime >= path.stat().st_mtime:
-        console.print(f"playing {bag}, written from {path.name} before")
+        console.print(f"playing {bag}, written from {path.name} before", soft_wrap=True)
         return bag
     shutil.rmtree(bag, ignore_errors=True)  # of an older video of that name
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"writing {bag} from {path.name}", total=None)
         frames = write_bag(path, bag, progress=lambda done, total: progress.update(task, completed=done, total=total))
-    console.print(f"wrote {bag}: {frames} frames of {path.name}")
+    console.print(f"wrote {bag}: {frames} frames of {path.name}", soft_wrap=True)
     return bag
 
 
@@ -208,7 +209,7 @@ def replay(options: argparse.Namespace, console: Console) -> bool:
         finally:
             node.destroy_node()
     for file in save_report(recording, options.out):
-        console.print(f"{file}", soft_wrap=True)
+        console.print(str(file), soft_wrap=True)
     return recording.totals.balanced
 
 

@@ -1,6 +1,5 @@
 """Replay without ROS: a bag or video through the engine in this process, as fast as it goes; nothing overflows."""
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from saccade_ros.config import Config
 from saccade_ros.engine import Engine, StreamEncoder
 from saccade_ros.frames import EmbeddingResult, Picture
 from saccade_ros.ledger import FrameLedger
+from saccade_ros.machine import describe_machine
 from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals
 from saccade_ros.replay.report import thumbnail
 from saccade_ros.replay.source import ImageMessage, Source
@@ -76,11 +76,6 @@ def thumbnails(source: Source, recording: Recording, max_pixels: int) -> dict[in
     }
 
 
-def machine() -> str:
-    """The machine's name for a report: processor, system and Python."""
-    return f"{platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
-
-
 def _facts(engine: Engine, source: Source) -> dict[str, Fact]:
     config = engine.config
     return {
@@ -92,7 +87,7 @@ def _facts(engine: Engine, source: Source) -> dict[str, Fact]:
         "max_skip_s": config.gate.max_skip_s,
         "topic": source.topic,
         "replayed": f"in process, {time.strftime('%Y-%m-%d %H:%M')}",
-        "machine": machine(),
+        "machine": describe_machine(),
     }
 
 

@@ -80,10 +80,10 @@ def _tiles(recording: Recording) -> str:
     tiles = (
         ("frames in", summary["frames_in"], ""),
         ("frames used", summary["frames_used"], f"{recording.totals.dropped} dropped"),
-        ("tubelets", summary["tubelets"], f"{summary['received']} of {summary['published']} received"),
+        ("tubelets", summary["tubelets"], f"{summary['received']} received"),
         ("encoded", summary["encoded"], "" if summary["encode_rate"] is None else f"{summary['encode_rate']:.0%}"),
         ("skipped", summary["skipped"], "embedding reused"),
-        ("latency p50", _ms(latency["p50"]), f"p95 {_ms(latency['p95'])}, p99 {_ms(latency['p99'])}"),
+        ("latency p50", _ms(latency["p50"]), f"p99 {_ms(latency['p99'])}"),
     )
     return "".join(
         f'<div class="tile"><span>{name}</span><b>{value}</b><small>{note or "&nbsp;"}</small></div>'

@@ -1,0 +1,19 @@
+"""What a measured figure must be quoted with: the machine it was measured on."""
+
+import os
+import platform
+from pathlib import Path
+
+
+def describe_machine() -> str:
+    """Processor, cores, system and Python, in a line."""
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    return f"{_processor()}, {os.cpu_count()} cores, {system}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
