@@ -1,0 +1,55 @@
+"""What the README and the message files say is what the code does."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from saccade_ros.config import Config
+from saccade_ros.ledger import DROP_CAUSES
+from saccade_ros.vision.decode import CAUSES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def as_shown(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"[{', '.join(default)}]" if isinstance(default, tuple) else str(default)
+
+
+def test_readme_lists_every_parameter_with_its_default():
+    table = dict(re.findall(r"^\| `(\w+\.\w+)` \| `([^`]+)` \|", README, re.MULTILINE))
+    expected = {f"{s.name}.{k.name}": as_shown(k.default) for s in fields(Config) for k in fields(s.default)}
+    assert table == expected
+
+
+def test_readme_names_every_drop_cause():
+    assert {cause for cause in DROP_CAUSES if f"`{cause}`" not in README} == set()
+
+
+def test_every_malformed_cause_has_an_account():
+    assert set(CAUSES) <= set(DROP_CAUSES)
+
+
+@pytest.mark.parametrize("name", ["Embedding.msg", "EncoderInfo.msg"])
+def test_every_message_field_is_documented(name):
+    lines = (ROOT / "msg" / name).read_text(encoding="utf-8").splitlines()
+    declared = [line for line in lines if re.match(r"[\w/\[\]]+ \w+", line)]
+    assert declared
+    assert [line for line in declared if "#" not in line] == []
+
+
+def test_readme_results_are_the_recorded_ones():
+    result = json.loads((ROOT / "docs/results/step_vitl_w8_fp32.json").read_text(encoding="utf-8"))
+    for key in ("cached_step_ms", "full_reencode_ms"):
+        assert f"{result[key]['median']:.0f} ms" in README
+    assert f"{result['speedup']:.1f}x" in README
+
+
+def test_readme_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert [target for target in targets if not (ROOT / target).exists()] == []
