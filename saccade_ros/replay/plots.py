@@ -14,6 +14,7 @@ from saccade_ros.replay.recording import EmbeddingRow, Recording
 # Okabe and Ito's palette, told apart by all kinds of colour vision, on white as on black.
 CALM, NEW, TAU = "#56b4e9", "#e69f00", "#cc79a7"
 STAGES = {"queue": "#999999", "decode": "#56b4e9", "gate": "#009e73", "encode": "#e69f00"}
+_NOTHING = "<p>No tubelet, nothing to draw.</p>"
 _INK = "#123456"  # stands for the page's text colour until the SVG is written
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -33,11 +34,13 @@ _STYLE: Any = {
 
 def novelty_timeline(recording: Recording) -> str:
     """Novelty over time, tau, encoded moments and resets; one panel for each stream."""
+    if not recording.rows:
+        return _NOTHING
     streams = _by_stream(recording)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 2.6 * max(1, len(streams))), layout="constrained")
-        panels = np.atleast_1d(figure.subplots(max(1, len(streams)), 1, sharex=True))
-        for panel, (stream, rows) in zip(panels, streams.items(), strict=False):
+        figure = Figure(figsize=(11, 2.6 * len(streams)), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(len(streams), 1, sharex=True))
+        for panel, (stream, rows) in zip(panels, streams.items(), strict=True):
             _draw_novelty(panel, rows)
             panel.set_ylabel("novelty")
             if len(streams) > 1:
@@ -49,11 +52,12 @@ def novelty_timeline(recording: Recording) -> str:
 
 def latency_plot(recording: Recording) -> str:
     """What each tubelet cost, stage upon stage."""
+    if not recording.rows:
+        return _NOTHING
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(11, 2.6), layout="constrained")
         axes = figure.subplots()
-        start_ns = min((row.stamp_ns for row in recording.rows), default=0)
-        seconds = [(row.stamp_ns - start_ns) / 1e9 for row in recording.rows]
+        seconds = _seconds(recording.rows)
         base = np.zeros(len(seconds))
         for stage, colour in STAGES.items():
             times = np.array([getattr(row, f"{stage}_ms") for row in recording.rows])
@@ -86,7 +90,7 @@ def _by_stream(recording: Recording) -> dict[str, list[EmbeddingRow]]:
 
 
 def _seconds(rows: Sequence[EmbeddingRow]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    start_ns = min((row.stamp_ns for row in rows), default=0)
+    start_ns = min(row.stamp_ns for row in rows)
     return np.array([(row.stamp_ns - start_ns) / 1e9 for row in rows])
 
 

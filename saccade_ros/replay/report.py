@@ -16,7 +16,7 @@ from saccade_ros.ledger import DROP_CAUSES
 from saccade_ros.replay.plots import latency_plot, novelty_timeline
 from saccade_ros.replay.recording import EmbeddingRow, Recording
 
-THUMBNAIL_WIDTH = 160  # pixels
+THUMBNAIL_SIDE = 160  # pixels
 
 
 def save_report(recording: Recording, folder: Path) -> list[Path]:
@@ -29,9 +29,10 @@ def save_report(recording: Recording, folder: Path) -> list[Path]:
 
 
 def thumbnail(picture: Picture) -> bytes:
-    """A small JPEG of an RGB picture (height, width, 3)."""
+    """A small JPEG of an RGB picture (height, width, 3), in its aspect."""
     height, width, _ = picture.shape
-    size = (THUMBNAIL_WIDTH, max(1, round(height * THUMBNAIL_WIDTH / width)))
+    scale = THUMBNAIL_SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
 

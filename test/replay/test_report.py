@@ -1,0 +1,152 @@
+"""The page a replay leaves: complete, self-contained, honest about weights and books."""
+
+import json
+import math
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from saccade_ros.replay.recording import EmbeddingRow, Recording, Totals
+from saccade_ros.replay.report import render, save_report, thumbnail
+
+
+def row(
+    index: int, encoded: bool = True, novelty: float = 0.5, stream: str = "/camera", epoch: int = 0
+) -> EmbeddingRow:
+    return EmbeddingRow(
+        stream=stream,
+        stamp_ns=10**9 + index * 80_000_000,
+        encoded=encoded,
+        novelty=novelty,
+        threshold=0.3,
+        reuse_count=0 if encoded else 1,
+        epoch=epoch,
+        index=index,
+        queue_ms=0.1,
+        decode_ms=1.0,
+        gate_ms=0.5,
+        encode_ms=8.0 if encoded else 0.0,
+        total_ms=9.6 if encoded else 1.6,
+    )
+
+
+def recording(rows: list[EmbeddingRow], **facts: object) -> Recording:
+    picture = thumbnail(np.full((48, 64, 3), 128, np.uint8))
+    totals = Totals(2 * len(rows) + 3, 2 * len(rows), {"rate": 2, "overflow": 1}, len(rows), len(rows))
+    kept = {r.stamp_ns: picture for r in rows if r.encoded}
+    return Recording(rows, totals, {"weights": "checkpoint vitl", "source": "a.mp4", **facts}, kept)
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its text, and whether its tags close."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.pictures = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        self.pictures += tag == "img"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+MIXED = [row(0, novelty=math.nan), *(row(i, encoded=i % 3 == 0) for i in range(1, 12))]
+CASES = {
+    "mixed": MIXED,
+    "empty": [],
+    "one row": [row(0, novelty=math.nan)],
+    "nothing encoded": [row(i, encoded=False) for i in range(4)],
+    "gate off": [row(i, novelty=math.nan) for i in range(4)],
+    "three streams": [row(i, stream=f"/camera{i % 3}") for i in range(12)],
+    "resets": [row(i, epoch=i // 4) for i in range(12)],
+    "long": [row(i, encoded=i % 50 == 0) for i in range(5000)],
+}
+
+
+@pytest.mark.parametrize("rows", CASES.values(), ids=CASES.keys())
+def test_page_is_well_formed_and_refers_to_nothing_outside(rows):
+    page = Page(render(recording(rows)))
+    assert page.open == []
+    outside = [ref for ref in page.references if not ref.startswith(("#", "data:image/jpeg;base64,"))]
+    assert outside == []
+
+
+def test_page_shows_encoded_moments_with_time_and_novelty():
+    page = Page(render(recording(MIXED)))
+    assert page.pictures == 4
+    assert "0.24 s" in page.text
+    assert "novelty 0.50" in page.text
+
+
+def test_page_says_how_many_pictures_are_left_out():
+    shown = recording(MIXED)
+    del shown.thumbnails[MIXED[3].stamp_ns]
+    assert "1 more encoded moments are left out" in render(shown)
+
+
+def test_random_weights_are_announced_and_trained_ones_are_not():
+    assert "Random weights." in render(recording(MIXED, weights="RANDOM weights, size tiny, seed 0"))
+    assert "Random weights." not in render(recording(MIXED))
+
+
+def test_verdict_tells_what_was_saved_or_that_the_books_do_not_balance():
+    good = recording(MIXED)
+    assert "67% of the encoder’s work saved" in render(good)
+    good.totals.received -= 1
+    assert "The books do not balance: 27 frames in, 24 used, 3 dropped; 12 embeddings published, 11" in render(good)
+
+
+def test_drops_are_listed_with_their_meaning():
+    text = Page(render(recording(MIXED))).text
+    assert "overflow" in text
+    assert "a newer tubelet was complete before the encoder took this one" in text
+
+
+def test_names_from_outside_are_escaped():
+    assert "<script>" not in render(recording(MIXED, source="<script>alert(1)</script>.mp4", model="<script>"))
+
+
+@pytest.mark.parametrize("rows", CASES.values(), ids=CASES.keys())
+def test_summary_is_strict_json_and_adds_up(rows, tmp_path):
+    page, file = save_report(recording(rows), tmp_path / "new" / "folder")
+    assert page.stat().st_size > 1000
+    summary = json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert summary["tubelets"] == summary["encoded"] + summary["skipped"] == len(rows)
+    assert summary["frames_in"] == summary["frames_used"] + sum(summary["frames_dropped"].values())
+    assert summary["balanced"]
+
+
+def test_summary_percentiles_by_hand():
+    summary = recording(MIXED).summary()
+    assert summary["latency_ms"]["p50"] == pytest.approx(1.6)
+    assert summary["latency_ms"]["p99"] == pytest.approx(9.6)
+    assert summary["stage_ms"] == {"decode": 1.0, "gate": 0.5, "encode": 8.0}
+    assert summary["encode_rate"] == pytest.approx(4 / 12)
+
+
+@pytest.mark.parametrize(("height", "width"), [(480, 640), (1, 1), (2000, 3), (3, 2000)])
+def test_thumbnail_keeps_the_aspect(height, width):
+    import cv2
+
+    jpeg = np.frombuffer(thumbnail(np.zeros((height, width, 3), np.uint8)), np.uint8)
+    small = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+    scale = 160 / max(height, width)
+    assert small.shape[:2] == (max(1, round(height * scale)), max(1, round(width * scale)))
