@@ -53,3 +53,16 @@ def test_readme_results_are_the_recorded_ones():
 def test_readme_links_lead_somewhere():
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_readme_python_runs(capsys):
+    """As written, but for the checkpoint, which is not here, and the camera."""
+    from scenes import frames_of, textured
+
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code.count("\n") <= 14, "a dozen lines"
+    camera = [(frame.stamp_ns, frame.picture) for frame in frames_of([textured(), textured(seed=1)] * 20)]
+    exec(code.replace('"models/vitl"', '"tiny"'), {"my_camera": camera})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("nan (192,)")
+    assert lines[-1].startswith("40 ")
