@@ -49,7 +49,11 @@ def transition(on_event: Transition) -> Callable[["EncoderNode", LifecycleState]
     def guarded(node: "EncoderNode", state: LifecycleState) -> TransitionCallbackReturn:
         try:
             on_event(node, state)
-        except (ValueError, RuntimeError) as refused:  # ours, with the value and the remedy in the message
+        except (
+            ValueError,
+            ArithmeticError,
+            RuntimeError,
+        ) as refused:  # ours, with the value and the remedy in the message
             node.get_logger().error(f"{on_event.__name__}: {refused}")
             node.get_logger().debug(traceback.format_exc())
             return TransitionCallbackReturn.FAILURE

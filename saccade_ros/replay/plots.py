@@ -18,7 +18,7 @@ _NOTHING = "<p>No tubelet, nothing to draw.</p>"
 _INK = "#123456"  # stands for the page's text colour until the SVG is written
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "saccade",
+    "svg.hashsalt": "novelty",  # ids of the two plots on one page must differ
     "font.family": "sans-serif",
     "font.size": 11,
     "text.color": _INK,
@@ -41,7 +41,7 @@ def novelty_timeline(recording: Recording) -> str:
         figure = Figure(figsize=(11, 2.6 * len(streams)), layout="constrained")
         panels = np.atleast_1d(figure.subplots(len(streams), 1, sharex=True))
         for panel, (stream, rows) in zip(panels, streams.items(), strict=True):
-            _draw_novelty(panel, rows)
+            _draw_novelty(panel, rows, recording.start_ns)
             panel.set_ylabel("novelty")
             if len(streams) > 1:
                 panel.set_title(stream, loc="left", fontsize=10)
@@ -54,27 +54,47 @@ def latency_plot(recording: Recording) -> str:
     """What each tubelet cost, stage upon stage."""
     if not recording.rows:
         return _NOTHING
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "latency"}):
         figure = Figure(figsize=(11, 2.6), layout="constrained")
         axes = figure.subplots()
-        seconds = _seconds(recording.rows)
+        seconds = _seconds(recording.rows, recording.start_ns)
         base = np.zeros(len(seconds))
+        width = float(np.median(np.diff(np.unique(seconds)))) if len(set(seconds)) > 1 else 0.1
         for stage, colour in STAGES.items():
             times = np.array([getattr(row, f"{stage}_ms") for row in recording.rows])
-            axes.fill_between(seconds, base, base + times, step="mid", color=colour, label=stage, linewidth=0)
+            axes.fill_between(
+                np.repeat(seconds, 2) + np.tile((-width / 2, width / 2), len(seconds)),
+                np.repeat(base, 2),
+                np.repeat(base + times, 2),
+                color=colour,
+                label=stage,
+                linewidth=0,
+            )
             base += times
         axes.set(xlabel="seconds of the recording", ylabel="ms", ylim=(0, None))
         axes.legend(loc="upper right", ncols=4, fontsize=9, bbox_to_anchor=(1, 1.2))
         return _svg(figure)
 
 
-def _draw_novelty(axes: Axes, rows: Sequence[EmbeddingRow]) -> None:
-    seconds, novelty = _seconds(rows), np.array([row.novelty for row in rows])
+def _draw_novelty(axes: Axes, rows: Sequence[EmbeddingRow], start_ns: int) -> None:
+    seconds, novelty = _seconds(rows, start_ns), np.array([row.novelty for row in rows])
     encoded = np.array([row.encoded for row in rows])
     axes.plot(seconds, novelty, color=CALM, linewidth=1.2, label="novelty")
-    axes.plot(seconds, [row.threshold for row in rows], color=TAU, linewidth=1.2, linestyle="--", label="tau")
-    height = np.where(np.isnan(novelty), 0.0, novelty)
-    axes.plot(seconds[encoded], height[encoded], "o", color=NEW, markersize=4, label="encoded")
+    ends = np.concatenate((seconds[:1], seconds, seconds[-1:] + 0.1))  # so that one tubelet has a line, too
+    tau = np.pad([row.threshold for row in rows], 1, mode="edge")
+    axes.plot(ends, tau, color=TAU, linewidth=1.2, linestyle="--", label="tau")
+    axes.plot(seconds[encoded], novelty[encoded], "o", color=NEW, markersize=4, label="encoded")
+    unmeasured = encoded & np.isnan(novelty)
+    axes.plot(
+        seconds[unmeasured],
+        np.zeros(unmeasured.sum()),
+        "o",
+        color=NEW,
+        markersize=4,
+        fillstyle="none",
+        clip_on=False,
+        label="first",
+    )
     epochs = [row.epoch for row in rows]
     for at in np.flatnonzero(np.diff(epochs)) + 1:
         axes.axvline(float(seconds[at]), color=_INK, linewidth=1, linestyle=":", label="_reset")
@@ -89,13 +109,12 @@ def _by_stream(recording: Recording) -> dict[str, list[EmbeddingRow]]:
     return streams
 
 
-def _seconds(rows: Sequence[EmbeddingRow]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    start_ns = min(row.stamp_ns for row in rows)
+def _seconds(rows: Sequence[EmbeddingRow], start_ns: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     return np.array([(row.stamp_ns - start_ns) / 1e9 for row in rows])
 
 
 def _svg(figure: Figure) -> str:
     page = io.StringIO()
-    figure.savefig(page, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(page, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = page.getvalue()
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")

@@ -79,6 +79,11 @@ class Recording:
     thumbnails: dict[int, bytes] = field(default_factory=dict)
 
     @property
+    def start_ns(self) -> int:
+        """Stamp of the earliest tubelet of all streams."""
+        return min((row.stamp_ns for row in self.rows), default=0)
+
+    @property
     def encoded(self) -> int:
         """Tubelets that the encoder ran for."""
         return sum(row.encoded for row in self.rows)

@@ -84,7 +84,7 @@ def _tiles(recording: Recording) -> str:
         ("tubelets", summary["tubelets"], f"{summary['received']} received"),
         ("encoded", summary["encoded"], "" if summary["encode_rate"] is None else f"{summary['encode_rate']:.0%}"),
         ("skipped", summary["skipped"], "embedding reused"),
-        ("latency p50", _ms(latency["p50"]), f"p99 {_ms(latency['p99'])}"),
+        ("latency p50", _ms(latency["p50"]), f"p95 {_ms(latency['p95'])}<br>p99 {_ms(latency['p99'])}"),
     )
     return "".join(
         f'<div class="tile"><span>{name}</span><b>{value}</b><small>{note or "&nbsp;"}</small></div>'
@@ -97,20 +97,21 @@ def _thumbnails(recording: Recording) -> str:
     shown = [row for row in encoded if row.stamp_ns in recording.thumbnails]
     if not shown:
         return "<p>No moment was encoded, or no picture of one was kept.</p>"
-    start_ns = min(row.stamp_ns for row in recording.rows)
     left_out = len(encoded) - len(shown)
     note = f"<p>{left_out} more encoded moments are left out, evenly.</p>" if left_out else ""
-    pictures = "".join(_figure(row, recording.thumbnails[row.stamp_ns], start_ns) for row in shown)
+    several = len({row.stream for row in recording.rows}) > 1
+    pictures = "".join(_figure(row, recording, named=several) for row in shown)
     return f'{note}<div class="pictures">{pictures}</div>'
 
 
-def _figure(row: EmbeddingRow, jpeg: bytes, start_ns: int) -> str:
-    seconds = (row.stamp_ns - start_ns) / 1e9
+def _figure(row: EmbeddingRow, recording: Recording, named: bool) -> str:
+    seconds = (row.stamp_ns - recording.start_ns) / 1e9
+    stream = f"{html.escape(row.stream)}<br>" if named else ""
     novelty = "first" if math.isnan(row.novelty) else f"novelty {row.novelty:.2f}"
-    data = base64.b64encode(jpeg).decode()
+    data = base64.b64encode(recording.thumbnails[row.stamp_ns]).decode()
     return (
         f'<figure><img alt="camera picture at {seconds:.2f} s" src="data:image/jpeg;base64,{data}">'
-        f"<figcaption>{seconds:.2f} s<span>{novelty}</span></figcaption></figure>"
+        f"<figcaption><span>{stream}{seconds:.2f} s</span><span>{novelty}</span></figcaption></figure>"
     )
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any
 
 import av
@@ -97,9 +96,7 @@ class Source(ABC):
     def __enter__(self) -> "Source":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -138,6 +135,8 @@ class BagSource(Source):
                 f"{path} has its newest messages in {path.name}-wal still: stop the recorder, or let "
                 f"`ros2 bag reindex {path.parent}` finish a recording that was interrupted"
             )
+        for file in path.glob("*.db3") if path.is_dir() else [path]:
+            _check_pages(file)
         self._ros1 = path.suffix == ".bag" and path.is_file()
         self._types = get_typestore(Stores.ROS1_NOETIC if self._ros1 else Stores.ROS2_JAZZY)
         with ExitStack() as opened:
@@ -203,6 +202,16 @@ def _bag_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(f"{path} cannot be read as a bag ({reason}): {_BAG_REMEDY}") from error
+
+
+def _check_pages(file: Path) -> None:
+    """SQLite files end with a whole page. SQLite itself takes what a cut last page lacks for zeros: black pixels."""
+    with file.open("rb") as head:
+        start = head.read(18)
+    if start.startswith(b"SQLite format 3\0"):
+        page_size = int.from_bytes(start[16:], "big")
+        if file.stat().st_size % (65536 if page_size == 1 else page_size or 1):
+            raise SourceError(f"{file} ends within a page: {_BAG_REMEDY}")
 
 
 def _choose(path: Path, connections: list[Connection], topic: str | None) -> list[Connection]:

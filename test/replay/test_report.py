@@ -150,3 +150,11 @@ def test_thumbnail_keeps_the_aspect(height, width):
     small = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
     scale = 160 / max(height, width)
     assert small.shape[:2] == (max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def test_streams_share_one_time_axis():
+    late = [row(i, stream="/late") for i in range(50, 60)]
+    shown = recording([*late, *(row(i) for i in range(10))])
+    assert shown.start_ns == row(0).stamp_ns
+    assert "4.00 s" in Page(render(shown)).text
+    assert "/late" in Page(render(shown)).text
