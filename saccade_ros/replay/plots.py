@@ -85,16 +85,8 @@ def _draw_novelty(axes: Axes, rows: Sequence[EmbeddingRow], start_ns: int) -> No
     axes.plot(ends, tau, color=TAU, linewidth=1.2, linestyle="--", label="tau")
     axes.plot(seconds[encoded], novelty[encoded], "o", color=NEW, markersize=4, label="encoded")
     unmeasured = encoded & np.isnan(novelty)
-    axes.plot(
-        seconds[unmeasured],
-        np.zeros(unmeasured.sum()),
-        "o",
-        color=NEW,
-        markersize=4,
-        fillstyle="none",
-        clip_on=False,
-        label="first",
-    )
+    (first,) = axes.plot(seconds[unmeasured], 0 * seconds[unmeasured], "o", color=NEW, markersize=4, label="first")
+    first.set(fillstyle="none", clip_on=False, in_layout=False)
     epochs = [row.epoch for row in rows]
     for at in np.flatnonzero(np.diff(epochs)) + 1:
         axes.axvline(float(seconds[at]), color=_INK, linewidth=1, linestyle=":", label="_reset")
