@@ -69,6 +69,7 @@ def _values(camera: Camera) -> Iterator[tuple[str, object]]:
         yield f"frames_dropped.{cause}", count
     for reason, count in sorted(ledger.resets.items()):
         yield f"resets.{reason}", count
+    yield "frames_lost_in_transport", camera.lost_in_transport
     yield "tubelets_published", camera.tubelets
     yield "tubelets_encoded", camera.encoded
     yield "tubelets_skipped", camera.tubelets - camera.encoded

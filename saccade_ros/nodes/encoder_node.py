@@ -14,6 +14,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -140,7 +141,7 @@ class EncoderNode(LifecycleNode):
         def decode(arrival: Arrival) -> Picture:
             return decode_image(arrival.message, self._max_pixels, convert)
 
-        topics = [self.resolve_topic_name(topic) for topic in config.node.topics]
+        topics = [self._resolve("node.topics", topic) for topic in config.node.topics]
         for topic in topics:
             ledger = FrameLedger()
             encoder = StreamEncoder(config, engine.backend, decode)
@@ -158,7 +159,8 @@ class EncoderNode(LifecycleNode):
 
     def _create_publishers(self, encoder_id: str) -> None:
         self._encoder_id = encoder_id
-        self._publisher = self.create_lifecycle_publisher(Embedding, self._config.node.output_topic, EMBEDDINGS)
+        output_topic = self._resolve("node.output_topic", self._config.node.output_topic)
+        self._publisher = self.create_lifecycle_publisher(Embedding, output_topic, EMBEDDINGS)
         self._info_publisher = self.create_publisher(EncoderInfo, "~/info", LATCHED)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         service = self.create_service(Trigger, "~/reset", self._on_reset)
@@ -173,6 +175,14 @@ class EncoderNode(LifecycleNode):
             lambda: self.destroy_timer(timer),
         ]
 
+    def _resolve(self, parameter: str, topic: str) -> str:
+        try:
+            return str(self.resolve_topic_name(topic))
+        except (ValueError, RuntimeError) as invalid:
+            raise ConfigError(
+                f"{parameter} has {topic!r}, which is no topic name: use letters, digits, _ and /, as in /camera/image_raw"
+            ) from invalid
+
     def _subscribe(self, camera: Camera) -> None:
         compressed = camera.topic.endswith("/compressed")
         subscription = self.create_subscription(
@@ -181,6 +191,7 @@ class EncoderNode(LifecycleNode):
             functools.partial(self._on_image, camera),
             qos_profile_sensor_data,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=SubscriptionEventCallbacks(message_lost=functools.partial(self._on_lost, camera)),
         )
         self._destroy.append(lambda: self.destroy_subscription(subscription))
 
@@ -213,6 +224,9 @@ class EncoderNode(LifecycleNode):
         header = message.header
         arrival = Arrival(message, received_s)
         self._expect_worker().offer(camera, arrival, stamp_to_ns(header.stamp), header.frame_id, size)
+
+    def _on_lost(self, camera: Camera, lost: QoSMessageLostInfo) -> None:
+        camera.lost_in_transport = lost.total_count
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._expect_worker().reset()

@@ -82,6 +82,7 @@ class ReplayNode(Node):
         self._wait_for(lambda: len(self.recording.rows) >= published, "the last embeddings", ANSWER_TIMEOUT_S)
         self._settle()
         self.recording.facts["frames_played"] = played
+        self.recording.facts["frames_lost_in_transport"] = int(self._counts["frames_lost_in_transport"])
         return self.recording
 
     def _play(self, view: LiveView) -> int:

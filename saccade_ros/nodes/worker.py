@@ -34,6 +34,7 @@ class Camera:
     buffer: TubeletBuffer[Arrival]
     encoder: StreamEncoder[Arrival]
     waiting: Tubelet[Arrival] | None = None
+    lost_in_transport: int = 0  # images that the middleware reports lost before the node received them
     tubelets: int = 0
     encoded: int = 0
     latency_ms: float = 0.0  # of the last embedding, from its newest image received to published
