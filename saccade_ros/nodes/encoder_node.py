@@ -180,7 +180,8 @@ class EncoderNode(LifecycleNode):
             return str(self.resolve_topic_name(topic))
         except (ValueError, RuntimeError) as invalid:
             raise ConfigError(
-                f"{parameter} has {topic!r}, which is no topic name: use letters, digits, _ and /, as in /camera/image_raw"
+                f"{parameter} has {topic!r}, which is no topic name: use letters, digits, _ and /, "
+                "as in /camera/image_raw"
             ) from invalid
 
     def _subscribe(self, camera: Camera) -> None:
