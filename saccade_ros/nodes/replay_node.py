@@ -57,7 +57,8 @@ class ReplayNode(Node):
         self._source, self._encoder = source, encoder
         self.recording = Recording()
         self._info: EncoderInfo | None = None
-        self._counts: dict[str, str] = {}
+        self._counts: dict[str, str] = {}  # of the encoder's latest diagnostics
+        self._counts_are_new = False
         kind = CompressedImage if source.msgtype == COMPRESSED else Image
         self._images = self.create_publisher(kind, source.topic, QUEUE_DEPTH)
         self.create_subscription(Embedding, output_topic, self._on_embedding, QUEUE_DEPTH)
@@ -75,14 +76,14 @@ class ReplayNode(Node):
         self._wait_for(lambda: self._counts, "the encoder's diagnostics", ANSWER_TIMEOUT_S)
         self.recording.facts = self._facts(config)
         played = self._play(view)
-        self._wait_for(lambda: int(self._counts["frames_received"]) >= played, "the last frames", ANSWER_TIMEOUT_S)
+        self._await_arrival(played)
         self._transition(Transition.TRANSITION_DEACTIVATE, ANSWER_TIMEOUT_S)  # publishes the final counts
         self._wait_for(lambda: self._counts["frames_pending"] == "0", "the final counts", ANSWER_TIMEOUT_S)
         published = int(self._counts["tubelets_published"])
         self._wait_for(lambda: len(self.recording.rows) >= published, "the last embeddings", ANSWER_TIMEOUT_S)
         self._settle()
         self.recording.facts["frames_played"] = played
-        self.recording.facts["frames_lost_in_transport"] = int(self._counts["frames_lost_in_transport"])
+        self.recording.facts["frames_lost_in_transport"] = played - self.recording.totals.frames_in
         return self.recording
 
     def _play(self, view: LiveView) -> int:
@@ -101,6 +102,14 @@ class ReplayNode(Node):
             if self._encoder.poll() is not None:
                 raise ReplayError(f"the encoder ended with status {self._encoder.returncode}; its log is above")
         return played
+
+    def _await_arrival(self, played: int) -> None:
+        """Until all has arrived, or nothing has between two diagnostics: a best effort subscription may lose images."""
+        arrived = -1
+        while arrived < int(self._counts["frames_received"]) < played:
+            arrived = int(self._counts["frames_received"])
+            self._counts_are_new = False
+            self._wait_for(lambda: self._counts_are_new, "the encoder's diagnostics", ANSWER_TIMEOUT_S)
 
     def _settle(self) -> None:
         """Bring the totals up to the newest counts."""
@@ -141,6 +150,7 @@ class ReplayNode(Node):
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         self._counts = {pair.key: pair.value for status in message.status for pair in status.values}
+        self._counts_are_new = True
 
     def _on_embedding(self, message: Embedding) -> None:
         self.recording.rows.append(
@@ -181,8 +191,13 @@ def encoder_process(params: Path | None, topic: str) -> Iterator["subprocess.Pop
 
 def as_bag(path: Path, out: Path, console: Console) -> Path:
     """The bag to play: `path` itself, or a bag written from the video that it is, once."""
-    if isinstance(open_source(path), BagSource):
-        return path
+    if path.suffix == ".bag":
+        raise SourceError(
+            f"{path} is a ROS 1 bag: convert it with `rosbags-convert`, or use `saccade replay`, without ROS"
+        )
+    with open_source(path) as source:
+        if isinstance(source, BagSource):
+            return path
     bag = out / f"{path.stem}_bag"
     if bag.exists() and bag.stat().st_mtime >= path.stat().st_mtime:
         console.print(f"playing {bag}, written from {path.name} before", soft_wrap=True)

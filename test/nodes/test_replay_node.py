@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2; `make test` brings it")
 
 from clips import write_video
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_typestore
 
 from saccade_ros.config import load_config
 from saccade_ros.replay.inprocess import replay
@@ -108,3 +110,28 @@ def test_encoder_that_refuses_its_model_ends_the_replay(played, tmp_path):
     assert done.returncode == 1
     assert "no-such-model' is no folder" in done.stdout
     assert "the encoder refused transition" in done.stdout
+
+
+def test_losses_on_the_way_are_told_and_the_accounts_still_balance(played, tmp_path):
+    """A best effort subscription one deep, and a bag with all its frames in one moment."""
+    bag = tmp_path / "burst"
+    with Writer(bag, version=9) as writer, open_source(played[0] / "out" / "clip_bag") as source:
+        connection = writer.add_connection(source.topic, source.msgtype, typestore=get_typestore(Stores.ROS2_JAZZY))
+        for image in source:
+            writer.write(connection, 10**9, image.cdr)
+    params = tmp_path / "params.yaml"
+    params.write_text(DEMO.read_text().replace("reliability: reliable", "reliability: best_effort").replace("50", "1"))
+    done = run_replay(bag, tmp_path / "out", params)
+    assert done.returncode == 0, done.stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["frames_in"] < 61
+    assert summary["balanced"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"<td>frames_lost_in_transport</td><td>{61 - summary['frames_in']}</td>" in page
+
+
+def test_ros1_bag_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0")
+    done = run_replay(tmp_path / "old.bag", tmp_path / "out")
+    assert done.returncode == 1
+    assert "convert it with `rosbags-convert`" in done.stdout.replace("\n", " ")
