@@ -136,7 +136,7 @@ class Stream:
             return None
         try:
             result = self._encoder.encode(tubelet)
-        except Exception:
+        except Exception:  # counted, whatever it is, and passed on
             self.ledger.drop("encoder_error", 2)
             raise
         self.ledger.use(2)

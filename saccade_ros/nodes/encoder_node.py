@@ -58,7 +58,7 @@ def transition(on_event: Transition) -> Callable[["EncoderNode", LifecycleState]
             node.get_logger().error(f"{on_event.__name__}: {refused}")
             node.get_logger().debug(traceback.format_exc())
             return TransitionCallbackReturn.FAILURE
-        except Exception:
+        except Exception:  # a defect; the node must live to be told
             node.get_logger().error(f"{on_event.__name__} failed:\n{traceback.format_exc()}")
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
@@ -91,7 +91,7 @@ class EncoderNode(LifecycleNode):
         """Load the model, take one step, and create every entity."""
         try:
             self._configure()
-        except Exception:
+        except Exception:  # undone, whatever it is, and passed on
             self.release()
             raise
 
@@ -286,7 +286,7 @@ def spin(node: EncoderNode) -> None:
             executor.spin()
         except (KeyboardInterrupt, ExternalShutdownException):
             return
-        except Exception:
+        except Exception:  # rclpy's own for illegal transitions, or a defect; the node must live
             node.get_logger().error(f"a callback failed; going on:\n{traceback.format_exc()}")
 
 
