@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 DROP_CAUSES: Mapping[str, str] = {
     "rate": "not sampled: the camera is faster than stream.fps",
@@ -19,6 +20,21 @@ DROP_CAUSES: Mapping[str, str] = {
     "unknown_encoding": "malformed: an encoding that is no picture",
     "undecodable": "malformed: corrupt or truncated compressed data",
 }
+
+
+@dataclass(frozen=True)
+class Accounts:
+    """A ledger at a moment. received = used + sum(dropped) + pending, always.
+
+    Attributes:
+        pending: received and neither used nor dropped yet: half a tubelet, or one waiting or in the encoder's hands.
+    """
+
+    received: int
+    used: int
+    pending: int
+    dropped: Mapping[str, int]
+    resets: Mapping[str, int]
 
 
 class FrameLedger:
@@ -60,6 +76,11 @@ class FrameLedger:
 
     @property
     def pending(self) -> int:
-        """Frames received and neither used nor dropped yet: half a tubelet, or one in the encoder's hands."""
+        """Frames received and neither used nor dropped yet."""
+        return self.accounts().pending
+
+    def accounts(self) -> Accounts:
+        """All counts at one moment, whatever the other thread does."""
         with self._lock:
-            return self.received - self.used - self.dropped.total()
+            pending = self.received - self.used - self.dropped.total()
+            return Accounts(self.received, self.used, pending, dict(self.dropped), dict(self.resets))

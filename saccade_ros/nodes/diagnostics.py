@@ -23,12 +23,12 @@ class CameraMonitor:
         """The present state of the camera."""
         before, now = self._last, _Counts(self._camera)
         self._last = now
-        if now.received > before.received or not active:
+        if now.frames.received > before.frames.received or not active:
             self._last_image_s = now.time_s
         level, message = self._judge(before, now, active)
         status = DiagnosticStatus(level=level, message=message, hardware_id=hardware_id)
         status.name = f"saccade_encoder: {self._camera.topic}"
-        status.values = [KeyValue(key=key, value=str(value)) for key, value in _values(self._camera)]
+        status.values = [KeyValue(key=key, value=str(value)) for key, value in _values(self._camera, now)]
         return status
 
     def _judge(self, before: "_Counts", now: "_Counts", active: bool) -> tuple[bytes, str]:
@@ -51,26 +51,25 @@ class _Counts:
     """A camera's counts at a moment."""
 
     def __init__(self, camera: Camera) -> None:
-        dropped = camera.ledger.dropped
         self.time_s = time.monotonic()
-        self.received = camera.ledger.received
-        self.errors = dropped["encoder_error"]
-        self.trouble = sum(dropped[cause] for cause in TROUBLE)
+        self.frames = camera.ledger.accounts()
+        self.errors = self.frames.dropped.get("encoder_error", 0)
+        self.trouble = sum(self.frames.dropped.get(cause, 0) for cause in TROUBLE)
         self.tubelets, self.encoded = camera.tubelets, camera.encoded
 
 
-def _values(camera: Camera) -> Iterator[tuple[str, object]]:
-    ledger = camera.ledger
-    yield "frames_received", ledger.received
-    yield "frames_used", ledger.used
-    yield "frames_pending", ledger.pending
-    yield "frames_dropped", ledger.dropped_total
-    for cause, count in sorted(ledger.dropped.items()):
+def _values(camera: Camera, now: _Counts) -> Iterator[tuple[str, object]]:
+    frames = now.frames
+    yield "frames_received", frames.received
+    yield "frames_used", frames.used
+    yield "frames_pending", frames.pending
+    yield "frames_dropped", sum(frames.dropped.values())
+    for cause, count in sorted(frames.dropped.items()):
         yield f"frames_dropped.{cause}", count
-    for reason, count in sorted(ledger.resets.items()):
+    for reason, count in sorted(frames.resets.items()):
         yield f"resets.{reason}", count
     yield "frames_lost_in_transport", camera.lost_in_transport
-    yield "tubelets_published", camera.tubelets
-    yield "tubelets_encoded", camera.encoded
-    yield "tubelets_skipped", camera.tubelets - camera.encoded
+    yield "tubelets_published", now.tubelets
+    yield "tubelets_encoded", now.encoded
+    yield "tubelets_skipped", now.tubelets - now.encoded
     yield "latency_ms", f"{camera.latency_ms:.2f}"
