@@ -59,13 +59,14 @@ def launch_encoder(context: LaunchContext) -> list:
         "backend.device": given("device"),
     }
     always = {"node.autostart": False, "use_sim_time": given("use_sim_time").lower() in ("true", "1")}
+    logger = ".".join([*given("namespace").strip("/").split("/"), given("name")]).lstrip(".")
     node = LifecycleNode(
         package="saccade_ros",
         executable="encoder_node",
         name=given("name"),
         namespace=given("namespace"),
         parameters=[given("params_file"), {key: value for key, value in overrides.items() if value} | always],
-        ros_arguments=["--log-level", f"{given('name')}:={given('log_level')}"],
+        ros_arguments=["--log-level", f"{logger}:={given('log_level')}"],
         output="screen",
         emulate_tty=True,
     )

@@ -87,15 +87,10 @@ def fingerprint(encoder: StreamingEncoder) -> str:
 
 
 def load_transformers_tensors(encoder: StreamingEncoder, folder: Path) -> None:
-    """Copy a VJEPA2Model checkpoint into `encoder`; every tensor must be there once, with its shape.
-
-    The predictor's tensors are part of such checkpoints and of no use here; they are the only ones passed over.
-    """
+    """Copy a VJEPA2Model checkpoint into `encoder`; every tensor must be there once, with its shape."""
     wanted = dict(_placements(encoder))
     extra = []
     for name, tensor in _read_tensors(folder):
-        if name.startswith("predictor."):
-            continue
         if name not in wanted:
             extra.append(name)
             continue
@@ -141,6 +136,7 @@ def _refuse_mismatch(folder: Path, missing: list[str], extra: list[str]) -> None
 
 
 def _read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """All tensors but the predictor's, which are part of such checkpoints and of no use here."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise WeightsError(f"{folder}: no .safetensors file; save the model again with safe serialization")
@@ -148,7 +144,8 @@ def _read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118  # safe_open is no mapping
-                    yield name, opened.get_tensor(name)
+                    if not name.startswith("predictor."):
+                        yield name, opened.get_tensor(name)
         except (SafetensorError, OSError) as broken:
             raise WeightsError(f"{file}: cannot be read ({broken}); download or copy it again") from broken
 

@@ -19,7 +19,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.utilities import remove_ros_args
@@ -65,10 +65,11 @@ class ReplayNode(Node):
         self.create_subscription(EncoderInfo, f"/{ENCODER}/info", self._on_info, LATCHED)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._lifecycle = self.create_client(ChangeState, f"/{ENCODER}/change_state")
+        self._state = self.create_client(GetState, f"/{ENCODER}/get_state")
 
     def run(self, config: Config, view: LiveView) -> Recording:
         """Start the encoder, play everything, stop it, and settle the accounts."""
-        self._wait_for(self._lifecycle.service_is_ready, "the encoder to start", ANSWER_TIMEOUT_S)
+        self._find_encoder()
         self._transition(Transition.TRANSITION_CONFIGURE, LOAD_TIMEOUT_S)
         self._wait_for(lambda: self._info is not None, "the encoder's info", ANSWER_TIMEOUT_S)
         self._transition(Transition.TRANSITION_ACTIVATE, ANSWER_TIMEOUT_S)
@@ -85,6 +86,15 @@ class ReplayNode(Node):
         self.recording.facts["frames_played"] = played
         self.recording.facts["frames_lost_in_transport"] = played - self.recording.totals.frames_in
         return self.recording
+
+    def _find_encoder(self) -> None:
+        """Until the two have discovered each other: an answer sent before the encoder knows this client is lost."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        answer = None
+        while answer is None or not answer.done():
+            self._wait_for(self._lifecycle.service_is_ready, "the encoder to start", deadline - time.monotonic())
+            answer = self._state.call_async(GetState.Request())
+            rclpy.spin_until_future_complete(self, answer, timeout_sec=1.0)
 
     def _play(self, view: LiveView) -> int:
         """Publish each message as far after the first as the bag received it; returns how many."""

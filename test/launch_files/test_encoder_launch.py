@@ -33,7 +33,7 @@ class LaunchedGraph(Graph):
 
 def launched(name: str = "saccade_encoder", **arguments: str) -> LaunchedGraph:
     graph = LaunchedGraph(name)
-    graph.launch_arguments = {"model": "tiny", **arguments}
+    graph.launch_arguments = {"model": "tiny", **{key: value for key, value in arguments.items() if value}}
     return graph
 
 
@@ -46,6 +46,19 @@ def test_node_is_active_with_the_arguments_given():
         assert info.streams == ["/front/image_raw", "/rear/image_raw/compressed"]
         assert (info.model, info.fps) == ("tiny", 4.0)
         assert g.node.count_publishers("/saccade/embedding") == 1
+
+
+@pytest.mark.parametrize("namespace", ["", "fleet/robot"])
+def test_log_level_reaches_the_node_in_its_namespace(namespace):
+    name = f"{namespace}/saccade_encoder".lstrip("/")
+    with launched(name, namespace=namespace, log_level="error") as quiet:
+        quiet.wait_active()
+        quiet.spin(1.0)
+    assert "loading tiny" not in quiet.log
+    with launched(name, namespace=namespace) as usual:
+        usual.wait_active()
+        usual.spin(1.0)
+    assert "loading tiny" in usual.log
 
 
 def test_without_autostart_the_node_waits():

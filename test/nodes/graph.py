@@ -83,8 +83,9 @@ class Graph(AbstractContextManager["Graph"]):
         """Spin until `what` is true; return it."""
         deadline = time.monotonic() + timeout_s
         while not (value := what()):
-            assert time.monotonic() < deadline, f"no {said} within {timeout_s} s"
             assert self.process.poll() is None, f"the node died waiting for {said}:\n{self.process.stdout.read()}"
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no {said} within {timeout_s} s")
             self.executor.spin_once(timeout_sec=0.05)
         return value
 
@@ -112,17 +113,23 @@ class Graph(AbstractContextManager["Graph"]):
                 self.wait_for(lambda n=expected: len(self.embeddings) >= n, f"embedding {expected}")
         return self.embeddings[before:]
 
-    def call(self, kind: Any, service: str, request: Any) -> Any:
+    def call(self, kind: Any, service: str, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
         if service not in self._clients:
             self._clients[service] = self.node.create_client(kind, f"/{self.name}/{service}")
         client = self._clients[service]
         self.wait_for(client.service_is_ready, f"service {service}")
         future = client.call_async(request)
-        self.wait_for(future.done, f"answer of {service}")
+        self.wait_for(future.done, f"answer of {service}", timeout_s)
         return future.result()
 
     def state(self) -> str:
-        return self.call(GetState, "get_state", GetState.Request()).current_state.label
+        """Asks again if need be: an answer is lost if it is sent before the node has discovered this client."""
+        for _ in range(12):
+            try:
+                return self.call(GetState, "get_state", GetState.Request(), timeout_s=5.0).current_state.label
+            except TimeoutError:
+                continue
+        raise AssertionError("the node does not tell its state")
 
     def change_state(self, transition: str) -> bool:
         request = ChangeState.Request()
