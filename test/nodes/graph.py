@@ -46,11 +46,17 @@ def raw_image(picture: Picture, stamp_ns: int, frame_id: str = "camera") -> Imag
 
 
 class Graph(AbstractContextManager["Graph"]):
-    """Starts the encoder node with these parameters and talks to it; nothing outlives the `with` block."""
+    """Starts the encoder node with these parameters and talks to it; nothing outlives the `with` block.
 
-    def __init__(self, name: str = "saccade_encoder", **parameters: object) -> None:
+    Its subscriptions are `reliable` unless told otherwise: a best effort one may lose an image that a test waits for.
+    """
+
+    def __init__(self, name: str = "saccade_encoder", reliable: bool = True, **parameters: object) -> None:
         self.name, self.domain_id = name, next(_domains)
         self._parameters = {**FAST, **{key.replace("__", "."): value for key, value in parameters.items()}}
+        for topic in self._parameters.get("node.topics", ["/camera/image_raw"]) if reliable else ():
+            self._parameters[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
+            self._parameters[f"qos_overrides.{topic}.subscription.depth"] = 100
         self.embeddings: list[Embedding] = []
         self.infos: list[EncoderInfo] = []
         self.diagnostics: list[DiagnosticArray] = []
@@ -158,9 +164,14 @@ class Graph(AbstractContextManager["Graph"]):
         self.wait_for(lambda: len(self.diagnostics) > before, "diagnostics")
         return status_values(self.diagnostics[-1], camera)
 
-    def counts_once(self, settled: Callable[[dict[str, str]], bool], said: str) -> dict[str, str]:
-        """The first diagnostics of which `settled` is true."""
-        return self.wait_for(lambda: next((c for c in [self.counts()] if settled(c)), None), said)
+    def counts_once(
+        self, settled: Callable[[dict[str, str]], bool], said: str, since: int | None = None
+    ) -> dict[str, str]:
+        """The first diagnostics of which `settled` is true, of those from now on or from number `since` on."""
+        first = len(self.diagnostics) if since is None else since
+        return self.wait_for(
+            lambda: next((c for c in map(status_values, self.diagnostics[first:]) if settled(c)), None), said
+        )
 
 
 def status_values(diagnostics: DiagnosticArray, camera: int = 0) -> dict[str, str]:

