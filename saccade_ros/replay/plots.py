@@ -62,7 +62,7 @@ def latency_plot(recording: Recording) -> str:
         width = float(np.median(np.diff(np.unique(seconds)))) if len(set(seconds)) > 1 else 0.1
         for stage, colour in STAGES.items():
             times = np.array([getattr(row, f"{stage}_ms") for row in recording.rows])
-            axes.fill_between(
+            axes.fill_between(  # one shape per stage; bars would be thousands
                 np.repeat(seconds, 2) + np.tile((-width / 2, width / 2), len(seconds)),
                 np.repeat(base, 2),
                 np.repeat(base + times, 2),
