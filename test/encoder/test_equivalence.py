@@ -1,4 +1,4 @@
-"""The encoder's contract (docs/design notes, section 2): what the cached step must equal, exactly enough."""
+"""The encoder's contract: what the cached step must equal, exactly enough (README, "What exactly it computes")."""
 
 import oracle
 import pytest
