@@ -6,8 +6,8 @@ own rate, receives the embeddings, and reports.
 """
 
 import argparse
+import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 from sensor_msgs.msg import CompressedImage, Image
 
-from saccade_ros.config import Config, load_config
+from saccade_ros.config import load_config
 from saccade_ros.machine import describe_machine
 from saccade_ros.msg import Embedding, EncoderInfo
 from saccade_ros.nodes.conversions import stamp_to_ns
@@ -67,7 +67,7 @@ class ReplayNode(Node):
         self._lifecycle = self.create_client(ChangeState, f"/{ENCODER}/change_state")
         self._state = self.create_client(GetState, f"/{ENCODER}/get_state")
 
-    def run(self, config: Config, view: LiveView) -> Recording:
+    def run(self, view: LiveView) -> Recording:
         """Start the encoder, play everything, stop it, and settle the accounts."""
         self._find_encoder()
         self._transition(Transition.TRANSITION_CONFIGURE, LOAD_TIMEOUT_S)
@@ -75,7 +75,7 @@ class ReplayNode(Node):
         self._transition(Transition.TRANSITION_ACTIVATE, ANSWER_TIMEOUT_S)
         self._wait_for(lambda: self._images.get_subscription_count(), "the encoder's subscription", ANSWER_TIMEOUT_S)
         self._wait_for(lambda: self._counts, "the encoder's diagnostics", ANSWER_TIMEOUT_S)
-        self.recording.facts = self._facts(config)
+        self.recording.facts = self._facts()
         played = self._play(view)
         self._await_arrival(played)
         self._transition(Transition.TRANSITION_DEACTIVATE, ANSWER_TIMEOUT_S)  # publishes the final counts
@@ -128,12 +128,10 @@ class ReplayNode(Node):
         totals.frames_dropped = {k.removeprefix(DROPPED): int(v) for k, v in counts.items() if k.startswith(DROPPED)}
         totals.published, totals.received = int(counts["tubelets_published"]), len(self.recording.rows)
 
-    def _facts(self, config: Config) -> dict[str, Any]:
-        info = self._info
-        names = [name for name in EncoderInfo.get_fields_and_field_types() if name not in ("streams", "gate_tau")]
+    def _facts(self) -> dict[str, Any]:
+        names = [name for name in EncoderInfo.get_fields_and_field_types() if name != "streams"]
         return {
-            **{name: getattr(info, name) for name in names},
-            "tau": config.gate.tau,
+            **{name: getattr(self._info, name) for name in names},
             "topic": self._source.topic,
             "replayed": f"over ROS 2 ({rclpy.get_rmw_implementation_identifier()}), {time.strftime('%Y-%m-%d %H:%M')}",
             "machine": describe_machine(),
@@ -200,7 +198,11 @@ def encoder_process(params: Path | None, topic: str) -> Iterator["subprocess.Pop
 
 
 def as_bag(path: Path, out: Path, console: Console) -> Path:
-    """The bag to play: `path` itself, or a bag written from the video that it is, once."""
+    """The bag to play: `path` itself, or a bag written from the video that it is, once.
+
+    Its name holds a digest of the video's path, size and time: a video that changed gets another bag, and nobody
+    else's folder is taken for it.
+    """
     if path.suffix == ".bag":
         raise SourceError(
             f"{path} is a ROS 1 bag: convert it with `rosbags-convert`, or use `saccade replay`, without ROS"
@@ -208,11 +210,11 @@ def as_bag(path: Path, out: Path, console: Console) -> Path:
     with open_source(path) as source:
         if isinstance(source, BagSource):
             return path
-    bag = out / f"{path.stem}_bag"
-    if bag.exists() and bag.stat().st_mtime >= path.stat().st_mtime:
+    video = f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}"
+    bag = out / f"{path.stem}_{hashlib.sha256(video.encode()).hexdigest()[:8]}_bag"
+    if bag.exists():
         console.print(f"playing {bag}, written from {path.name} before", soft_wrap=True)
         return bag
-    shutil.rmtree(bag, ignore_errors=True)  # of an older video of that name
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"writing {bag} from {path.name}", total=None)
         frames = write_bag(path, bag, progress=lambda done, total: progress.update(task, completed=done, total=total))
@@ -228,7 +230,7 @@ def replay(options: argparse.Namespace, console: Console) -> bool:
         node = ReplayNode(source, encoder, config.node.output_topic)
         try:
             with LiveView(source.duration_s, console) as view:
-                recording = node.run(config, view)
+                recording = node.run(view)
                 recording.facts["source"] = options.source.name
                 recording.thumbnails = thumbnails(source, recording, round(config.vision.max_megapixels * 1e6))
                 view.finish(recording)
@@ -253,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     rclpy.init()
     try:
         return 0 if replay(options, console) else 1
-    except (SourceError, ReplayError, ValueError) as refused:
+    except (ReplayError, ValueError, OSError) as refused:
         console.print(f"replay: {refused}", style="bold red", markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:

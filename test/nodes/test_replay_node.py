@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,11 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
+def bag_of(played: tuple[Path, str]) -> Path:
+    (bag,) = (played[0] / "out").glob("clip_*_bag")
+    return bag
+
+
 def test_every_frame_and_embedding_is_accounted_for(played):
     summary = json.loads((played[0] / "out" / "summary.json").read_text())
     assert summary["frames_in"] == 61
@@ -79,7 +85,7 @@ def test_a_line_a_second_and_the_totals_are_printed(played):
 def test_novelty_and_decisions_are_those_of_the_engine_in_process(played):
     """The same bag, once over DDS and once in this process."""
     summary = json.loads((played[0] / "out" / "summary.json").read_text())
-    bag = played[0] / "out" / "clip_bag"
+    bag = bag_of(played)
     recording = replay(open_source(bag), load_config(DEMO), lambda *_: None)
     assert (recording.encoded, len(recording.rows)) == (summary["encoded"], summary["tubelets"])
 
@@ -91,7 +97,7 @@ def test_second_run_plays_the_bag_written_before(played):
 
 
 def test_a_bag_is_played_as_it_is(played):
-    done = run_replay(played[0] / "out" / "clip_bag", played[0] / "other")
+    done = run_replay(bag_of(played), played[0] / "other")
     assert done.returncode == 0
     assert json.loads((played[0] / "other" / "summary.json").read_text())["frames_in"] == 61
 
@@ -106,7 +112,7 @@ def test_what_cannot_be_played_is_refused_in_a_line(tmp_path):
 def test_encoder_that_refuses_its_model_ends_the_replay(played, tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text(DEMO.read_text().replace("model: tiny", "model: no-such-model"))
-    done = run_replay(played[0] / "out" / "clip_bag", tmp_path / "out", params)
+    done = run_replay(bag_of(played), tmp_path / "out", params)
     assert done.returncode == 1
     assert "no-such-model' is no folder" in done.stdout
     assert "the encoder refused transition" in done.stdout
@@ -115,7 +121,7 @@ def test_encoder_that_refuses_its_model_ends_the_replay(played, tmp_path):
 def test_losses_on_the_way_are_told_and_the_accounts_still_balance(played, tmp_path):
     """A best effort subscription one deep, and a bag with all its frames in one moment."""
     bag = tmp_path / "burst"
-    with Writer(bag, version=9) as writer, open_source(played[0] / "out" / "clip_bag") as source:
+    with Writer(bag, version=9) as writer, open_source(bag_of(played)) as source:
         connection = writer.add_connection(source.topic, source.msgtype, typestore=get_typestore(Stores.ROS2_JAZZY))
         for image in source:
             writer.write(connection, 10**9, image.cdr)
@@ -135,3 +141,13 @@ def test_ros1_bag_is_refused_with_the_way_out(tmp_path):
     done = run_replay(tmp_path / "old.bag", tmp_path / "out")
     assert done.returncode == 1
     assert "convert it with `rosbags-convert`" in done.stdout.replace("\n", " ")
+
+
+def test_a_folder_that_the_replay_did_not_write_is_left_alone(played, tmp_path):
+    """A robot's own recording beside a video of the same name, older than the video."""
+    own = tmp_path / "clip_bag"
+    own.mkdir()
+    (own / "precious.db3").write_bytes(b"a day in the field")
+    video = Path(shutil.copy(played[0] / "clip.mp4", tmp_path / "clip.mp4"))
+    assert run_replay(video, tmp_path).returncode == 0
+    assert (own / "precious.db3").read_bytes() == b"a day in the field"
