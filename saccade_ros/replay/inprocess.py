@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 
 import numpy as np
@@ -69,11 +70,12 @@ def thumbnails(source: Source, recording: Recording, max_pixels: int) -> dict[in
     stamps = [row.stamp_ns for row in recording.rows if row.encoded]
     chosen = np.linspace(0, len(stamps) - 1, min(len(stamps), MAX_THUMBNAILS)).round().astype(int)
     wanted = {stamps[i] for i in chosen}
-    return {
-        image.stamp_ns: thumbnail(decode_image(image.message, max_pixels))
-        for image in source
-        if image.stamp_ns in wanted
-    }
+    pictures: dict[int, bytes] = {}
+    for image in source:
+        if image.stamp_ns in wanted:
+            with suppress(MalformedImage):  # a malformed image that has the stamp of a good one
+                pictures[image.stamp_ns] = thumbnail(decode_image(image.message, max_pixels))
+    return pictures
 
 
 def _facts(engine: Engine, source: Source) -> dict[str, Fact]:
@@ -82,9 +84,9 @@ def _facts(engine: Engine, source: Source) -> dict[str, Fact]:
         **asdict(engine.backend.facts),
         "pooling": config.encoder.pooling,
         "fps": config.stream.fps,
-        "tau": config.gate.tau,
         "gate_enabled": config.gate.enabled,
-        "max_skip_s": config.gate.max_skip_s,
+        "gate_tau": config.gate.tau,
+        "gate_max_skip_s": config.gate.max_skip_s,
         "topic": source.topic,
         "replayed": f"in process, {time.strftime('%Y-%m-%d %H:%M')}",
         "machine": describe_machine(),

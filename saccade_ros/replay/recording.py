@@ -68,7 +68,7 @@ class Recording:
     Attributes:
         rows: in the order received.
         totals: the books.
-        facts: encoder_id, model, weights, backend, device, precision, threads, window, lookback, fps, tau,
+        facts: encoder_id, model, weights, backend, device, precision, threads, window, lookback, fps, gate_tau,
             source (name of the bag or video), machine; and whatever else is worth a row in the report.
         thumbnails: JPEGs of encoded moments, by the stamp of the tubelet.
     """

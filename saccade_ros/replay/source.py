@@ -199,7 +199,7 @@ def _bag_errors(path: Path) -> Iterator[None]:
     # of ord(b""), those of SQLite, YAML, zstd and lz4.
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # any of those
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(f"{path} cannot be read as a bag ({reason}): {_BAG_REMEDY}") from error
 
