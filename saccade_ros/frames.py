@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Picture = npt.NDArray[np.uint8]  # (height, width, 3), RGB
+Pixels = npt.NDArray[np.float32]  # (2, 3, size, size), normalised; one frame of it (3, size, size)
 Vector = npt.NDArray[np.float32]  # (dim,)
 
 Item = TypeVar("Item")

@@ -72,7 +72,8 @@ class FrameLedger:
     @property
     def dropped_total(self) -> int:
         """Frames dropped, all causes."""
-        return self.dropped.total()
+        with self._lock:
+            return self.dropped.total()
 
     @property
     def pending(self) -> int:

@@ -6,9 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from saccade_ros.frames import Vector
-
-Pixels = npt.NDArray[np.float32]  # (2, 3, H, W), normalised
+from saccade_ros.frames import Pixels, Vector
 
 
 class BackendError(RuntimeError):

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade_ros.backends.base import BackendError, BackendFacts, Embedded, Pixels
+from saccade_ros.backends.base import BackendError, BackendFacts, Embedded
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.model import StepOutput, StreamingEncoder
 from saccade_ros.encoder.ring import RingCache
 from saccade_ros.encoder.weights import load_encoder
-from saccade_ros.frames import Vector
+from saccade_ros.frames import Pixels, Vector
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

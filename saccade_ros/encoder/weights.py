@@ -160,7 +160,7 @@ def _read_spec(model: str, folder: Path) -> ModelSpec:
         raise WeightsError(f"{file}: cannot be read ({broken}); download or copy it again") from broken
     if not isinstance(config, dict):
         raise WeightsError(f"{file}: holds no JSON object; download or copy it again")
-    return spec_from_transformers(folder.name if Path(model).exists() else model.split("/")[-1], config)
+    return spec_from_transformers(Path(model).resolve().name, config)  # a hub's own folder is named by a hash
 
 
 def _find_checkpoint(model: str) -> Path:

@@ -10,11 +10,8 @@ from typing import cast
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from saccade_ros.frames import Picture
-
-Pixels = npt.NDArray[np.float32]
+from saccade_ros.frames import Picture, Pixels
 
 # RGB, of ImageNet's training pictures: IMAGENET_DEFAULT_MEAN and _STD in transformers.image_utils.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
