@@ -195,8 +195,8 @@ class BackendConfig(_Section):
     )
     precision: str = knob(
         "fp32",
-        "Arithmetic of the encoder: fp32 is the reference, bf16 is faster where the CPU or GPU has it.",
-        choices=("fp32", "bf16"),
+        "Arithmetic of the encoder: fp32 is the reference, bf16 is faster where the CPU or GPU has it, fp16 on a GPU.",
+        choices=("fp32", "bf16", "fp16"),
     )
     threads: int = knob(0, "CPU threads for the encoder. 0 leaves the runtime's default.", at_least=0, at_most=1024)
 

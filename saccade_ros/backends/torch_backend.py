@@ -1,6 +1,6 @@
 """The encoder on PyTorch, on CPU or CUDA."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,12 +8,14 @@ from torch import Tensor
 
 from saccade_ros.backends.base import BackendError, BackendFacts, Embedded
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.encoder.model import StepOutput, StreamingEncoder
+from saccade_ros.encoder.graph import GraphedEncoder
+from saccade_ros.encoder.model import StepOutput
 from saccade_ros.encoder.ring import RingCache
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.frames import Pixels, Vector
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Step = Callable[[Sequence[Tensor], Sequence[RingCache]], list[StepOutput]]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchBackend:
@@ -25,6 +27,7 @@ class TorchBackend:
         device = _find_device(backend.device)
         loaded = load_encoder(encoder.model, encoder.window, encoder.lookback, encoder.seed)
         self._encoder = loaded.encoder.place(device, DTYPES[backend.precision])
+        self._step: Step = GraphedEncoder(self._encoder).step if device.type == "cuda" else self._encoder.step
         self._pooling, self._normalize = encoder.pooling, encoder.normalize
         spec = self._encoder.spec
         weights = ("random-" if loaded.is_random else "") + loaded.sha256[:12]
@@ -44,9 +47,7 @@ class TorchBackend:
             lookback=encoder.lookback,
             dim=spec.width,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
-            cache_bytes=RingCache.bytes_needed(
-                spec, encoder.window, encoder.lookback, DTYPES[backend.precision].itemsize
-            ),
+            cache_bytes=self._encoder.cache_bytes,
         )
 
     def embed(self, pixels: Pixels) -> Embedded:
@@ -56,7 +57,7 @@ class TorchBackend:
 
     def new_state(self) -> "TorchState":
         """See Backend."""
-        return TorchState(self._encoder, self._pool)
+        return TorchState(self._encoder.new_ring(), self._step, self._pool)
 
     def _pool(self, output: StepOutput) -> Vector:
         pooled = (output.newest if self._pooling == "newest" else output.window).float().cpu().numpy()
@@ -67,9 +68,8 @@ class TorchBackend:
 class TorchState:
     """One stream's ring, stepped by the shared model."""
 
-    def __init__(self, encoder: StreamingEncoder, pool: Callable[[StepOutput], Vector]) -> None:
-        self._encoder, self._pool = encoder, pool
-        self._ring = encoder.new_ring()
+    def __init__(self, ring: RingCache, step: Step, pool: Callable[[StepOutput], Vector]) -> None:
+        self._ring, self._step, self._pool = ring, step, pool
 
     @property
     def fill(self) -> int:
@@ -78,7 +78,7 @@ class TorchState:
 
     def step(self, patches: Tensor) -> Vector:
         """See EncoderState."""
-        return self._pool(self._encoder.step([patches], [self._ring])[0])
+        return self._pool(self._step([patches], [self._ring])[0])
 
     def reset(self) -> None:
         """See EncoderState."""

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade_ros.encoder.ring import Block, RingCache
-from saccade_ros.encoder.rope import RotaryTables, rotary_tables, rotate
+from saccade_ros.encoder.attention import Attention, choose_attention
+from saccade_ros.encoder.linear import Linear, pack_linears
+from saccade_ros.encoder.ring import Block, RingCache, make_blocks
+from saccade_ros.encoder.rope import rotary_tables
 from saccade_ros.encoder.spec import ModelSpec
 
 
@@ -38,49 +39,35 @@ class StepOutput(NamedTuple):
     window: Tensor
 
 
-class CachedAttention(nn.Module):
-    """Self-attention of a block's tokens over everything in the ring; no mask, none is needed."""
+class Projections(nn.Module):
+    """What attention computes from and ends in: queries, keys and values in one, and the mixing of heads."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.qkv = Linear(spec.width, 3 * spec.width)
+        self.proj = Linear(spec.width, spec.width)
+
+
+class Layer(nn.Module):
+    """Pre-norm transformer layer. Linear layers run over the tokens of all streams at once, attention by stream."""
 
     def __init__(self, spec: ModelSpec, layer: int) -> None:
         super().__init__()
         self.layer, self.heads = layer, spec.heads
-        self.qkv = nn.Linear(spec.width, 3 * spec.width)
-        self.proj = nn.Linear(spec.width, spec.width)
-
-    def forward(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
-        """x: tokens of all blocks, (sum of m*S, D). Linear layers run over all streams at once, attention by stream."""
-        qkv = self.qkv(x).view(len(x), 3, self.heads, -1).permute(1, 2, 0, 3)  # (3, A, N, E)
-        by_stream = qkv.split([block.rows for block in blocks], dim=2)
-        attended = [self._attend(q, k, v, block) for (q, k, v), block in zip(by_stream, blocks, strict=True)]
-        mixed: Tensor = self.proj(torch.cat(attended))
-        return mixed
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, block: Block) -> Tensor:
-        """One stream: (A, m*S, E) each -> (m*S, D)."""
-        q, k, v = (part.unflatten(1, (block.size, -1)) for part in (q, k, v))  # (A, m, S, E)
-        block.write(self.layer, k, v)
-        keys, values = block.read(self.layer)  # (A, fill*S, E)
-        queries = rotate(q, block.query_rotation).flatten(1, 2)  # (A, m*S, E)
-        out = F.scaled_dot_product_attention(queries[None], keys[None], values[None])[0]  # (A, m*S, E)
-        return out.transpose(0, 1).flatten(1)  # (m*S, D)
-
-
-class Layer(nn.Module):
-    """Pre-norm transformer layer."""
-
-    def __init__(self, spec: ModelSpec, layer: int) -> None:
-        super().__init__()
         self.norm1 = nn.LayerNorm(spec.width, eps=spec.norm_eps)
-        self.attention = CachedAttention(spec, layer)
+        self.attention = Projections(spec)
         self.norm2 = nn.LayerNorm(spec.width, eps=spec.norm_eps)
-        self.fc1 = nn.Linear(spec.width, spec.mlp_width)
-        self.fc2 = nn.Linear(spec.mlp_width, spec.width)
+        self.fc1 = Linear(spec.width, spec.mlp_width)
+        self.fc2 = Linear(spec.mlp_width, spec.width)
 
-    def forward(self, x: Tensor, blocks: Sequence[Block]) -> Tensor:
-        """x: (N, D) -> (N, D)."""
-        x = x + self.attention(self.norm1(x), blocks)
-        mlp: Tensor = self.fc2(F.gelu(self.fc1(self.norm2(x))))
-        return x + mlp
+    def forward(self, x: Tensor, blocks: Sequence[Block], attend: Attention) -> Tensor:
+        """x: tokens of all blocks, (N, D) with N the sum of their m*S -> (N, D)."""
+        qkv = self.attention.qkv(self.norm1(x)).unflatten(1, (3, self.heads, -1))  # (N, 3, A, E)
+        by_stream = zip(qkv.split([block.rows for block in blocks]), blocks, strict=True)
+        attended = torch.cat([attend(self.layer, part, block) for part, block in by_stream])  # (N, D)
+        x = self.attention.proj.add(attended, x)
+        hidden: Tensor = self.fc1.gelu(self.norm2(x))
+        return self.fc2.add(hidden, x)
 
 
 class StreamingEncoder(nn.Module):
@@ -89,8 +76,6 @@ class StreamingEncoder(nn.Module):
     Raises:
         ValueError: the window is longer than the clips the checkpoint was trained on, or lookback exceeds it.
     """
-
-    tables: RotaryTables
 
     def __init__(self, spec: ModelSpec, window: int, lookback: int = 1) -> None:
         super().__init__()
@@ -105,7 +90,7 @@ class StreamingEncoder(nn.Module):
         self.patch_embed = nn.Linear(spec.patch_values, spec.width)
         self.layers = nn.ModuleList(Layer(spec, i) for i in range(spec.depth))
         self.norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
-        self.tables = rotary_tables(spec, window)
+        self._choose_attention(torch.device("cpu"), torch.float32)
 
     @property
     def device(self) -> torch.device:
@@ -117,19 +102,32 @@ class StreamingEncoder(nn.Module):
         """What the layers compute in."""
         return self.norm.weight.dtype
 
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of one stream's cache."""
+        values = RingCache.values_needed(self.spec, self.window, self.lookback, self.attention.key_slot)
+        return values * self.dtype.itemsize
+
     def place(self, device: torch.device, dtype: torch.dtype) -> "StreamingEncoder":
-        """Move weights and rotation tables; returns self. The tables are rounded from fp32.
+        """Move to where and how it shall compute, once; returns self.
 
         The patch embedding stays fp32: it is 0.4 % of a step, and the gate compares its small differences.
         """
         self.to(device, dtype)
         self.patch_embed.to(torch.float32)
-        self.tables = RotaryTables(*(table.to(device, dtype) for table in rotary_tables(self.spec, self.window)))
+        self._choose_attention(device, dtype)
+        if device.type == "cpu" and dtype == torch.bfloat16:
+            pack_linears(self.layers, rows=self.lookback * self.spec.tokens)
         return self
+
+    def _choose_attention(self, device: torch.device, dtype: torch.dtype) -> None:
+        tables = rotary_tables(self.spec, self.window)
+        self.attention: Attention = choose_attention(self.spec, tables, device, dtype)
 
     def new_ring(self) -> RingCache:
         """An empty cache for one more stream."""
-        return RingCache(self.spec, self.window, self.lookback, self.device, self.dtype)
+        slots = self.attention.key_slot, self.attention.value_slot
+        return RingCache(self.spec, self.window, self.lookback, *slots, self.device, self.dtype)
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Tensor:
@@ -141,10 +139,16 @@ class StreamingEncoder(nn.Module):
         expected = (spec.tubelet_size, 3, spec.input_size, spec.input_size)
         if pixels.shape != expected:
             raise ValueError(f"tubelet has shape {tuple(pixels.shape)}; {spec.name} takes {expected}")
-        cells = pixels.to(self.device).unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (2,3,g,p,g,p)
+        cells = self._upload(pixels).unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (2,3,g,p,g,p)
         patches = cells.permute(2, 4, 1, 0, 3, 5).reshape(spec.tokens, spec.patch_values)  # (S, 3*2*p*p)
         embedded: Tensor = self.patch_embed(patches)
         return embedded
+
+    def _upload(self, pixels: Tensor) -> Tensor:
+        """To the device; to a GPU through pinned memory, without waiting."""
+        if self.device.type == "cuda":
+            return pixels.pin_memory().to(self.device, non_blocking=True)
+        return pixels
 
     @torch.inference_mode()
     def step(self, patches: Sequence[Tensor], rings: Sequence[RingCache]) -> list[StepOutput]:
@@ -157,20 +161,29 @@ class StreamingEncoder(nn.Module):
         Raises:
             NonFiniteError: an output is NaN or infinite.
         """
-        if len({id(ring) for ring in rings}) < len(rings):
-            raise ValueError("the same ring is given twice: a stream advances one tubelet per step")
-        blocks = [Block(ring, new, self.tables) for new, ring in zip(patches, rings, strict=True)]
-        x = torch.cat([block.patches.flatten(0, 1) for block in blocks])  # (N, D)
+        return self.finish(self.run(patches, make_blocks(rings)), rings)
+
+    def run(self, patches: Sequence[Tensor], blocks: Sequence[Block]) -> list[StepOutput]:
+        """The step's computation, on the device alone: what a CUDA graph captures. Advances no ring."""
+        for block in blocks:
+            block.turns = self.attention.turns(block)
+        x = torch.cat([block.take(new) for block, new in zip(blocks, patches, strict=True)])  # (N, D)
         for layer in self.layers:
-            x = layer(x, blocks)
-        outputs: Tensor = self.norm(x).unflatten(0, (-1, self.spec.tokens))  # (sum of m, S, D)
-        means = outputs.mean(dim=1)  # (sum of m, D)
-        if not torch.isfinite(means).all():
-            raise NonFiniteError("the encoder's output is NaN or infinite: check the weights and the input")
-        sizes = [block.size for block in blocks]
-        return [self._commit(*done) for done in zip(blocks, outputs.split(sizes), means.split(sizes), strict=True)]
+            x = layer(x, blocks, self.attention)
+        tokens: Tensor = self.norm(x).unflatten(0, (-1, self.spec.tokens))  # (sum of m, S, D)
+        by_stream = zip(tokens.split([block.size for block in blocks]), blocks, strict=True)
+        return [self._pool(part, block) for part, block in by_stream]
 
     @staticmethod
-    def _commit(block: Block, outputs: Tensor, means: Tensor) -> StepOutput:
-        block.commit(means)
-        return StepOutput(outputs, means[-1], block.ring.window_mean())
+    def _pool(tokens: Tensor, block: Block) -> StepOutput:
+        means = tokens.mean(dim=1)  # (m, D)
+        return StepOutput(tokens, means[-1], block.pool(means))
+
+    @staticmethod
+    def finish(outputs: list[StepOutput], rings: Sequence[RingCache]) -> list[StepOutput]:
+        """Advance the rings if every output is finite."""
+        if not all(bool(torch.isfinite(output.window).all()) for output in outputs):
+            raise NonFiniteError("the encoder's output is NaN or infinite: check the weights and the input")
+        for ring in rings:
+            ring.advance()
+        return outputs

@@ -3,44 +3,59 @@
 Attention sums over keys in any order, so slot order need not be time order. What a key's depth rotation needs is
 its *window position*: the newest tubelet n sits at min(n, W-1), one of age a at that minus a. Positions stay in the
 range the checkpoint was trained on however long the stream runs, and a static scene settles to a fixed point.
-Keys are therefore stored with the depth part un-rotated as well, and that part is turned again at each read.
+Keys are therefore stored with the depth part un-rotated, and that part is turned anew at each read.
 """
+
+from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
 
-from saccade_ros.encoder.rope import RotaryTables, Rotation, rotate
 from saccade_ros.encoder.spec import ModelSpec
 
 
 class RingCache:
     """State of one stream. `count` tubelets have been encoded since reset; nothing else is counted.
 
-    A step opens a Block, writes and reads its slots layer by layer, and commits it once. A step that fails before
-    the commit leaves no trace: the next one overwrites exactly the slots it wrote, before reading them.
+    A step makes a Block, writes and reads its slots layer by layer, and advances the ring once, at its end. A step that
+    fails before leaves no trace: the next one overwrites exactly the slots it wrote, before reading them.
+
+    Args:
+        key_slot, value_slot: how one tubelet of one head lies in memory; the attention kernel's choice.
     """
 
-    def __init__(self, spec: ModelSpec, window: int, lookback: int, device: torch.device, dtype: torch.dtype) -> None:
-        slots = (spec.depth, spec.heads, window, spec.tokens)
+    def __init__(
+        self,
+        spec: ModelSpec,
+        window: int,
+        lookback: int,
+        key_slot: tuple[int, ...],
+        value_slot: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
         self.window, self.lookback = window, lookback
-        self.keys = torch.zeros(*slots, spec.head_width, device=device, dtype=dtype)  # (L, A, W, S, E)
-        self.depth_keys = torch.zeros(*slots, spec.rope_width, device=device, dtype=dtype)  # un-rotated
-        self.values = torch.zeros(*slots, spec.head_width, device=device, dtype=dtype)
+        slots = (spec.depth, spec.heads, window)
+        self.keys = torch.zeros(*slots, *key_slot, device=device, dtype=dtype)  # (L, A, W, key slot)
+        self.values = torch.zeros(*slots, *value_slot, device=device, dtype=dtype)  # (L, A, W, value slot)
         self.patches = torch.zeros(lookback, spec.tokens, spec.width, device=device, dtype=dtype)
         self.means = torch.zeros(window, spec.width, device=device, dtype=dtype)  # pooled outputs
         self.count = 0
 
     @staticmethod
-    def bytes_needed(spec: ModelSpec, window: int, lookback: int, bytes_per_value: int) -> int:
-        """Memory of one stream's cache: L*W*S*A*(2E + rope width) + r*S*D + W*D values."""
-        per_token = spec.heads * (2 * spec.head_width + spec.rope_width)
-        kv = spec.depth * window * spec.tokens * per_token
-        return (kv + lookback * spec.tokens * spec.width + window * spec.width) * bytes_per_value
+    def values_needed(spec: ModelSpec, window: int, lookback: int, key_slot: tuple[int, ...]) -> int:
+        """Values in one stream's cache: L*W*A*(K + S*E) + r*S*D + W*D, where K, a head's keys of a tubelet, is S*E.
+
+        The AMX kernel pads head widths to 32, so that K is larger for ViT-H, of width 80.
+        """
+        tubelet = spec.heads * (prod(key_slot) + spec.tokens * spec.head_width)
+        return spec.depth * window * tubelet + lookback * spec.tokens * spec.width + window * spec.width
 
     @property
     def nbytes(self) -> int:
         """Memory this cache holds, in bytes."""
-        return sum(t.nbytes for t in (self.keys, self.depth_keys, self.values, self.patches, self.means))
+        return sum(t.nbytes for t in self._tensors)
 
     @property
     def fill(self) -> int:
@@ -51,58 +66,79 @@ class RingCache:
         """Forget everything. The memory stays; `count` says what of it is valid."""
         self.count = 0
 
-    def window_mean(self) -> Tensor:
-        """Mean output over the tubelets in the window: (D,)."""
-        return self.means[: self.fill].mean(dim=0)
+    def advance(self) -> None:
+        """A tubelet was encoded. Called in one place, at the end of a step that succeeded."""
+        self.count += 1
+
+    def copy_from(self, other: "RingCache") -> None:
+        """Become a copy of a ring of the same model, in place."""
+        for mine, theirs in zip(self._tensors, other._tensors, strict=True):
+            mine.copy_(theirs)
+        self.count = other.count
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.keys, self.values, self.patches, self.means
 
 
 class Block:
-    """One step's view of a ring: the tubelets it recomputes, their slots, and everyone's window position.
+    """A step's place in a ring: the tubelets it recomputes, their slots, and everyone's window position.
+
+    Shapes are fixed when it is made; where it points moves on with `follow`. So a captured CUDA graph can use one block
+    for as long as the ring's fill stays.
 
     Attributes:
         size: tubelets recomputed (m): lookback r, fewer while the stream is young.
-        patches: their patch embeddings, newest last: (m, S, D).
-        rows: their tokens, m*S.
-        query_rotation: of this block's queries, (m, S, E).
+        fill: tubelets attended to, the new one included.
+        slot_idx, position_idx: slots and window positions of the block's tubelets, newest last: (m,).
+        key_position_idx: window position of the tubelet in each slot: (fill,).
+        turns: what the attention kernel rotates by in this step; its own business.
     """
 
-    def __init__(self, ring: RingCache, patches: Tensor, tables: RotaryTables) -> None:
-        newest = ring.count  # index of the tubelet being encoded
-        newest_position = min(newest, ring.window - 1)
-        self.size = min(ring.lookback, newest + 1)
-        self.fill = min(newest + 1, ring.window)
-        self.ring, self.tables = ring, tables
+    def __init__(self, ring: RingCache) -> None:
+        self.ring = ring
+        self.size = min(ring.lookback, ring.count + 1)
+        self.fill = min(ring.count + 1, ring.window)
+        self.turns: tuple[Tensor, ...] = ()
+        parts = [self.size, self.size, self.size, self.fill]
+        self._indices = torch.empty(sum(parts), dtype=torch.int64, device=ring.keys.device)
+        self.slot_idx, self.position_idx, self._patch_idx, self.key_position_idx = self._indices.split(parts)
+        self.follow()
 
-        block_idx = torch.arange(newest - self.size + 1, newest + 1, device=patches.device)  # (m,)
-        self.slot_idx = block_idx % ring.window
-        position_idx = newest_position - (newest - block_idx)
-        self.query_rotation = Rotation(tables.query.cos[position_idx], tables.query.sin[position_idx])
+    @property
+    def rows(self) -> int:
+        """Tokens of the block: m*S."""
+        return self.size * self.ring.patches.shape[1]
 
-        age = (newest - torch.arange(self.fill, device=patches.device)) % ring.window  # by slot
-        depth = tables.depth
-        self.key_rotation = Rotation(*(part[newest_position - age][:, None, :] for part in depth))  # (fill, 1, d)
+    def follow(self) -> None:
+        """Point at the tubelet that the ring takes next. The only transfer from host to device in a step."""
+        newest, window = self.ring.count, self.ring.window
+        newest_position = min(newest, window - 1)
+        tubelets = range(newest - self.size + 1, newest + 1)
+        indices = [tubelet % window for tubelet in tubelets]
+        indices += [newest_position - (newest - tubelet) for tubelet in tubelets]
+        indices += [tubelet % self.ring.lookback for tubelet in tubelets]
+        indices += [newest_position - (newest - slot) % window for slot in range(self.fill)]  # age, by slot
+        on_gpu = self._indices.is_cuda
+        self._indices.copy_(torch.tensor(indices, pin_memory=on_gpu), non_blocking=on_gpu)
 
-        ring.patches[newest % ring.lookback] = patches
-        self.patches = ring.patches[block_idx % ring.lookback]  # (m, S, D)
-        self.rows = self.size * patches.shape[0]
+    def take(self, patches: Tensor) -> Tensor:
+        """Keep the new tubelet's patch embeddings (S, D); return the whole block's: (m*S, D)."""
+        self.ring.patches.index_copy_(0, self._patch_idx[-1:], patches[None].to(self.ring.patches.dtype))
+        return self.ring.patches[self._patch_idx].flatten(0, 1)  # (m*S, D)
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Store this block's keys and values as projected, each (A, m, S, E)."""
-        stored = rotate(keys, self.tables.key)
-        depth = self.key_rotation.cos.shape[-1]
-        self.ring.keys[layer].index_copy_(1, self.slot_idx, stored)
-        self.ring.depth_keys[layer].index_copy_(1, self.slot_idx, stored[..., :depth])
-        self.ring.values[layer].index_copy_(1, self.slot_idx, values)
+    def pool(self, means: Tensor) -> Tensor:
+        """Keep the block's pooled outputs (m, D); return their mean over the window: (D,)."""
+        self.ring.means.index_copy_(0, self.slot_idx, means)
+        return self.ring.means[: self.fill].mean(dim=0)
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Every valid key at its window position, and its value: each (A, fill*S, E), views of the ring."""
-        keys = self.ring.keys[layer][:, : self.fill]  # (A, fill, S, E)
-        values = self.ring.values[layer][:, : self.fill]
-        depth_keys = self.ring.depth_keys[layer][:, : self.fill]
-        rotate(depth_keys, self.key_rotation, out=keys[..., : depth_keys.shape[-1]])
-        return keys.flatten(1, 2), values.flatten(1, 2)  # (A, fill*S, E)
 
-    def commit(self, means: Tensor) -> None:
-        """End the step, given the block's pooled outputs (m, D). The only place that advances a ring."""
-        self.ring.means[self.slot_idx] = means
-        self.ring.count += 1
+def make_blocks(rings: Sequence[RingCache]) -> list[Block]:
+    """Where each of these rings takes its next tubelet.
+
+    Raises:
+        ValueError: a ring is given twice; a stream advances one tubelet per step.
+    """
+    if len({id(ring) for ring in rings}) < len(rings):
+        raise ValueError("the same ring is given twice: a stream advances one tubelet per step")
+    return [Block(ring) for ring in rings]

@@ -37,14 +37,22 @@ def rotation(positions: Tensor, width: int, layout: RopeLayout) -> Rotation:
     return Rotation(channels.cos(), channels.sin() * sign)
 
 
-def rotate(x: Tensor, by: Rotation, out: Tensor | None = None) -> Tensor:
-    """Turn each channel pair of x (..., channels), into `out` if given; `by` broadcasts against x."""
-    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # (..., channels)
-    return torch.mul(x, by.cos, out=out).addcmul_(swapped, by.sin)
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Turn each channel pair of x (..., channels); `by` broadcasts against x."""
+    swapped = torch.stack((x[..., 1::2], x[..., ::2]), dim=-1).flatten(-2)  # (..., channels); flip takes twice as long
+    return torch.mul(x, by.cos).addcmul_(swapped, by.sin)
+
+
+def turning_matrix(by: Rotation, channels: int) -> Tensor:
+    """A rotation of a head's first w channels, as matrices to multiply rows by: (P, w) -> (P, channels, channels)."""
+    width = by.cos.shape[-1]
+    matrix = torch.eye(channels, device=by.cos.device).repeat(len(by.cos), 1, 1)  # (P, channels, channels)
+    matrix[:, :width, :width] = rotate(torch.eye(width, device=by.cos.device), Rotation(*(t[:, None] for t in by)))
+    return matrix
 
 
 class RotaryTables(NamedTuple):
-    """Every rotation the cached encoder needs, for positions 0..W-1 of its window.
+    """Every rotation the cached encoder needs, for positions 0..W-1 of its window, in fp32.
 
     Attributes:
         query: (W, S, E), all three parts and the unrotated rest.

@@ -14,14 +14,14 @@ SMALL = ModelSpec("small", width=192, depth=2, heads=3, input_size=64)
 @pytest.mark.parametrize(("window", "lookback"), [(1, 1), (8, 1), (8, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_is_the_formula(window, lookback, dtype):
-    ring = RingCache(SMALL, window, lookback, torch.device("cpu"), dtype)
-    assert ring.nbytes == RingCache.bytes_needed(SMALL, window, lookback, dtype.itemsize)
+    encoder = StreamingEncoder(SMALL, window, lookback).place(torch.device("cpu"), dtype)
+    assert encoder.new_ring().nbytes == encoder.cache_bytes
 
 
 def test_memory_of_vitl_is_as_documented():
-    """L*W*S*A*(2E + rope) + r*S*D + W*D values: 24 layers, 8 tubelets of 256 tokens, 16 heads of 64, 20 rotated."""
-    values = 24 * 8 * 256 * 16 * (2 * 64 + 20) + 256 * 1024 + 8 * 1024
-    assert RingCache.bytes_needed(SIZES["vitl"], 8, 1, 4) == 4 * values
+    """L*W*A*2*S*E + r*S*D + W*D values: 24 layers, 8 tubelets of 256 tokens, 16 heads of 64."""
+    values = 24 * 8 * 16 * 2 * 256 * 64 + 256 * 1024 + 8 * 1024
+    assert RingCache.values_needed(SIZES["vitl"], 8, 1, key_slot=(256, 64)) == values
 
 
 @pytest.fixture(scope="module")
@@ -37,28 +37,53 @@ def test_slots_positions_and_fill_follow_the_stream(encoder):
     ring = encoder.new_ring()
     seen = []
     for _ in range(5):
-        block = Block(ring, patches(encoder), encoder.tables)
-        seen.append((block.slot_idx.tolist(), block.fill))
-        block.commit(torch.zeros(block.size, encoder.spec.width))
-    assert seen == [([0], 1), ([0, 1], 2), ([1, 2], 3), ([2, 0], 3), ([0, 1], 3)]
+        block = Block(ring)
+        seen.append((block.slot_idx.tolist(), block.position_idx.tolist(), block.fill))
+        ring.advance()
+    assert seen == [([0], [0], 1), ([0, 1], [0, 1], 2), ([1, 2], [1, 2], 3), ([2, 0], [1, 2], 3), ([0, 1], [1, 2], 3)]
 
 
 def test_newest_key_is_at_the_last_position_and_the_oldest_at_the_first(encoder):
     ring = encoder.new_ring()
     for _ in range(7):
-        Block(ring, patches(encoder), encoder.tables).commit(torch.zeros(min(ring.count + 1, 2), encoder.spec.width))
-    block = Block(ring, patches(encoder), encoder.tables)  # tubelet 7 in slot 1; 5, 6 in slots 2, 0
-    positions = [1, 2, 0]
-    assert torch.equal(block.key_rotation.cos[:, 0], encoder.tables.depth.cos[positions])
-    assert torch.equal(block.query_rotation.cos, encoder.tables.query.cos[[1, 2]])
+        ring.advance()
+    assert Block(ring).key_position_idx.tolist() == [1, 2, 0]  # tubelet 7 in slot 1; 5, 6 in slots 2, 0
+
+
+def test_a_block_made_once_follows_a_full_ring(encoder):
+    """What a captured graph relies on: one set of indices, rewritten in place."""
+    ring = encoder.new_ring()
+    for _ in range(3):
+        ring.advance()
+    kept = Block(ring)
+    memory = kept.slot_idx.data_ptr()
+    for _ in range(4):
+        ring.advance()
+        kept.follow()
+        fresh = Block(ring)
+        assert torch.equal(kept.slot_idx, fresh.slot_idx)
+        assert torch.equal(kept.key_position_idx, fresh.key_position_idx)
+    assert kept.slot_idx.data_ptr() == memory
 
 
 def test_memory_never_moves(encoder):
     ring = encoder.new_ring()
-    before = [t.data_ptr() for t in (ring.keys, ring.depth_keys, ring.values, ring.patches, ring.means)]
+    before = [t.data_ptr() for t in (ring.keys, ring.values, ring.patches, ring.means)]
     for _ in range(8):
         encoder.step([patches(encoder)], [ring])
-    assert [t.data_ptr() for t in (ring.keys, ring.depth_keys, ring.values, ring.patches, ring.means)] == before
+    assert [t.data_ptr() for t in (ring.keys, ring.values, ring.patches, ring.means)] == before
+
+
+def test_a_copy_goes_its_own_way_from_where_it_was_made(encoder):
+    ring, copy = encoder.new_ring(), encoder.new_ring()
+    encoder.step([patches(encoder)], [ring])
+    copy.copy_from(ring)
+    encoder.step([patches(encoder)], [copy])
+    new = patches(encoder)
+    again = encoder.new_ring()
+    again.copy_from(ring)
+    assert ring.count == 1
+    assert torch.equal(encoder.step([new], [ring])[0].newest, encoder.step([new], [again])[0].newest)
 
 
 def test_fill_counts_up_to_the_window_and_reset_empties(encoder):

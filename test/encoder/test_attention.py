@@ -1,0 +1,122 @@
+"""The kernels of attention agree: torch's fused one, plain products, and ours on the matrix unit."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from saccade_ros.encoder.amx import AmxAttention
+from saccade_ros.encoder.attention import Attention, FusedAttention, MatmulAttention, choose_attention
+from saccade_ros.encoder.model import StreamingEncoder
+from saccade_ros.encoder.ring import Block, RingCache
+from saccade_ros.encoder.rope import rotary_tables
+from saccade_ros.encoder.spec import ModelSpec
+from saccade_ros.encoder.weights import load_encoder
+
+CPU = torch.device("cpu")
+SPEC = ModelSpec("spec", width=192, depth=1, heads=3, input_size=128)  # E 64, S 64
+WIDE = ModelSpec("wide", width=160, depth=1, heads=2, input_size=128)  # E 80, as ViT-H; padded to 96
+LARGE = ModelSpec("large", width=64, depth=1, heads=1, input_size=384)  # S 576, as V-JEPA 2.1
+
+needs_amx = pytest.mark.skipif(
+    not AmxAttention.serves(SPEC), reason="needs a processor with AMX and the kernel that colcon builds"
+)
+
+
+def attend(
+    attention: Attention, spec: ModelSpec, steps: list[Tensor], window: int, lookback: int, dtype
+) -> list[Tensor]:
+    """Run one layer's attention over projected tubelets, as a stream."""
+    ring = RingCache(spec, window, lookback, attention.key_slot, attention.value_slot, CPU, dtype)
+    out = []
+    for n in range(len(steps)):
+        block = Block(ring)
+        block.turns = attention.turns(block)
+        out.append(attention(0, torch.cat(steps[n + 1 - block.size : n + 1]).to(dtype), block))
+        ring.advance()
+    return out
+
+
+def projected(spec: ModelSpec, tubelets: int, scale: float = 1.0) -> list[Tensor]:
+    """Queries, keys and values of a few tubelets: (S, 3, A, E) each, in values that bf16 holds."""
+    size = (spec.tokens, 3, spec.heads, spec.head_width)
+    generator = torch.Generator().manual_seed(0)
+    return [(scale * torch.randn(size, generator=generator)).bfloat16() for _ in range(tubelets)]
+
+
+def errors(got: list[Tensor], expected: list[Tensor]) -> list[float]:
+    return [float((g.double() - e.double()).norm() / e.double().norm()) for g, e in zip(got, expected, strict=True)]
+
+
+@needs_amx
+@pytest.mark.parametrize("spec", [SPEC, WIDE, LARGE], ids=lambda spec: spec.name)
+@pytest.mark.parametrize(("window", "lookback"), [(3, 1), (3, 2), (2, 2), (1, 1)])
+def test_amx_is_no_further_from_exact_than_torch_is(spec, window, lookback):
+    steps, tables = projected(spec, 2 * window + 2), rotary_tables(spec, window)
+    exact = attend(FusedAttention(spec, tables, CPU, torch.float64), spec, steps, window, lookback, torch.float64)
+    torchs = attend(FusedAttention(spec, tables, CPU, torch.bfloat16), spec, steps, window, lookback, torch.bfloat16)
+    ours = attend(AmxAttention(spec, tables), spec, steps, window, lookback, torch.bfloat16)
+    assert max(errors(ours, exact)) <= max(errors(torchs, exact)) < 0.01
+
+
+@needs_amx
+def test_amx_survives_scores_that_outgrow_the_first_slots():
+    """The running maximum comes from the first slot; later ones reach 2^1000 times its numerators."""
+    steps, tables = projected(SPEC, 6), rotary_tables(SPEC, 3)
+    steps = [step * growth for step, growth in zip(steps, (1, 4, 1, 12, 1, 16), strict=True)]
+    exact = attend(FusedAttention(SPEC, tables, CPU, torch.float64), SPEC, steps, 3, 1, torch.float64)
+    torchs = attend(FusedAttention(SPEC, tables, CPU, torch.bfloat16), SPEC, steps, 3, 1, torch.bfloat16)
+    ours = attend(AmxAttention(SPEC, tables), SPEC, steps, 3, 1, torch.bfloat16)
+    assert all(o <= 1.5 * t + 1e-3 for o, t in zip(errors(ours, exact), errors(torchs, exact), strict=True))
+
+
+@needs_amx
+def test_amx_passes_nan_on():
+    steps = projected(SPEC, 1)
+    steps[0][5, 1] = torch.nan  # one key
+    assert attend(AmxAttention(SPEC, rotary_tables(SPEC, 2)), SPEC, steps, 2, 1, torch.bfloat16)[0].isnan().all()
+
+
+@needs_amx
+def test_amx_gives_the_same_bits_for_any_number_of_threads():
+    steps, kernel = projected(SPEC, 4), AmxAttention(SPEC, rotary_tables(SPEC, 3))
+    threads = torch.get_num_threads()
+    try:
+        outputs = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            outputs.append(torch.stack(attend(kernel, SPEC, steps, 3, 1, torch.bfloat16)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+def test_plain_products_are_the_fused_kernel():
+    steps, tables = projected(SPEC, 5), rotary_tables(SPEC, 3)
+    fused = attend(FusedAttention(SPEC, tables, CPU, torch.float32), SPEC, steps, 3, 2, torch.float32)
+    plain = attend(MatmulAttention(SPEC, tables, CPU, torch.float32), SPEC, steps, 3, 2, torch.float32)
+    assert max(errors(plain, fused)) <= 1e-6
+
+
+def test_fp32_is_left_to_torch():
+    assert type(choose_attention(SPEC, rotary_tables(SPEC, 2), CPU, torch.float32)) is FusedAttention
+
+
+def test_shapes_that_tiles_do_not_fit_are_left_to_torch():
+    odd = ModelSpec("odd", width=192, depth=1, heads=3, input_size=112)  # 49 tokens
+    assert not AmxAttention.serves(odd)
+    encoder = StreamingEncoder(odd, window=2).place(CPU, torch.bfloat16)
+    assert encoder.step([torch.randn(49, 192)], [encoder.new_ring()])[0].newest.isfinite().all()
+
+
+def test_bf16_stream_stays_on_the_fp32_one():
+    """Whatever kernel serves here: centred cosine of the embeddings, over more than four windows."""
+    window, tubelets = 3, 14
+    clip = torch.randn(tubelets, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    embeddings = []
+    for dtype in (torch.float32, torch.bfloat16):
+        encoder = load_encoder("tiny", window).encoder.place(CPU, dtype)
+        ring = encoder.new_ring()
+        embeddings.append(torch.stack([encoder.step([encoder.embed(t)], [ring])[0].newest.float() for t in clip]))
+    exact, rounded = (e - embeddings[0].mean(dim=0) for e in embeddings)
+    assert torch.cosine_similarity(exact, rounded).min() >= 0.999
