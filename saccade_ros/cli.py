@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,13 +34,16 @@ def _parser() -> argparse.ArgumentParser:
     replay.set_defaults(run=_replay)
 
     bench = commands.add_parser("bench", help="measure speed").add_subparsers(required=True, metavar="WHAT")
-    step = bench.add_parser("step", help="the cached step against transformers' re-encode of the window")
+    step = bench.add_parser("step", help="the cached step in every variant, against transformers' re-encode")
     step.add_argument("--model", default="vitl", help="size or checkpoint folder (default: %(default)s)")
-    step.add_argument("--window", type=int, default=8, help="tubelets (default: %(default)s)")
-    step.add_argument("--lookback", type=int, default=1, help="tubelets recomputed (default: %(default)s)")
-    step.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    step.add_argument("--windows", type=int, nargs="+", default=[8], metavar="W", help="tubelets (default: 8)")
+    step.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16", "fp16"))
+    step.add_argument("--lookbacks", type=int, nargs="+", default=[1], metavar="R", help="recomputed (default: 1)")
+    step.add_argument("--batches", type=int, nargs="+", default=[1], metavar="B", help="streams in a step (default: 1)")
+    step.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's default")
-    step.add_argument("--rounds", type=int, default=5, help="5 cached steps and 1 re-encode each")
+    step.add_argument("--rounds", type=int, default=5, help="10 steps and 1 re-encode each (default: %(default)s)")
+    step.add_argument("--clip", type=Path, help="bag or video to encode; default: noise")
     step.add_argument("--json", type=Path, metavar="FILE", help="save the result")
     step.set_defaults(run=_bench_step)
     return parser
@@ -72,37 +74,16 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _bench_step(options: argparse.Namespace) -> int:
-    from saccade_ros.bench import bench_step
+    from saccade_ros.bench.step import StepBench, print_table
 
-    result = bench_step(
-        options.model, options.window, options.lookback, options.precision, options.threads, options.rounds
-    )
-    print(_step_table(result))
+    names = ("model", "windows", "precisions", "lookbacks", "batches", "device", "threads", "rounds", "clip")
+    result = StepBench(**{name: getattr(options, name) for name in names}).run()
+    print_table(result)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         print(options.json)
     return 0
-
-
-def _step_table(result: dict[str, Any]) -> str:
-    lines = [f"{result['model']}, window {result['window']}, {result['precision']}, {result['threads']} threads"]
-    for name, key in (
-        ("cached step", "cached_step_ms"),
-        ("patch embedding", "patch_embed_ms"),
-        ("transformers, whole window", "full_reencode_ms"),
-    ):
-        times = result[key]
-        lines.append(
-            f"  {name:27}{times['median']:9.1f} ms  ({times['min']:.1f} to {times['max']:.1f}, {times['runs']} runs)"
-        )
-    peak = result["peak_rss_mb"]
-    lines.append(f"  {'speedup of the medians':27}{result['speedup']:9.2f} x")
-    lines.append(
-        f"  {'peak memory':27}{peak['cached_alone']:9.0f} MB ({peak['with_transformers']:.0f} MB with transformers)"
-    )
-    lines.append(f"  {result['weights']}; {result['machine']}, torch {result['torch']}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "backends": {"config", "frames", "encoder"},
     "engine": {"config", "frames", "ledger", "vision", "gate", "backends"},
     "replay": {"config", "frames", "ledger", "machine", "vision", "engine"},
-    "bench": {"backends", "encoder", "machine"},
+    "bench": {"backends", "encoder", "machine", "replay"},
     "nodes": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
     "cli": {"config", "replay", "bench", "engine", "encoder", "backends", "vision"},
 }

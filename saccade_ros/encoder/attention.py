@@ -54,7 +54,7 @@ class FusedAttention:
 
     def __init__(self, spec: ModelSpec, tables: RotaryTables, device: torch.device, dtype: torch.dtype) -> None:
         self.key_slot: tuple[int, ...] = (spec.tokens, spec.head_width)
-        self.value_slot = self.key_slot
+        self.value_slot: tuple[int, ...] = self.key_slot
         self._query = tables.query.to(device, dtype)
         self._key = tables.key.to(device, dtype)
         self._depth = turning_matrix(tables.depth, spec.head_width).to(device, dtype)  # (W, E, E)

@@ -10,11 +10,13 @@ class Linear(nn.Linear):
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU of the layer's output."""
-        return F.gelu(self(x))
+        output: Tensor = self(x)
+        return F.gelu(output)
 
     def add(self, x: Tensor, residual: Tensor) -> Tensor:
         """The layer's output plus `residual`."""
-        return residual + self(x)
+        output: Tensor = self(x)
+        return residual + output
 
 
 class PackedLinear(nn.Module):

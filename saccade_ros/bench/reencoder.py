@@ -1,0 +1,41 @@
+"""What the cached step replaces: transformers' encoder over the whole window, for each new tubelet.
+
+The baseline is honest: the encoder alone (no predictor), with SDPA, over a window as long as the full cache, at the
+same threads, and measured in turns with ours, so that a change of the machine's speed hits both.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from saccade_ros.encoder.spec import ModelSpec
+
+
+def make_reencoder(
+    model: str, spec: ModelSpec, clip: Tensor, device: torch.device, dtype: torch.dtype
+) -> Callable[[], object]:
+    """A full encode of `clip`, (W, 2, 3, H, W); for a size, with random weights of that size."""
+    from transformers import VJEPA2Config, VJEPA2Model
+
+    if Path(model).is_dir():
+        reference = VJEPA2Model.from_pretrained(model, attn_implementation="sdpa")
+    else:
+        config = VJEPA2Config(
+            hidden_size=spec.width,
+            num_hidden_layers=spec.depth,
+            num_attention_heads=spec.heads,
+            crop_size=spec.input_size,
+            mlp_ratio=spec.mlp_width / spec.width,
+        )
+        reference = VJEPA2Model._from_config(config, attn_implementation="sdpa")
+    reference.predictor = None  # its weights would only take memory
+    reference.to(device, dtype).eval()
+    frames = clip.flatten(0, 1)[None].to(device, dtype)  # (1, 2W, 3, H, W)
+
+    @torch.inference_mode()
+    def reencode() -> object:
+        return reference(frames, skip_predictor=True)
+
+    return reencode
