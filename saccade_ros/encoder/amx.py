@@ -1,14 +1,9 @@
-"""Binding of amx_attention.cpp, which colcon and pip build where the compiler can; without it torch's kernel serves."""
-
-import ctypes
-from functools import cache
-from pathlib import Path
-from typing import Any
+"""Attention on the CPU's matrix unit; the work is in native/attention.cpp."""
 
 import torch
 from torch import Tensor
 
-import saccade_ros
+from saccade_ros.encoder.native import library
 from saccade_ros.encoder.ring import Block
 from saccade_ros.encoder.rope import RotaryTables, Rotation
 from saccade_ros.encoder.spec import ModelSpec
@@ -35,9 +30,8 @@ class AmxAttention:
     @staticmethod
     def serves(spec: ModelSpec) -> bool:
         """True if the kernel was built, the processor has AMX, and the model's shape fits its tiles."""
-        library = _library()
         fits = spec.tokens % TILE == 0 and spec.head_width % (TILE // 2) == 0
-        return fits and library is not None and bool(library.saccade_amx_available())
+        return fits and library() is not None and bool(library().saccade_amx_available())
 
     def turns(self, block: Block) -> tuple[Tensor, ...]:
         """Of queries, (m, S, 4, P/2), and of keys by slot, (fill, 4, P/2)."""
@@ -51,7 +45,7 @@ class AmxAttention:
         sizes = (torch.get_num_threads(), spec.heads, ring.window, block.fill, spec.tokens, spec.head_width, block.size)
         arrays = (qkv, block.slot_idx, queries, self._key_turns, depth)
         memory = (*arrays, ring.keys[layer], ring.values[layer], out)
-        failed = _library().saccade_amx_attend(*sizes, spec.rope_width // 2, *(array.data_ptr() for array in memory))
+        failed = library().saccade_amx_attend(*sizes, spec.rope_width // 2, *(array.data_ptr() for array in memory))
         if failed:
             raise MemoryError("no working memory for attention; lower backend.threads or encoder.lookback")
         return out
@@ -69,14 +63,3 @@ def _turns(by: Rotation, padded: int) -> Tensor:
     for row, part in enumerate((by.cos[..., ::2], by.cos[..., 1::2], by.sin[..., ::2], by.sin[..., 1::2])):
         turns[..., row, : width // 2] = part
     return turns
-
-
-@cache
-def _library() -> Any:
-    """The built kernel, from wherever the package's folders are; None if it was not built."""
-    for folder in saccade_ros.__path__:
-        for file in sorted(Path(folder, "encoder").glob("libsaccade_amx_attention*.so")):
-            library = ctypes.CDLL(str(file))
-            library.saccade_amx_attend.argtypes = [ctypes.c_int] * 8 + [ctypes.c_void_p] * 8
-            return library
-    return None

@@ -32,7 +32,7 @@ class CapturedStep:
     def __init__(self, encoder: StreamingEncoder, rings: Sequence[RingCache], pool: Pool) -> None:
         self._blocks = make_blocks(rings)
         tokens, width = encoder.spec.tokens, encoder.spec.width
-        self._patches = [torch.zeros(tokens, width, device=encoder.device, dtype=encoder.dtype) for _ in rings]
+        self._patches = [torch.zeros(tokens, width, device=encoder.device) for _ in rings]
         self._run = self._capture(lambda: encoder.run(self._patches, self._blocks), encoder.device, pool)
 
     def __call__(self, patches: Sequence[Tensor]) -> list[StepOutput]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saccade_ros.encoder.attention import Attention, choose_attention
 from saccade_ros.encoder.linear import Linear, pack_linears
+from saccade_ros.encoder.norm import ResidualNorm
 from saccade_ros.encoder.ring import Block, RingCache, make_blocks
 from saccade_ros.encoder.rope import rotary_tables
 from saccade_ros.encoder.spec import ModelSpec
@@ -54,20 +55,28 @@ class Layer(nn.Module):
     def __init__(self, spec: ModelSpec, layer: int) -> None:
         super().__init__()
         self.layer, self.heads = layer, spec.heads
-        self.norm1 = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.norm1 = ResidualNorm(spec.width, eps=spec.norm_eps)
         self.attention = Projections(spec)
-        self.norm2 = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.norm2 = ResidualNorm(spec.width, eps=spec.norm_eps)
         self.fc1 = Linear(spec.width, spec.mlp_width)
         self.fc2 = Linear(spec.mlp_width, spec.width)
 
-    def forward(self, x: Tensor, blocks: Sequence[Block], attend: Attention) -> Tensor:
-        """x: tokens of all blocks, (N, D) with N the sum of their m*S -> (N, D)."""
-        qkv = self.attention.qkv(self.norm1(x)).unflatten(1, (3, self.heads, -1))  # (N, 3, A, E)
+    def forward(self, x: Tensor, update: Tensor | None, blocks: Sequence[Block], attend: Attention) -> Tensor:
+        """One layer over the tokens of all blocks, N the sum of their m*S.
+
+        Args:
+            x: residual stream, (N, D) in fp32; the update and attention's share are added to it in place.
+            update: the previous layer's share, (N, D).
+
+        Returns:
+            This layer's share still to be added, (N, D).
+        """
+        qkv = self.attention.qkv(self.norm1(x, update)).unflatten(1, (3, self.heads, -1))  # (N, 3, A, E)
         by_stream = zip(qkv.split([block.rows for block in blocks]), blocks, strict=True)
-        attended = torch.cat([attend(self.layer, part, block) for part, block in by_stream])  # (N, D)
-        x = self.attention.proj.add(attended, x)
-        hidden: Tensor = self.fc1.gelu(self.norm2(x))
-        return self.fc2.add(hidden, x)
+        attended = _joined([attend(self.layer, part, block) for part, block in by_stream])  # (N, D)
+        hidden = self.fc1.gelu(self.norm2(x, self.attention.proj(attended)))  # (N, mlp)
+        share: Tensor = self.fc2(hidden)
+        return share
 
 
 class StreamingEncoder(nn.Module):
@@ -89,7 +98,7 @@ class StreamingEncoder(nn.Module):
         self.spec, self.window, self.lookback = spec, window, lookback
         self.patch_embed = nn.Linear(spec.patch_values, spec.width)
         self.layers = nn.ModuleList(Layer(spec, i) for i in range(spec.depth))
-        self.norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.norm = ResidualNorm(spec.width, eps=spec.norm_eps)
         self._choose_attention(torch.device("cpu"), torch.float32)
 
     @property
@@ -100,13 +109,12 @@ class StreamingEncoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What the layers compute in."""
-        return self.norm.weight.dtype
+        return self.norm.dtype
 
     @property
     def cache_bytes(self) -> int:
         """Memory of one stream's cache."""
-        values = RingCache.values_needed(self.spec, self.window, self.lookback, self.attention.key_slot)
-        return values * self.dtype.itemsize
+        return RingCache.bytes_needed(self.spec, self.window, self.lookback, self.attention.key_slot, self.dtype)
 
     def place(self, device: torch.device, dtype: torch.dtype) -> "StreamingEncoder":
         """Move to where and how it shall compute, once; returns self.
@@ -115,8 +123,11 @@ class StreamingEncoder(nn.Module):
         """
         self.to(device, dtype)
         self.patch_embed.to(torch.float32)
+        for module in self.modules():
+            if isinstance(module, ResidualNorm):
+                module.place(dtype)
         self._choose_attention(device, dtype)
-        if device.type == "cpu" and dtype == torch.bfloat16:
+        if device.type == "cpu":
             pack_linears(self.layers, rows=self.lookback * self.spec.tokens)
         return self
 
@@ -167,10 +178,11 @@ class StreamingEncoder(nn.Module):
         """The step's computation, on the device alone: what a CUDA graph captures. Advances no ring."""
         for block in blocks:
             block.turns = self.attention.turns(block)
-        x = torch.cat([block.take(new) for block, new in zip(blocks, patches, strict=True)])  # (N, D)
+        x = torch.cat([block.take(new) for block, new in zip(blocks, patches, strict=True)])  # (N, D), fp32
+        update = None
         for layer in self.layers:
-            x = layer(x, blocks, self.attention)
-        tokens: Tensor = self.norm(x).unflatten(0, (-1, self.spec.tokens))  # (sum of m, S, D)
+            update = layer(x, update, blocks, self.attention)
+        tokens: Tensor = self.norm(x, update).unflatten(0, (-1, self.spec.tokens))  # (sum of m, S, D)
         by_stream = zip(tokens.split([block.size for block in blocks]), blocks, strict=True)
         return [self._pool(part, block) for part, block in by_stream]
 
@@ -187,3 +199,7 @@ class StreamingEncoder(nn.Module):
         for ring in rings:
             ring.advance()
         return outputs
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts) if len(parts) > 1 else parts[0]

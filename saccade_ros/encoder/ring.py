@@ -39,18 +39,19 @@ class RingCache:
         slots = (spec.depth, spec.heads, window)
         self.keys = torch.zeros(*slots, *key_slot, device=device, dtype=dtype)  # (L, A, W, key slot)
         self.values = torch.zeros(*slots, *value_slot, device=device, dtype=dtype)  # (L, A, W, value slot)
-        self.patches = torch.zeros(lookback, spec.tokens, spec.width, device=device, dtype=dtype)
+        self.patches = torch.zeros(lookback, spec.tokens, spec.width, device=device)  # fp32
         self.means = torch.zeros(window, spec.width, device=device, dtype=dtype)  # pooled outputs
         self.count = 0
 
     @staticmethod
-    def values_needed(spec: ModelSpec, window: int, lookback: int, key_slot: tuple[int, ...]) -> int:
-        """Values in one stream's cache: L*W*A*(K + S*E) + r*S*D + W*D, where K, a head's keys of a tubelet, is S*E.
+    def bytes_needed(spec: ModelSpec, window: int, lookback: int, key_slot: tuple[int, ...], dtype: torch.dtype) -> int:
+        """Memory of one stream's cache: L*W*A*(K + S*E) + W*D values, and r*S*D of fp32.
 
-        The AMX kernel pads head widths to 32, so that K is larger for ViT-H, of width 80.
+        K, a head's keys of one tubelet, is S*E; the AMX kernel pads E to 32, so that it is more for ViT-H, of width 80.
         """
         tubelet = spec.heads * (prod(key_slot) + spec.tokens * spec.head_width)
-        return spec.depth * window * tubelet + lookback * spec.tokens * spec.width + window * spec.width
+        values = spec.depth * window * tubelet + window * spec.width
+        return values * dtype.itemsize + lookback * spec.tokens * spec.width * torch.float32.itemsize
 
     @property
     def nbytes(self) -> int:
@@ -124,7 +125,7 @@ class Block:
 
     def take(self, patches: Tensor) -> Tensor:
         """Keep the new tubelet's patch embeddings (S, D); return the whole block's: (m*S, D)."""
-        self.ring.patches.index_copy_(0, self._patch_idx[-1:], patches[None].to(self.ring.patches.dtype))
+        self.ring.patches.index_copy_(0, self._patch_idx[-1:], patches[None])
         return self.ring.patches[self._patch_idx].flatten(0, 1)  # (m*S, D)
 
     def pool(self, means: Tensor) -> Tensor:

@@ -20,14 +20,10 @@ def linear() -> Linear:
 @pytest.mark.parametrize("rows", [64, 32])  # as packed for, and another number
 def test_every_ending_is_that_of_the_plain_layer_to_bf16_rounding(linear, rows):
     packed = PackedLinear(linear, rows=64)
-    x, residual = torch.randn(rows, 96).bfloat16(), torch.randn(rows, 160).bfloat16()
+    x = torch.randn(rows, 96).bfloat16()
     exact = F.linear(x.double(), linear.weight.double(), linear.bias.double())
     with torch.inference_mode():
-        for got, expected in (
-            (packed(x), exact),
-            (packed.gelu(x), F.gelu(exact)),
-            (packed.add(x, residual), exact + residual),
-        ):
+        for got, expected in ((packed(x), exact), (packed.gelu(x), F.gelu(exact))):
             assert got.dtype == torch.bfloat16
             assert (got.double() - expected).norm() / expected.norm() < 0.004
 
