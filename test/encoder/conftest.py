@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from reference_model import make_reference
 from transformers import VJEPA2Model
 
+from saccade_ros.encoder import norm
+from saccade_ros.encoder.amx import AmxAttention
 from saccade_ros.encoder.weights import load_encoder
 
 
@@ -21,11 +24,14 @@ def checkpoint(reference: VJEPA2Model, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-@pytest.fixture
-def load(checkpoint: Path):
-    """Load the checkpoint with a window and a lookback."""
+@pytest.fixture(params=["chosen kernels", "torch's kernels"])
+def load(checkpoint: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Load the checkpoint with a window and a lookback, on the CPU in fp32: with what is fastest here, and without."""
+    if request.param == "torch's kernels":
+        monkeypatch.setattr(AmxAttention, "serves", lambda spec, dtype: False)
+        monkeypatch.setattr(norm, "library", lambda: None)
 
     def load_with(window: int, lookback: int = 1):
-        return load_encoder(str(checkpoint), window, lookback).encoder
+        return load_encoder(str(checkpoint), window, lookback).encoder.place(torch.device("cpu"), torch.float32)
 
     return load_with

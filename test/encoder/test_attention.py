@@ -18,7 +18,7 @@ WIDE = ModelSpec("wide", width=160, depth=1, heads=2, input_size=128)  # E 80, a
 LARGE = ModelSpec("large", width=64, depth=1, heads=1, input_size=384)  # S 576, as V-JEPA 2.1
 
 needs_amx = pytest.mark.skipif(
-    not AmxAttention.serves(SPEC), reason="needs a processor with AMX and the kernel that colcon builds"
+    not AmxAttention.serves(SPEC, torch.float32), reason="needs a processor with AMX and the kernel that colcon builds"
 )
 
 
@@ -48,13 +48,15 @@ def errors(got: list[Tensor], expected: list[Tensor]) -> list[float]:
 
 
 @needs_amx
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("spec", [SPEC, WIDE, LARGE], ids=lambda spec: spec.name)
 @pytest.mark.parametrize(("window", "lookback"), [(3, 1), (3, 2), (2, 2), (1, 1)])
-def test_amx_is_no_further_from_exact_than_torch_is(spec, window, lookback):
+def test_amx_is_no_further_from_exact_than_torch_is(spec, window, lookback, dtype):
     steps, tables = projected(spec, 2 * window + 2), rotary_tables(spec, window)
     exact = attend(FusedAttention(spec, tables, CPU, torch.float64), spec, steps, window, lookback, torch.float64)
-    torchs = attend(FusedAttention(spec, tables, CPU, torch.bfloat16), spec, steps, window, lookback, torch.bfloat16)
-    ours = attend(AmxAttention(spec, tables), spec, steps, window, lookback, torch.bfloat16)
+    torchs = attend(FusedAttention(spec, tables, CPU, dtype), spec, steps, window, lookback, dtype)
+    ours = attend(AmxAttention(spec, tables, dtype), spec, steps, window, lookback, dtype)
+    print(max(errors(ours, exact)), max(errors(torchs, exact)))
     assert max(errors(ours, exact)) <= max(errors(torchs, exact)) < 0.01
 
 
@@ -65,7 +67,7 @@ def test_amx_survives_scores_that_outgrow_the_first_slots():
     steps = [step * growth for step, growth in zip(steps, (1, 4, 1, 12, 1, 16), strict=True)]
     exact = attend(FusedAttention(SPEC, tables, CPU, torch.float64), SPEC, steps, 3, 1, torch.float64)
     torchs = attend(FusedAttention(SPEC, tables, CPU, torch.bfloat16), SPEC, steps, 3, 1, torch.bfloat16)
-    ours = attend(AmxAttention(SPEC, tables), SPEC, steps, 3, 1, torch.bfloat16)
+    ours = attend(AmxAttention(SPEC, tables, torch.bfloat16), SPEC, steps, 3, 1, torch.bfloat16)
     assert all(o <= 1.5 * t + 1e-3 for o, t in zip(errors(ours, exact), errors(torchs, exact), strict=True))
 
 
@@ -73,12 +75,16 @@ def test_amx_survives_scores_that_outgrow_the_first_slots():
 def test_amx_passes_nan_on():
     steps = projected(SPEC, 1)
     steps[0][5, 1] = torch.nan  # one key
-    assert attend(AmxAttention(SPEC, rotary_tables(SPEC, 2)), SPEC, steps, 2, 1, torch.bfloat16)[0].isnan().all()
+    assert (
+        attend(AmxAttention(SPEC, rotary_tables(SPEC, 2), torch.bfloat16), SPEC, steps, 2, 1, torch.bfloat16)[0]
+        .isnan()
+        .all()
+    )
 
 
 @needs_amx
 def test_amx_gives_the_same_bits_for_any_number_of_threads():
-    steps, kernel = projected(SPEC, 4), AmxAttention(SPEC, rotary_tables(SPEC, 3))
+    steps, kernel = projected(SPEC, 4), AmxAttention(SPEC, rotary_tables(SPEC, 3), torch.bfloat16)
     threads = torch.get_num_threads()
     try:
         outputs = []
@@ -98,13 +104,14 @@ def test_plain_products_are_the_fused_kernel():
     assert max(errors(plain, fused)) <= 1e-6
 
 
-def test_fp32_is_left_to_torch():
-    assert type(choose_attention(SPEC, rotary_tables(SPEC, 2), CPU, torch.float32)) is FusedAttention
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_precisions_are_left_to_torch(dtype):
+    assert type(choose_attention(SPEC, rotary_tables(SPEC, 2), CPU, dtype)) is FusedAttention
 
 
 def test_shapes_that_tiles_do_not_fit_are_left_to_torch():
     odd = ModelSpec("odd", width=192, depth=1, heads=3, input_size=112)  # 49 tokens
-    assert not AmxAttention.serves(odd)
+    assert not AmxAttention.serves(odd, torch.bfloat16)
     encoder = StreamingEncoder(odd, window=2).place(CPU, torch.bfloat16)
     assert encoder.step([torch.randn(49, 192)], [encoder.new_ring()])[0].newest.isfinite().all()
 

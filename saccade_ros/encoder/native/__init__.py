@@ -19,7 +19,8 @@ def library() -> Any:
 
 def _declared(loaded: Any) -> Any:
     integer, pointer = ctypes.c_int, ctypes.c_void_p
-    loaded.saccade_amx_attend.argtypes = [integer] * 8 + [pointer] * 8
+    for attend in (loaded.saccade_amx_attend_bf16, loaded.saccade_amx_attend_fp32):
+        attend.argtypes = [integer] * 8 + [pointer] * 8
     for add_norm in (loaded.saccade_add_norm_bf16, loaded.saccade_add_norm_fp32):
         add_norm.argtypes = [integer] * 3 + [ctypes.c_float] + [pointer] * 5
         add_norm.restype = None
