@@ -1,5 +1,6 @@
 """The `saccade` command, as a person types it."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_replay_twice_gives_the_same_novelty(clip, tmp_path):
         (["replay", "CLIP", "--set", "gate.thau=1"], "gate.thau is no setting"),
         (["replay", "CLIP", "--set", "gate.tau=-1"], "gate.tau is -1.0: give at least 0"),
         (["replay", "CLIP", "--set", "encoder.model=nothing"], "no folder, no hub id"),
-        (["bench", "step", "--model", "tiny", "--window", "99"], "window 99 is outside 1..32"),
+        (["bench", "step", "--model", "tiny", "--windows", "99"], "window 99 is outside 1..32"),
     ],
 )
 def test_refusal_is_one_line_with_the_remedy(clip, arguments, said, capsys):
@@ -64,18 +65,40 @@ def test_refusal_is_one_line_with_the_remedy(clip, arguments, said, capsys):
     assert error.count("\n") == 1
 
 
-def test_bench_step_prints_and_saves_both_medians_and_their_ratio(tmp_path, capsys):
+def test_bench_step_measures_every_combination_in_turns(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     file = tmp_path / "deep" / "out.json"
-    command = ["bench", "step", "--model", "tiny", "--window", "4", "--threads", "1", "--rounds", "2"]
-    assert main([*command, "--json", str(file)]) == 0
+    command = ["bench", "step", "--model", "tiny", "--windows", "2", "--lookbacks", "1", "2", "--batches", "1", "2"]
+    assert main([*command, "--threads", "1", "--rounds", "2", "--json", str(file)]) == 0
     result = json.loads(file.read_text())
-    ratio = result["full_reencode_ms"]["median"] / result["cached_step_ms"]["median"]
-    assert result["speedup"] == pytest.approx(ratio)
-    assert (result["cached_step_ms"]["runs"], result["full_reencode_ms"]["runs"]) == (10, 2)
-    assert result["peak_rss_mb"]["with_transformers"] >= result["peak_rss_mb"]["cached_alone"] > 0
+    (part,) = result["windows"]
+    steps = {(row["precision"], row["lookback"], row["batch"]): row for row in part["steps"]}
+    assert set(steps) == set(itertools.product(("fp32", "bf16"), (1, 2), (1, 2)))
+    for (precision, _, batch), row in steps.items():
+        assert row["step_ms"]["runs"] == 20
+        assert row["per_stream_ms"] == pytest.approx(row["step_ms"]["median"] / batch)
+        for full, ratio in row["speedup"].items():
+            assert ratio == pytest.approx(part["reencode_ms"][full]["median"] / row["per_stream_ms"])
+        assert row["floor_ms"] > 0
+        assert row["centred_cosine"]["worst"] == pytest.approx(1.0, abs=1e-6 if precision == "fp32" else 1e-2)
+        assert row["centred_cosine"]["tubelets"] == 8
     printed = capsys.readouterr().out
-    for words in ("cached step", "whole window", "speedup", "peak memory", "RANDOM weights", str(file)):
+    for words in (
+        "window 2",
+        "bf16, lookback 2, 2 streams",
+        "re-encode of the window",
+        "GFLOP/s",
+        "RANDOM",
+        "out.json",
+    ):
         assert words in printed
+
+
+def test_bench_step_reads_a_clip(tmp_path, clip):
+    file = tmp_path / "out.json"
+    command = ["bench", "step", "--model", "tiny", "--windows", "2", "--precisions", "fp32", "--rounds", "1"]
+    assert main([*command, "--clip", str(clip), "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["clip"] == clip.name
 
 
 def test_bench_step_takes_a_checkpoint_folder(tmp_path):
@@ -85,6 +108,6 @@ def test_bench_step_takes_a_checkpoint_folder(tmp_path):
     config.pred_hidden_size, config.pred_num_hidden_layers, config.pred_num_attention_heads = 16, 1, 1
     VJEPA2Model(config).save_pretrained(tmp_path / "small")
     file = tmp_path / "out.json"
-    command = ["bench", "step", "--model", str(tmp_path / "small"), "--window", "2", "--rounds", "1"]
+    command = ["bench", "step", "--model", str(tmp_path / "small"), "--windows", "2", "--rounds", "1"]
     assert main([*command, "--json", str(file)]) == 0
     assert json.loads(file.read_text())["weights"] == f"checkpoint {tmp_path / 'small'}"

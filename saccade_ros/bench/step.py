@@ -216,7 +216,7 @@ def print_table(result: Result) -> None:
         full = part["reencode_ms"]
         title = f"{result['model']}, window {part['window']}, {result['device']}, {result['threads']} threads"
         table = Table(title=f"{title}: per stream and tubelet")
-        table.add_column("step")
+        table.add_column("step", no_wrap=True)
         for name in ("ms", "floor", "x floor", *(f"x {p}" for p in full), "cosine", "worst"):
             table.add_column(name, justify="right")
         for row in part["steps"]:

@@ -20,8 +20,8 @@ class AmxAttention:
 
     def __init__(self, spec: ModelSpec, tables: RotaryTables, dtype: torch.dtype) -> None:
         padded = _padded(spec.head_width)
-        self.key_slot = (padded * spec.tokens,)
-        self.value_slot = (spec.tokens * spec.head_width,)
+        self.key_slot: tuple[int, ...] = (padded * spec.tokens,)
+        self.value_slot: tuple[int, ...] = (spec.tokens * spec.head_width,)
         self._spec = spec
         kernels = library()
         self._attend = {
