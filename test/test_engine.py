@@ -162,7 +162,7 @@ def test_step_that_fails_leaves_the_stream_as_it_was():
 @pytest.mark.parametrize("enabled", [True, False])
 def test_weights_with_nan_are_an_error_not_an_embedding(enabled):
     engine = Engine(tiny_config(gate=GateConfig(enabled=enabled)))
-    engine.backend._encoder.layers[0].fc1.weight[0, 0] = math.nan
+    engine.backend._encoder.layers[0].norm1.weight[0] = math.nan
     with pytest.raises(ArithmeticError, match="NaN or infinite"):
         engine.warm_up()
     with pytest.raises(ArithmeticError, match="NaN or infinite"):
