@@ -16,6 +16,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def as_shown(default: object) -> str:
+    if default == "":
+        return '""'
     if isinstance(default, bool):
         return str(default).lower()
     return f"[{', '.join(default)}]" if isinstance(default, tuple) else str(default)
@@ -35,7 +37,7 @@ def test_every_malformed_cause_has_an_account():
     assert set(CAUSES) <= set(DROP_CAUSES)
 
 
-@pytest.mark.parametrize("name", ["Embedding.msg", "EncoderInfo.msg"])
+@pytest.mark.parametrize("name", ["Embedding.msg", "EncoderInfo.msg", "NoveltyEvent.msg"])
 def test_every_message_field_is_documented(name):
     lines = (ROOT / "msg" / name).read_text(encoding="utf-8").splitlines()
     declared = [line for line in lines if re.match(r"[\w/\[\]]+ \w+", line)]
