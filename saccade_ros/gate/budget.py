@@ -14,7 +14,7 @@ from saccade_ros.config import GateConfig
 
 HORIZON_S = 30.0
 GIVE = 0.04
-MAX_GAIN = 1.0  # an encode moves tau by a factor of e at most: with few encodes per horizon it would only jump
+MAX_GAIN = 2.0  # with fewer than a dozen encodes per horizon tau would only jump
 PERIOD_MEMORY = 0.1  # share of the newest interval in the running mean of the tubelets' period
 
 State = dict[str, float | int | str]

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from saccade_ros.gate.signals import (
     Features,
     PerPatch,
-    bound_noise,
     combine,
     common_change,
+    first_noise,
     light_evidence,
     light_gram,
     patch_scale,
@@ -73,19 +73,17 @@ class PatchMemory:
         if self._reference is None:
             return None
         difference = np.subtract(features, self._reference, out=self._scratch)
-        evidence = light_evidence(difference, self._centred, self._response.uniform, self._gram)
+        with np.errstate(invalid="ignore", over="ignore"):  # told below, once
+            evidence = light_evidence(difference, self._centred, self._response.uniform, self._gram)
         if not np.isfinite(evidence.energy.sum()):
             raise ValueError("novelty is not finite: the tubelet's pixels or the patch weights hold NaN or infinity")
         unlit = remove_light(evidence, rows=int(len(features) ** 0.5))
-        noise = self._noise if self._noise is not None else np.float32(0) * self._scale
+        noise = self._noise if self._noise is not None else np.zeros_like(self._scale)
+        mean = self._ones @ difference  # (D,)
         patches = relative_change(unlit.energy, noise, self._scale)
-        novelty = self._combine(patches, common_change(difference, self._centred, self._response.uniform, unlit.light))
-        no_light = np.zeros_like(unlit.light)
-        lit = self._combine(
-            relative_change(evidence.energy, noise, self._scale),
-            common_change(difference, self._centred, self._response.uniform, no_light),
-        )
-        return Change(patches, novelty, lit)
+        common = common_change(mean, self._centred, self._response.uniform, unlit.light)
+        lit = relative_change(evidence.energy, noise, self._scale)
+        return Change(patches, self._combine(patches, common), self._combine(lit, float(np.linalg.norm(mean))))
 
     def _combine(self, patches: PerPatch, common: float) -> float:
         return combine(top_mean(patches, self._top_share), common / float(self._scale.mean()))
@@ -93,26 +91,21 @@ class PatchMemory:
     def accept(self, features: Features, encoded: bool) -> None:
         """This tubelet has got its embedding: learn its noise, and measure the next ones against it if encoded."""
         if self._reference is None:
-            self._allocate(features)
+            self._reference, self._centred, self._skipped, self._scratch = np.empty((4, *features.shape), np.float32)
+            self._ones = np.full(len(features), 1 / len(features), np.float32)
         else:
             self._learn_noise(features)
+        self._previous = self._reference if encoded else self._skipped
         np.copyto(self._previous, features)
         if encoded:
-            self._refer_to(features)
-
-    def _allocate(self, features: Features) -> None:
-        self._reference, self._centred, self._previous, self._scratch = np.empty((4, *features.shape), np.float32)
+            np.subtract(features, self._response.grey, out=self._centred)
+            self._gram = light_gram(self._centred, self._response.uniform)
+            self._scale = patch_scale(self._gram[:, 0, 0], self._response.white)
 
     def _learn_noise(self, features: Features) -> None:
         difference = np.subtract(features, self._previous, out=self._scratch)
         energy: PerPatch = np.einsum("sd,sd->s", difference, difference)
         if self._noise is None:
-            self._noise = bound_noise(energy, self._scale)
-        self._noise = track_noise(self._noise, energy, self._scale)
-
-    def _refer_to(self, features: Features) -> None:
-        assert self._reference is not None
-        np.copyto(self._reference, features)
-        np.subtract(features, self._response.grey, out=self._centred)
-        self._gram = light_gram(self._centred, self._response.uniform)
-        self._scale = patch_scale(self._gram[:, 0, 0], self._response.white)
+            self._noise = first_noise(energy, self._scale)
+        else:
+            self._noise = track_noise(self._noise, energy, self._scale)

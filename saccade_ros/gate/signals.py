@@ -22,6 +22,7 @@ Light = npt.NDArray[np.float32]  # (rows, K) gain - 1 and levels
 # Between these gains light has changed; beyond, the picture has (a cut to black is news).
 LEAST_GAIN, LARGEST_GAIN = 0.5, 2.0
 FIT_ROUNDS = 3
+RIDGE = 1e-5  # on a featureless wall gain and level are the same thing; this keeps both small
 # A patch's change is relative to its reference's strength, but to no less than this share of the response to white
 # noise of unit variance in normalised pixels: a dark or featureless patch has next to none, and in dark shots of a
 # film small changes outweighed all others. So independent noise of sigma s (of 255) reads at most
@@ -97,39 +98,43 @@ def remove_light(evidence: Evidence, rows: int) -> Unlit:
     """
     energy = evidence.energy.reshape(rows, -1)  # (rows, columns)
     along = evidence.along.reshape(*energy.shape, -1)  # (rows, columns, K)
-    gram = evidence.gram.reshape(*along.shape, -1)  # (rows, columns, K, K)
-    keep = np.ones(energy.shape, np.float32)
+    gram = evidence.gram.reshape(*energy.shape, -1)  # (rows, columns, K * K)
+    keep, half = np.ones_like(energy), (energy.shape[1] - 1) // 2
     for _ in range(FIT_ROUNDS):
-        light = _fit_light(along, gram, keep)  # (rows, K)
-        pull = np.einsum("rck,rk->rc", along, light)
-        push = np.einsum("rckl,rk,rl->rc", gram, light, light, optimize=True)
-        left = np.maximum(energy - 2 * pull + push, 0)
-        keep = (left <= np.median(left, axis=1, keepdims=True)).astype(np.float32)
+        light = _fit_light(keep[:, None] @ along, keep[:, None] @ gram)  # (rows, K)
+        pull = (along @ light[:, :, None])[..., 0]
+        push = (gram @ (light[:, :, None] * light[:, None]).reshape(rows, -1, 1))[..., 0]
+        left = np.maximum(energy - 2 * pull + push, 0)  # (rows, columns)
+        keep = (left <= np.partition(left, half, axis=1)[:, half, None]).astype(np.float32)
     return Unlit(np.minimum(left, energy).reshape(-1), light)
 
 
-def common_change(difference: Features, reference: Features, uniform: Features, light: Light) -> float:
-    """Length of the mean over all patches of a difference without its light.
+def common_change(mean: npt.NDArray[np.float32], reference: Features, uniform: Features, light: Light) -> float:
+    """Length of the mean difference over all patches without its light.
 
     The pooled embedding is a mean over tokens: what all patches have in common reaches it, what they have against
     each other cancels. It is also next to free of noise, which falls with the root of the number of patches.
 
-    Args: as for `light_evidence`, and what `remove_light` found.
+    Args:
+        mean: of the differences, (D,).
+        reference, uniform: as for `light_evidence`.
+        light: what `remove_light` found.
     """
-    count, rows = len(difference), len(light)
-    ones = np.full(count, 1 / count, np.float32)
+    count, rows = len(reference), len(light)
     gains = np.repeat(light[:, 0] / count, count // rows)  # (S,)
-    mean = ones @ difference - gains @ reference - light[:, 1:].mean(axis=0) @ uniform  # (D,)
-    return float(np.linalg.norm(mean))
+    return float(np.linalg.norm(mean - gains @ reference - light[:, 1:].mean(axis=0) @ uniform))
 
 
-def _fit_light(along: npt.NDArray[np.float32], gram: npt.NDArray[np.float32], keep: npt.NDArray[np.float32]) -> Light:
-    """Gain - 1 and levels of each row, over the patches to keep: (rows, K)."""
-    total = np.einsum("rckl,rc->rkl", gram, keep, dtype=np.float64)
-    target = np.einsum("rck,rc->rk", along, keep, dtype=np.float64)
-    ridge = 1e-6 * np.trace(total, axis1=1, axis2=2)[:, None, None] + 1e-12  # a black row has no gain to find
-    light = np.linalg.solve(total + ridge * np.eye(total.shape[-1]), target[..., None])[..., 0]
-    light[:, 0] = np.clip(light[:, 0], LEAST_GAIN - 1, LARGEST_GAIN - 1)
+def _fit_light(along: npt.NDArray[np.float32], gram: npt.NDArray[np.float32]) -> Light:
+    """Gain - 1 and levels of each row, (rows, K), from sums over the patches that count: (rows, 1, K) and K * K."""
+    rows, _, count = along.shape
+    square, target = gram.reshape(rows, count, count).astype(np.float64), along[:, 0].astype(np.float64)
+    size = np.trace(square, axis1=1, axis2=2)[:, None, None]
+    square += (RIDGE * size + 1e-12) * np.eye(count)
+    light = np.linalg.solve(square, target[..., None])[..., 0]  # (rows, K)
+    gain = np.clip(light[:, 0], LEAST_GAIN - 1, LARGEST_GAIN - 1)
+    light[:, 1:] = np.linalg.solve(square[:, 1:, 1:], (target - gain[:, None] * square[:, 0])[:, 1:, None])[..., 0]
+    light[:, 0] = gain
     fitted: Light = light.astype(np.float32)
     return fitted
 
@@ -142,13 +147,14 @@ def patch_scale(reference_energy: PerPatch, white_response: float) -> PerPatch:
         white_response: norm of a patch embedding's response to white noise of unit variance.
     """
     size = np.sqrt(reference_energy)
-    scale: PerPatch = np.maximum(size, max(float(size.mean()), SCALE_FLOOR * white_response))
+    least = max(float(size.mean()), SCALE_FLOOR * white_response)
+    scale: PerPatch = np.maximum(size, least).astype(np.float32)
     return scale
 
 
 def relative_change(energy: PerPatch, noise: PerPatch, scale: PerPatch) -> PerPatch:
     """Change of each patch beyond its noise, relative to its scale: (S,); 0 = identical or no more than noise."""
-    change: PerPatch = np.sqrt(np.maximum(energy - NOISE_MARGIN * noise, 0)) / scale
+    change: PerPatch = (np.sqrt(np.maximum(energy - NOISE_MARGIN * noise, 0)) / scale).astype(np.float32)
     return change
 
 
@@ -164,6 +170,12 @@ def track_noise(noise: PerPatch, energy: PerPatch, scale: PerPatch) -> PerPatch:
     """
     moved = noise * np.exp(NOISE_RATE * np.sign(energy - noise))
     return bound_noise(moved, scale)
+
+
+def first_noise(energy: PerPatch, scale: PerPatch) -> PerPatch:
+    """Where the running median starts: the first change seen, but in no patch more than in half of them, as something
+    may be happening in the others: (S,)."""
+    return bound_noise(np.minimum(energy, np.median(energy)), scale)
 
 
 def bound_noise(noise: PerPatch, scale: PerPatch) -> PerPatch:

@@ -14,8 +14,9 @@ from saccade_ros.gate.drift import OnsetDetector, accumulate_drift
 from saccade_ros.gate.patches import PatchMemory, PatchResponse
 from saccade_ros.gate.signals import Features, PerPatch
 
-# A lasting change of light is no news, but the embedding should follow it: it drifts at this share of its size.
-LIGHT_DRIFT = 0.3
+# A lasting change of light is no news, but the embedding should follow it: it drifts at this share of its size, and by
+# no more than this share of tau, so that no sudden light, however bright, is taken for news.
+LIGHT_DRIFT, LIGHT_DRIFT_OF_TAU = 0.2, 0.75
 # Novelty saturates: two pictures that have nothing in common are no more different for being older. What a reused
 # embedding loses adds up all the same, so all novelty but a tenth of tau, which noise may reach, counts as drift.
 DRIFT_ALLOWANCE = 0.1
@@ -79,7 +80,8 @@ class SurpriseGate:
         change = self._memory.measure(features)
         if change is None:
             return Decision(True, math.nan, tau, "first")
-        drift = accumulate_drift(self._drift, max(change.novelty, LIGHT_DRIFT * change.lit), tau, DRIFT_ALLOWANCE)
+        light = min(LIGHT_DRIFT * change.lit, LIGHT_DRIFT_OF_TAU * tau)
+        drift = accumulate_drift(self._drift, max(change.novelty, light), tau, DRIFT_ALLOWANCE)
         reason = ""
         if change.novelty >= tau:
             reason = "novelty"
