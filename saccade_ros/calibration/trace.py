@@ -92,30 +92,31 @@ def record(
     """
     buffer: TubeletBuffer[tuple[int, Frame]] = TubeletBuffer(config.stream, FrameLedger())
     state, size, fit = backend.new_state(), backend.facts.input_size, config.vision.fit
-    file = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the map of it
     rows: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], Tubelet[tuple[int, Frame]]]] = []
     shape: tuple[int, ...] = ()
-    for number, frame in enumerate(frames):
-        tubelet = buffer.push((number, frame), frame.stamp_ns, frame.frame_id, frame.picture.shape[:2])
-        if tubelet is None:
-            continue
-        if rows and tubelet.epoch != rows[-1][2].epoch:
-            state.reset()
-        older, newer = tubelet.older[1].picture, tubelet.newer[1].picture
-        patches, features = backend.embed(tubelet_pixels(older, newer, size, fit))
-        shape = features.shape
-        file.write(np.ascontiguousarray(features, np.float32).data)
-        grey = cv2.cvtColor(resize_to_square(newer, size, fit), cv2.COLOR_RGB2GRAY).astype(np.uint8)
-        rows.append((state.step(patches).copy(), grey, _without_pictures(tubelet)))
-        progress()
-    if not rows:
-        raise ValueError(f"{name}: not one tubelet; is stream.fps {config.stream.fps} right for it?")
-    file.flush()
+    with tempfile.TemporaryFile() as file:
+        for number, frame in enumerate(frames):
+            tubelet = buffer.push((number, frame), frame.stamp_ns, frame.frame_id, frame.picture.shape[:2])
+            if tubelet is None:
+                continue
+            if rows and tubelet.epoch != rows[-1][2].epoch:
+                state.reset()
+            older, newer = tubelet.older[1].picture, tubelet.newer[1].picture
+            patches, features = backend.embed(tubelet_pixels(older, newer, size, fit))
+            shape = features.shape
+            file.write(np.ascontiguousarray(features, np.float32).data)
+            grey = cv2.cvtColor(resize_to_square(newer, size, fit), cv2.COLOR_RGB2GRAY).astype(np.uint8)
+            rows.append((state.step(patches).copy(), grey, _without_pictures(tubelet)))
+            progress()
+        if not rows:
+            raise ValueError(f"{name}: not one tubelet; is stream.fps {config.stream.fps} right for it?")
+        file.flush()
+        features_of_all = np.memmap(file, np.float32, "r", shape=(len(rows), *shape))
     vectors, greys, tubelets = zip(*rows, strict=True)
     numbers = [tubelet.newer[0] for tubelet in tubelets]
     return Trace(
         name,
-        np.memmap(file, np.float32, "r", shape=(len(rows), *shape)),
+        features_of_all,
         np.stack(vectors),
         np.stack(greys),
         np.array([tubelet.stamp_ns for tubelet in tubelets]),
