@@ -34,7 +34,6 @@ from saccade_ros.replay.source import open_source
 
 # Embeddings that agree beyond this many digits are equal: fp32 sums of other lengths differ more.
 TIE = 5e-4
-MUST_WIN = ("slow pan", "small distant mover", "exposure step")
 
 
 def compare_gates(
