@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -33,6 +34,22 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--out", default="replay", metavar="FOLDER", help="for report.html and summary.json")
     replay.set_defaults(run=_replay)
 
+    calibrate = commands.add_parser("calibrate", help="choose gate.tau for a fidelity, from recordings")
+    calibrate.add_argument("sources", nargs="+", type=Path, metavar="BAG_OR_VIDEO", help="of what the robot will see")
+    calibrate.add_argument(
+        "--target-fidelity",
+        type=float,
+        default=0.98,
+        metavar="COSINE",
+        help="least 5th percentile of centred cosine between reused and fresh embeddings (default: %(default)s)",
+    )
+    calibrate.add_argument("--params", metavar="FILE", help="parameters, as in config/encoder.yaml")
+    calibrate.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter")
+    calibrate.add_argument(
+        "--out", type=Path, default=Path("calibrated.yaml"), metavar="FILE", help="parameters; .json and .png beside it"
+    )
+    calibrate.set_defaults(run=_calibrate)
+
     bench = commands.add_parser("bench", help="measure speed").add_subparsers(required=True, metavar="WHAT")
     step = bench.add_parser("step", help="the cached step in every variant, against transformers' re-encode")
     step.add_argument("--model", default="vitl", help="size or checkpoint folder (default: %(default)s)")
@@ -46,6 +63,23 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--clip", type=Path, help="bag or video to encode; default: noise")
     step.add_argument("--json", type=Path, metavar="FILE", help="save the result")
     step.set_defaults(run=_bench_step)
+
+    gate = bench.add_parser("gate", help="the gate's own cost as a share of the cached step")
+    gate.add_argument("--params", metavar="FILE", help="parameters, as in config/encoder.yaml")
+    gate.add_argument(
+        "--set", action="append", default=["encoder.model=vitl"], metavar="NAME=VALUE", help="one parameter"
+    )
+    gate.add_argument("--rounds", type=int, default=20, help="steps to time (default: %(default)s)")
+    gate.add_argument("--json", type=Path, metavar="FILE", help="save the result")
+    gate.set_defaults(run=_bench_gate)
+
+    gates = bench.add_parser("gates", help="what the gate chooses, against simpler gates at equal compute")
+    gates.add_argument("clips", nargs="*", type=Path, metavar="BAG_OR_VIDEO", help="beside the generated scenes")
+    gates.add_argument("--share", type=float, default=0.15, help="of tubelets, encoded by each (default: %(default)s)")
+    gates.add_argument("--params", metavar="FILE", help="parameters, as in config/encoder.yaml")
+    gates.add_argument("--set", action="append", default=["encoder.model=vits", "stream.fps=0"], metavar="NAME=VALUE")
+    gates.add_argument("--json", type=Path, metavar="FILE", help="save the result, and a picture beside it")
+    gates.set_defaults(run=_bench_gates)
     return parser
 
 
@@ -62,6 +96,91 @@ def _replay(options: argparse.Namespace) -> int:
         recording.facts["source"] = Path(options.source).name
         view.finish(recording)
     for file in save_report(recording, Path(options.out)):
+        print(file)
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from saccade_ros.calibration.calibrate import calibrate, params_text
+    from saccade_ros.calibration.plots import save_curve
+    from saccade_ros.config import load_config
+
+    if not 0 < options.target_fidelity < 1:
+        raise ValueError(f"--target-fidelity {options.target_fidelity}: give a cosine between 0 and 1, such as 0.98")
+    config = load_config(options.params, _settings(options.set))
+    with _spinner() as progress:
+        result = calibrate(options.sources, config, options.target_fidelity, progress)
+    picture = options.out.with_suffix(".png")
+    save_curve(result, picture)
+    _save_json(result, options.out.with_suffix(".json"))
+    print(picture)
+    if result["tau"] is None:
+        raise ValueError(
+            f"no tau keeps a 5th percentile of {options.target_fidelity}: the picture shows what can be had; "
+            "lower --target-fidelity, or set gate.enabled: false to encode everything"
+        )
+    options.out.write_text(params_text(result), encoding="utf-8")
+    held_out, audited = result["chosen"]["held_out"], result["audited"]
+    print(options.out)
+    print(f"gate.tau {result['tau']:.4f}: held out, {held_out['rate']:.0%} encoded, p5 {held_out['p5']:.4f}")
+    if "fidelity_p5" in audited:
+        print(
+            f"the gated stream itself, audited: {audited['encode_rate']:.0%} encoded, p5 {audited['fidelity_p5']:.4f}"
+        )
+    return 0
+
+
+def _bench_gate(options: argparse.Namespace) -> int:
+    from saccade_ros.calibration.cost import bench_gate, cost_table
+    from saccade_ros.config import load_config
+
+    with _spinner() as progress:
+        result = bench_gate(load_config(options.params, _settings(options.set)), options.rounds, progress)
+    print(cost_table(result))
+    return _save_json(result, options.json)
+
+
+def _bench_gates(options: argparse.Namespace) -> int:
+    from saccade_ros.calibration.compare import compare_gates, markdown
+    from saccade_ros.calibration.plots import save_table
+    from saccade_ros.config import load_config
+
+    config = load_config(options.params, _settings(options.set))
+    with _spinner() as progress:
+        result = compare_gates(options.clips, config, options.share, progress)
+    print(markdown(result))
+    if options.json:
+        save_table(result, options.json.with_suffix(".png"))
+        print(options.json.with_suffix(".png"))
+    return _save_json(result, options.json)
+
+
+@contextmanager
+def _spinner() -> Iterator[Callable[[str], None]]:
+    """What is being done, how often it was, and for how long: a line per kind of work."""
+    from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:.0f}"),
+        TimeElapsedColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, transient=True) as progress:
+
+        def advance(doing: str) -> None:
+            if doing not in tasks:
+                tasks[doing] = progress.add_task(doing, total=None)
+            progress.advance(tasks[doing])
+
+        yield advance
+
+
+def _save_json(result: dict[str, Any], file: Path | None) -> int:
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         print(file)
     return 0
 

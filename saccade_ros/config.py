@@ -123,16 +123,31 @@ class GateConfig(_Section):
 
     enabled: bool = knob(True, "False encodes every tubelet and measures no novelty.")
     tau: float = knob(
-        0.3,
-        "Novelty at or above which a tubelet is encoded: relative change of the most changed patches since the "
-        "last encoded tubelet, 0 = identical. 0 encodes everything.",
+        0.2,
+        "Novelty at or above which a tubelet is encoded: relative change since the last encoded tubelet, light and "
+        "noise taken out, 0 = identical. 0 encodes everything. `saccade calibrate` finds the value for a fidelity.",
         at_least=0.0,
         at_most=10.0,
         live=True,
     )
     top_share: float = knob(
         0.03,
-        "Share of the picture's patches, the most changed ones, whose mean change is the novelty.",
+        "Share of the picture's patches, the most changed ones, whose mean change is half of the novelty; the other "
+        "half is the change that all patches have in common.",
+        at_least=0.0,
+        at_most=1.0,
+    )
+    drift_limit: float = knob(
+        2.0,
+        "A tubelet is encoded, too, when novelty that did not reach tau has added up to this many tau since the last "
+        "encoded one: 2.0 is four tubelets at 0.6 tau. 0 never.",
+        at_least=0.0,
+        at_most=1e6,
+    )
+    hysteresis: float = knob(
+        0.5,
+        "An event on ~/event begins when novelty reaches gate.tau and is over when it has stayed below this share of "
+        "it for a second.",
         at_least=0.0,
         at_most=1.0,
     )
@@ -143,6 +158,54 @@ class GateConfig(_Section):
         at_most=86400.0,
         live=True,
     )
+    mode: str = knob(
+        "fixed",
+        "Where the threshold comes from: 'fixed' is gate.tau, 'budget' moves it so that the encodes hold the budget.",
+        choices=("fixed", "budget"),
+    )
+    budget_share: float = knob(
+        0.25, "Budget mode: share of the tubelets to encode.", at_least=0.001, at_most=1.0, live=True
+    )
+    budget_hz: float = knob(
+        0.0,
+        "Budget mode: encodes per second of header time and camera, in place of the share if above 0.",
+        at_least=0.0,
+        at_most=1000.0,
+        live=True,
+    )
+    tau_min: float = knob(
+        0.03,
+        "Budget mode never lowers tau below this, however calm it is: there is only noise to encode.",
+        at_least=1e-6,
+        at_most=10.0,
+    )
+    tau_max: float = knob(
+        10.0, "Budget mode never raises tau above this, whatever the budget.", at_least=1e-6, at_most=1000.0
+    )
+    audit_rate: float = knob(
+        0.05,
+        "Share of the skipped tubelets to encode after all, in idle time and without a trace, to measure how wrong "
+        "reusing the embedding was. 0 never.",
+        at_least=0.0,
+        at_most=1.0,
+        live=True,
+    )
+    calibrated_for: str = knob(
+        "",
+        "encoder_id that `saccade calibrate` chose gate.tau for; any other encoder is refused. Empty: not calibrated.",
+    )
+    centre: str = knob(
+        "",
+        "What fidelity is centred on: the mean embedding of the calibration, as base64 of float16 values, written by "
+        "`saccade calibrate`. Empty: the running mean of the stream.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tau_min > self.tau_max:
+            raise ConfigError(
+                f"gate.tau_min is {self.tau_min}, more than gate.tau_max {self.tau_max}: lower one or raise the other"
+            )
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,19 @@ for frame in frames:
 
 import time
 from collections.abc import Callable
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 
 from saccade_ros.backends import Backend, load_backend
-from saccade_ros.config import Config, GateConfig
+from saccade_ros.config import Config, ConfigError, GateConfig
 from saccade_ros.frames import EmbeddingResult, Frame, Item, Picture, Tubelet, Vector
+from saccade_ros.gate.audit import FidelityMonitor, decode_centre, is_audited
+from saccade_ros.gate.budget import State
+from saccade_ros.gate.patches import PatchResponse
 from saccade_ros.gate.surprise import Gate, OpenGate, SurpriseGate
 from saccade_ros.ledger import FrameLedger
-from saccade_ros.vision.preprocess import tubelet_pixels
+from saccade_ros.vision.preprocess import tubelet_pixels, view_of
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 
@@ -31,6 +34,12 @@ class Engine:
     def __init__(self, config: Config, backend: Backend | None = None) -> None:
         self.config = config
         self.backend = backend or load_backend(config.encoder, config.backend)
+        wanted, found = config.gate.calibrated_for, self.backend.facts.encoder_id
+        if config.gate.enabled and wanted and wanted != found:
+            raise ConfigError(
+                f"gate.calibrated_for is {wanted!r}, but the encoder is {found!r}: gate.tau means nothing for it; "
+                "run `saccade calibrate` with this encoder, or clear gate.calibrated_for and choose gate.tau yourself"
+            )
 
     def warm_up(self) -> None:
         """Encode one grey tubelet on a cache of its own: broken weights or too little memory show now, not later."""
@@ -55,15 +64,18 @@ class StreamEncoder(Generic[Item]):
     def __init__(self, config: Config, backend: Backend, decode: Callable[[Item], Picture]) -> None:
         self._config, self._backend, self._decode = config, backend, decode
         self._state = backend.new_state()
-        self._gate: Gate = OpenGate()
+        self._gate: Gate = OpenGate(config.gate)
         if config.gate.enabled:
-            self._gate = SurpriseGate(config.gate, backend.facts.patch_scale)
+            self._gate = SurpriseGate(config.gate, patch_response(backend))
+        centre = decode_centre(config.gate.centre, backend.facts.dim) if config.gate.centre else None
+        self._fidelity = FidelityMonitor(centre)
+        self._skips = 0
+        self._skipped: Any = None  # patches of the last tubelet, if it was skipped
         self._forget(epoch=0)
 
     def set_gate(self, config: GateConfig) -> None:
         """Use these thresholds from the next tubelet on."""
-        if isinstance(self._gate, SurpriseGate):
-            self._gate.config = config
+        self._gate.config = config
 
     def encode(self, tubelet: Tubelet[Item]) -> EmbeddingResult:
         """One embedding per tubelet, fresh or reused. A tubelet that raises leaves the stream as it was.
@@ -76,7 +88,8 @@ class StreamEncoder(Generic[Item]):
             self._forget(tubelet.epoch)
         started = time.perf_counter()
         older, newer = self._decode(tubelet.older), self._decode(tubelet.newer)
-        pixels = tubelet_pixels(older, newer, self._backend.facts.input_size, self._config.vision.fit)
+        size, fit = self._backend.facts.input_size, self._config.vision.fit
+        pixels = tubelet_pixels(older, newer, size, fit)
 
         decoded = time.perf_counter()
         patches, features = self._backend.embed(pixels)
@@ -85,10 +98,14 @@ class StreamEncoder(Generic[Item]):
         decided = time.perf_counter()
         if decision.encode or self._vector is None:
             self._vector = self._state.step(patches)
-            self._gate.accept(features, tubelet.stamp_ns)
-            self._encoded_stamp_ns, self._reuse_count = tubelet.stamp_ns, 0
+            encoded = time.perf_counter()
+            self._encoded_stamp_ns, self._reuse_count, self._skipped = tubelet.stamp_ns, 0, None
+            self._fidelity.saw_fresh(self._vector)
         else:
-            self._reuse_count += 1
+            encoded = decided
+            self._reuse_count, self._skipped, self._skips = self._reuse_count + 1, patches, self._skips + 1
+        onset = self._gate.accept(decision, features, tubelet.stamp_ns)
+        self._fidelity.saw_age((tubelet.stamp_ns - self._encoded_stamp_ns) / 1e9)
 
         return EmbeddingResult(
             vector=self._vector,
@@ -103,15 +120,44 @@ class StreamEncoder(Generic[Item]):
             index=tubelet.index,
             window_fill=self._state.fill,
             decode_ms=(decoded - started) * 1e3,
-            gate_ms=(decided - decoded) * 1e3,
-            encode_ms=0.0 if self._reuse_count else (time.perf_counter() - decided) * 1e3,
+            gate_ms=(decided - decoded + time.perf_counter() - encoded) * 1e3,
+            encode_ms=(encoded - decided) * 1e3,
+            reason=decision.reason,
+            onset=onset,
+            patch_novelty=None if decision.patches is None else decision.patches.reshape(int(len(features) ** 0.5), -1),
+            view=view_of(newer.shape[0], newer.shape[1], size, fit),
         )
+
+    @property
+    def awaits_audit(self) -> bool:
+        """Is the last tubelet one that was skipped and that gate.audit_rate would have audited?"""
+        return self._skipped is not None and is_audited(self._skips, self._gate.config.audit_rate)
+
+    def audit(self) -> float:
+        """Encode the tubelet that was just skipped, without a trace, and note how wrong reuse was.
+
+        Costs one step, in whose time nothing else can be encoded: the caller says when that is harmless.
+
+        Returns:
+            The milliseconds it took.
+        """
+        if self._skipped is None or self._vector is None:
+            raise RuntimeError("no skipped tubelet to audit: ask awaits_audit first")
+        started = time.perf_counter()
+        patches, self._skipped = self._skipped, None
+        self._fidelity.saw_audit(self._vector, self._state.peek(patches))
+        return (time.perf_counter() - started) * 1e3
+
+    def report(self) -> State:
+        """The gate's threshold and budget, how old embeddings got, and what the audits found."""
+        return {**self._gate.state(), **self._fidelity.state()}
 
     def _forget(self, epoch: int) -> None:
         self._epoch = epoch
         self._state.reset()
         self._gate.reset()
         self._vector = None
+        self._skipped = None
         self._encoded_stamp_ns = 0
         self._reuse_count = 0
 
@@ -142,6 +188,19 @@ class Stream:
         self.ledger.use(2)
         return result
 
+    @property
+    def awaits_audit(self) -> bool:
+        """See StreamEncoder: when idle, and this is so, `audit`."""
+        return self._encoder.awaits_audit
+
+    def audit(self) -> float:
+        """See StreamEncoder."""
+        return self._encoder.audit()
+
+    def report(self) -> State:
+        """See StreamEncoder."""
+        return self._encoder.report()
+
     def set_gate(self, config: GateConfig) -> None:
         """Use these thresholds from the next tubelet on."""
         self._encoder.set_gate(config)
@@ -149,6 +208,16 @@ class Stream:
     def reset(self) -> None:
         """Start afresh: the next tubelet is encoded with an empty cache."""
         self._buffer.reset("request")
+
+
+def patch_response(backend: Backend) -> PatchResponse:
+    """How the backend's patch embedding answers to uniform light, which is the same for every patch."""
+    size = backend.facts.input_size
+    pixels = np.zeros((4, 2, 3, size, size), np.float32)
+    for colour in range(3):
+        pixels[1 + colour, :, colour] = 1
+    grey, *uniform = (backend.embed(picture).features[0].copy() for picture in pixels)
+    return PatchResponse(grey, np.stack(uniform) - grey, backend.facts.patch_scale)
 
 
 def _check_picture(frame: Frame) -> None:

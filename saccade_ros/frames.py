@@ -1,7 +1,7 @@
 """The values that flow through the engine: Frame -> Tubelet -> EmbeddingResult."""
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,9 +47,18 @@ class Tubelet(Generic[Item]):
     index: int
 
 
+class View(NamedTuple):
+    """The part of a camera's picture that the encoder sees, in pixels of that picture."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddingResult:
-    """What the engine says about one tubelet. Field for field the Embedding message, without ROS.
+    """What the engine says about one tubelet. The Embedding message without ROS, and what the gate saw.
 
     Attributes:
         vector: float32 (dim,). The fresh embedding, or the last one again if the gate stayed shut.
@@ -65,6 +74,10 @@ class EmbeddingResult:
         decode_ms: both pictures decoded, resized and normalised. All durations are on the monotonic clock.
         gate_ms: patch embedding, which the encoder then uses, and novelty.
         encode_ms: the cached step; 0 when not encoded.
+        reason: why it was encoded: first, novelty, drift, stale, open (gate off); empty if it was not.
+        onset: True if an event begins with this tubelet: novelty reached gate.tau after calm.
+        patch_novelty: of each patch, by rows from the top left, (grid, grid); None where novelty is NaN.
+        view: where in the newer picture these patches lie.
     """
 
     vector: Vector
@@ -81,3 +94,7 @@ class EmbeddingResult:
     decode_ms: float
     gate_ms: float
     encode_ms: float
+    reason: str
+    onset: bool
+    patch_novelty: npt.NDArray[np.float32] | None
+    view: View

@@ -111,3 +111,66 @@ def test_bench_step_takes_a_checkpoint_folder(tmp_path):
     command = ["bench", "step", "--model", str(tmp_path / "small"), "--windows", "2", "--rounds", "1"]
     assert main([*command, "--json", str(file)]) == 0
     assert json.loads(file.read_text())["weights"] == f"checkpoint {tmp_path / 'small'}"
+
+
+CALIBRATE = ["--set", "encoder.model=tiny", "--set", "encoder.window=2", "--set", "stream.fps=0"]
+CALIBRATE += ["--set", "backend.threads=1"]
+
+
+def test_calibration_is_a_params_file_that_loads_and_is_tied_to_its_encoder(clip, tmp_path, capsys):
+    from saccade_ros.config import load_config
+    from saccade_ros.engine import Engine
+
+    out = tmp_path / "calibrated.yaml"
+    assert main(["calibrate", str(clip), *CALIBRATE, "--target-fidelity", "0.5", "--out", str(out)]) == 0
+    result = json.loads(out.with_suffix(".json").read_text())
+    config = load_config(out)
+    assert config.gate.tau == pytest.approx(result["tau"])
+    assert config.gate.calibrated_for == result["encoder_id"]
+    assert (config.encoder.model, config.stream.fps) == ("tiny", 0.0)
+    assert min(result["chosen"][part]["p5"] for part in ("tuning", "held_out")) >= 0.5
+    assert set(result["curves"]) == {"surprise", "pixel difference", "previous tubelet"}
+    assert {"encode_rate", "audits"} <= set(result["audited"])
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    assert f"gate.tau {result['tau']:.4f}" in capsys.readouterr().out
+    Engine(config)
+    with pytest.raises(ValueError, match="run `saccade calibrate` with this encoder"):
+        Engine(load_config(out, {"encoder.seed": "1"}))
+
+
+def test_promise_that_no_tau_keeps_is_refused_and_the_curve_is_there(clip, tmp_path, capsys, monkeypatch):
+    import saccade_ros.calibration.calibrate as calibration
+
+    monkeypatch.setattr(calibration, "TAUS", calibration.TAUS[-3:])  # none that is small
+    out = tmp_path / "calibrated.yaml"
+    target = ["--target-fidelity", "0.999999999"]
+    noisy = write_video(tmp_path / "busy.mp4", frames=60, hold=2)
+    assert main(["calibrate", str(noisy), *CALIBRATE, *target, "--out", str(out)]) == 1
+    assert "lower --target-fidelity" in capsys.readouterr().err
+    assert not out.exists()
+    assert out.with_suffix(".png").exists()
+
+
+def test_bench_gate_prints_the_share_of_the_step(tmp_path, capsys):
+    file = tmp_path / "gate.json"
+    assert main(["bench", "gate", "--set", "encoder.model=tiny", "--rounds", "3", "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    assert result["gate_share"] == pytest.approx(max(result["skip_ms"], result["open_ms"]) / result["step_ms"])
+    assert "of the step" in capsys.readouterr().out
+
+
+def test_bench_gates_makes_the_table_and_the_picture(clip, tmp_path, capsys, monkeypatch):
+    import saccade_ros.calibration.compare as compare
+
+    scenes = [scene for scene in compare.generated_scenes() if scene.name in ("static", "cut")]
+    monkeypatch.setattr(compare, "generated_scenes", lambda: scenes)
+    file = tmp_path / "gates.json"
+    command = ["bench", "gates", str(clip), "--set", "encoder.model=tiny", "--set", "encoder.window=2"]
+    assert main([*command, "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    assert [row["name"] for row in result["rows"]] == ["static", "cut", "clip.mp4"]
+    static, cut, _ = result["rows"]
+    assert static["at_tau"]["beyond_refreshes"] <= 0.02
+    assert cut["at_tau"]["latency_s"] == 0.0
+    assert file.with_suffix(".png").stat().st_size > 10_000
+    assert "| cut | surprise |" in capsys.readouterr().out

@@ -16,6 +16,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def as_shown(default: object) -> str:
+    if default == "":
+        return '""'
     if isinstance(default, bool):
         return str(default).lower()
     return f"[{', '.join(default)}]" if isinstance(default, tuple) else str(default)
@@ -35,7 +37,7 @@ def test_every_malformed_cause_has_an_account():
     assert set(CAUSES) <= set(DROP_CAUSES)
 
 
-@pytest.mark.parametrize("name", ["Embedding.msg", "EncoderInfo.msg"])
+@pytest.mark.parametrize("name", ["Embedding.msg", "EncoderInfo.msg", "NoveltyEvent.msg"])
 def test_every_message_field_is_documented(name):
     lines = (ROOT / "msg" / name).read_text(encoding="utf-8").splitlines()
     declared = [line for line in lines if re.match(r"[\w/\[\]]+ \w+", line)]
@@ -66,3 +68,14 @@ def test_readme_python_runs(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("nan (192,)")
     assert lines[-1].startswith("40 ")
+
+
+def test_readme_tells_the_recorded_cost_and_fidelity_of_the_gate():
+    cost = json.loads((ROOT / "docs/results/gate_cost_vitl_w8.json").read_text(encoding="utf-8"))
+    assert f"{cost['skip_ms']:.1f} ms, {cost['open_ms']:.1f} ms: {cost['gate_share']:.2%} of the step" in README
+    rows = json.loads((ROOT / "docs/results/gates_tiny.json").read_text(encoding="utf-8"))["rows"]
+    for row in rows:
+        p5 = [f"{row['gates'][name]['p5']:.3f}" for name in ("surprise", "pixel difference", "previous tubelet")]
+        assert f"| {row['name']} | {' | '.join(p5)} |" in README
+    verdicts = {row["name"]: row["verdict"] for row in rows}
+    assert {verdicts[name] for name in ("slow pan", "small distant mover", "exposure step")} == {"better"}

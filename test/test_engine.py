@@ -7,7 +7,7 @@ import pytest
 from scenes import PERIOD_NS, frames_of, textured, tiny_config
 
 from saccade_ros.backends import load_backend
-from saccade_ros.config import BackendConfig, EncoderConfig, GateConfig
+from saccade_ros.config import BackendConfig, ConfigError, EncoderConfig, GateConfig
 from saccade_ros.engine import Engine
 from saccade_ros.frames import EmbeddingResult, Frame, Picture
 
@@ -167,6 +167,93 @@ def test_weights_with_nan_are_an_error_not_an_embedding(enabled):
         engine.warm_up()
     with pytest.raises(ArithmeticError, match="NaN or infinite"):
         run(engine, [textured()] * 2)
+
+
+@pytest.mark.parametrize(("lookback", "pooling"), [(1, "newest"), (1, "window"), (2, "window"), (3, "newest")])
+def test_audits_change_nothing_to_the_bit(lookback, pooling):
+    """Each skipped tubelet audited against none: same decisions, same bytes, from the warm-up to many windows on."""
+    encoder = EncoderConfig(model="tiny", window=3, lookback=lookback, pooling=pooling)
+    engine = Engine(tiny_config(encoder=encoder, gate=GateConfig(tau=0.3, audit_rate=1.0)))
+    pictures = lively(80)
+    plain, stream, audited = run(engine, pictures), engine.open_stream(), []
+    for frame in frames_of(pictures):
+        if (result := stream.push(frame)) is not None:
+            audited.append(result)
+            if stream.awaits_audit:
+                stream.audit()
+    assert sum(r.encoded for r in plain) > 9
+    assert stream.report()["audits"] == sum(not r.encoded for r in plain) > 9
+    assert [r.encoded for r in audited] == [r.encoded for r in plain]
+    assert vectors(audited).tobytes() == vectors(plain).tobytes()
+
+
+def test_audit_that_fails_changes_nothing_either():
+    engine = Engine(tiny_config(gate=GateConfig(tau=0.3, audit_rate=1.0)))
+    pictures, stream, results = lively(60), engine.open_stream(), []
+    for frame in frames_of(pictures):
+        if (result := stream.push(frame)) is not None:
+            results.append(result)
+            if stream.awaits_audit:
+                hook = engine.backend._encoder.layers[2].register_forward_hook(lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    stream.audit()
+                hook.remove()
+    assert vectors(results).tobytes() == vectors(run(engine, pictures)).tobytes()
+
+
+def test_audit_compares_the_reused_embedding_with_the_one_the_gate_withheld():
+    """On the gated stream's own cache: what it would have published had the gate opened."""
+    engine = Engine(tiny_config(gate=GateConfig(tau=10.0, drift_limit=0.0, max_skip_s=0.0, audit_rate=1.0)))
+    first, then = [textured()] * 2, [textured(seed=1)] * 2
+    stream = engine.open_stream()
+    results = [r for r in map(stream.push, frames_of(first + then)) if r is not None]
+    assert [r.encoded for r in results] == [True, False]
+    stream.audit()
+    opened = run(Engine(tiny_config(gate=GateConfig(enabled=False))), first + then)
+    reused, fresh = stream._encoder._fidelity._pairs[0]
+    assert np.array_equal(reused, opened[0].vector)
+    assert np.array_equal(fresh, opened[1].vector)
+
+
+def test_only_a_skipped_tubelet_awaits_an_audit_and_only_once():
+    engine = Engine(tiny_config(gate=GateConfig(audit_rate=1.0)))
+    stream = engine.open_stream()
+    for frame in frames_of([textured()] * 4):
+        assert not stream.awaits_audit
+        stream.push(frame)
+    assert stream.awaits_audit
+    stream.audit()
+    assert not stream.awaits_audit
+    with pytest.raises(RuntimeError, match="ask awaits_audit first"):
+        stream.audit()
+
+
+def test_gate_calibrated_for_another_encoder_is_refused_with_the_remedy():
+    with pytest.raises(ConfigError, match="run `saccade calibrate` with this encoder"):
+        Engine(tiny_config(gate=GateConfig(calibrated_for="vitl-256:0123:fp32")))
+    encoder_id = Engine(tiny_config()).backend.facts.encoder_id
+    Engine(tiny_config(gate=GateConfig(calibrated_for=encoder_id)))
+
+
+def test_budget_is_held_by_the_whole_engine():
+    """400 tubelets that all differ, at 12.5 a second; a quarter may be encoded."""
+    rng, scene = np.random.default_rng(0), textured()
+    engine = Engine(tiny_config(gate=GateConfig(mode="budget", budget_share=0.25)))
+    pictures = [np.roll(scene, int(shift), axis=1) for shift in np.cumsum(rng.integers(0, 9, 800))]
+    results = run(engine, pictures)
+    assert sum(r.encoded for r in results[25:]) / 375 == pytest.approx(0.25, rel=0.1)
+
+
+def test_novelty_of_each_patch_comes_with_its_place(gated):
+    scene, appeared = textured(), textured()
+    appeared[60:90, 80:110] = (200, 30, 30)
+    result = run(gated, [scene, scene, appeared, appeared])[1]
+    assert result.onset
+    assert result.patch_novelty.shape == (8, 8)
+    row, column = np.unravel_index(int(result.patch_novelty.argmax()), (8, 8))
+    view = result.view
+    assert 60 <= view.top + (row + 0.5) * view.height / 8 <= 90
+    assert 80 <= view.left + (column + 0.5) * view.width / 8 <= 110
 
 
 def test_embeddings_have_length_one_when_asked():

@@ -25,9 +25,10 @@ MAY_IMPORT = {
     "backends": {"config", "frames", "encoder"},
     "engine": {"config", "frames", "ledger", "vision", "gate", "backends"},
     "replay": {"config", "frames", "ledger", "machine", "vision", "engine"},
+    "calibration": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
     "bench": {"backends", "encoder", "machine", "replay"},
     "nodes": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
-    "cli": {"config", "replay", "bench", "engine", "encoder", "backends", "vision"},
+    "cli": {"config", "replay", "bench", "calibration", "engine", "encoder", "backends", "vision"},
 }
 
 

@@ -68,6 +68,10 @@ class EncoderState(Protocol):
         """Encode a tubelet: pooled embedding (dim,). On an exception the state is as before."""
         ...
 
+    def peek(self, patches: Any) -> Vector:
+        """What `step` would return, without a trace: every later result is as if it had not been asked."""
+        ...
+
     def reset(self) -> None:
         """Empty the cache."""
         ...

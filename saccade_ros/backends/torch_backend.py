@@ -80,6 +80,15 @@ class TorchState:
         """See EncoderState."""
         return self._pool(self._step([patches], [self._ring])[0])
 
+    def peek(self, patches: Tensor) -> Vector:
+        """See EncoderState. A step that is not counted: the next one overwrites what it wrote before reading it,
+        as after a step that failed. So no copy of the cache is needed, which for ViT-L is hundreds of megabytes."""
+        count = self._ring.count
+        try:
+            return self.step(patches)
+        finally:
+            self._ring.count = count
+
     def reset(self) -> None:
         """See EncoderState."""
         self._ring.reset()

@@ -1,4 +1,4 @@
-"""Novelty of a tubelet's patches against the last *encoded* tubelet, and the decision to encode.
+"""The decision: is this tubelet new enough to be encoded?
 
 The reference is the last encoded tubelet, not the previous one: a pan too slow for any single step to notice, or a
 slow change of light, adds up until it fires.
@@ -8,17 +8,19 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from saccade_ros.config import GateConfig
+from saccade_ros.gate.budget import State, choose_threshold
+from saccade_ros.gate.drift import OnsetDetector, accumulate_drift
+from saccade_ros.gate.patches import PatchMemory, PatchResponse
+from saccade_ros.gate.signals import Features, PerPatch
 
-Features = npt.NDArray[np.float32]  # (S, D) patch embeddings
-
-# A patch's change is measured against its reference, but never against less than this share of the response to white
-# noise of unit variance in normalised pixels: in a dark or featureless scene sensor noise must not look like news.
-# With 0.5, independent noise of sigma s (of 255) reads at most sqrt(2) * (s/255/0.225) / 0.5, i.e. 0.1 for s = 2.
-SCALE_FLOOR = 0.5
+# A lasting change of light is no news, but the embedding should follow it: it drifts at this share of its size, and by
+# no more than this share of tau, so that no sudden light, however bright, is taken for news.
+LIGHT_DRIFT, LIGHT_DRIFT_OF_TAU = 0.2, 0.75
+# Novelty saturates: two pictures that have nothing in common are no more different for being older. What a reused
+# embedding loses adds up all the same, so all novelty but a tenth of tau, which noise may reach, counts as drift.
+DRIFT_ALLOWANCE = 0.1
+QUIET_NS = 1_000_000_000  # of calm between two events
 
 
 @dataclass(frozen=True)
@@ -29,81 +31,102 @@ class Decision:
         encode: True to run the encoder.
         novelty: relative change, 0 = identical; NaN without a reference or with the gate off.
         threshold: tau at this decision; NaN with the gate off.
+        reason: why it is encoded: first, novelty, drift, stale or open (gate off); empty if it is not.
+        patches: novelty of each patch, (S,); None where novelty is NaN.
+        drift: the accumulated drift, this tubelet's included.
     """
 
     encode: bool
     novelty: float
     threshold: float
+    reason: str
+    patches: PerPatch | None = None
+    drift: float = 0.0
 
 
 class Gate(Protocol):
-    """One stream's gate. `decide` asks, `accept` tells it that the tubelet was encoded."""
+    """One stream's gate. `decide` asks; `accept` tells it that the tubelet it decided on last has its embedding, and
+    returns True if an event begins with it."""
+
+    config: GateConfig
 
     def decide(self, features: Features, stamp_ns: int) -> Decision: ...
-    def accept(self, features: Features, stamp_ns: int) -> None: ...
+    def accept(self, decision: Decision, features: Features, stamp_ns: int) -> bool: ...
     def reset(self) -> None: ...
-
-
-def novelty(features: Features, reference: Features, top_share: float, patch_scale: float) -> float:
-    """Mean relative change of the most changed patches.
-
-    A mean over the whole picture is blind to small movers (on real clips the most changed patch moves 11 to 34 times
-    the mean), so only the top share counts, at least one patch.
-
-    Args:
-        features, reference: patch embeddings (S, D).
-        top_share: share of the S patches that counts.
-        patch_scale: norm of a patch embedding's response to white noise of unit variance.
-
-    Raises:
-        ValueError: a value is NaN or infinite.
-    """
-    change = np.linalg.norm(features - reference, axis=1)  # (S,)
-    size = np.linalg.norm(reference, axis=1)  # (S,)
-    relative = change / np.maximum(size, max(float(size.mean()), SCALE_FLOOR * patch_scale))  # (S,)
-    top = max(1, round(top_share * len(relative)))
-    result = float(np.partition(relative, -top)[-top:].mean())
-    if not math.isfinite(result):
-        raise ValueError("novelty is not finite: the tubelet's pixels or the patch weights hold NaN or infinity")
-    return result
+    def state(self) -> State: ...
 
 
 class SurpriseGate:
-    """Opens when novelty reaches tau, when the embedding is max_skip_s old, and when there is nothing to reuse."""
+    """Opens when novelty reaches tau, when small changes have added up, when the embedding is max_skip_s old, and when
+    there is nothing to reuse."""
 
-    def __init__(self, config: GateConfig, patch_scale: float) -> None:
+    def __init__(self, config: GateConfig, response: PatchResponse) -> None:
         self.config = config  # replaced as a whole when a parameter changes; the next tubelet sees it
-        self._patch_scale = patch_scale
+        self._memory = PatchMemory(response, config.top_share)
+        self._threshold = choose_threshold(config)
+        self._onsets = OnsetDetector(QUIET_NS)
         self.reset()
 
     def reset(self) -> None:
-        """Forget the reference: the next tubelet is encoded."""
-        self._reference: Features | None = None
-        self._reference_stamp_ns = 0
+        """Forget the stream: the next tubelet is encoded. Only the budget's tau stays, as the budget is the robot's."""
+        self._memory.reset()
+        self._onsets.reset()
+        self._drift = 0.0
+        self._encoded_ns = 0
 
     def decide(self, features: Features, stamp_ns: int) -> Decision:
-        """Compare a tubelet with the last encoded one. Changes nothing."""
-        config = self.config
-        if self._reference is None:
-            return Decision(True, math.nan, config.tau)
-        change = novelty(features, self._reference, config.top_share, self._patch_scale)
-        stale = bool(config.max_skip_s) and stamp_ns - self._reference_stamp_ns >= config.max_skip_s * 1e9
-        return Decision(change >= config.tau or stale, change, config.tau)
+        """Compare a tubelet with the last encoded one. Until it is accepted nothing has happened."""
+        config, tau = self.config, self._threshold.tau(self.config)
+        change = self._memory.measure(features)
+        if change is None:
+            return Decision(True, math.nan, tau, "first")
+        light = min(LIGHT_DRIFT * change.lit, LIGHT_DRIFT_OF_TAU * tau)
+        drift = accumulate_drift(self._drift, max(change.novelty, light), tau, DRIFT_ALLOWANCE)
+        reason = ""
+        if change.novelty >= tau:
+            reason = "novelty"
+        elif config.drift_limit and drift >= config.drift_limit:
+            reason = "drift"
+        elif config.max_skip_s and stamp_ns - self._encoded_ns >= config.max_skip_s * 1e9:
+            reason = "stale"
+        return Decision(bool(reason), change.novelty, tau, reason, change.patches, drift=drift)
 
-    def accept(self, features: Features, stamp_ns: int) -> None:
-        """This tubelet was encoded: measure the next ones against it."""
-        self._reference, self._reference_stamp_ns = features, stamp_ns
+    def accept(self, decision: Decision, features: Features, stamp_ns: int) -> bool:
+        """The tubelet has its embedding. If fresh, the next ones are measured against it.
+
+        Returns:
+            True if an event begins: judged by gate.tau in budget mode, too, so that an event means the same there.
+        """
+        config = self.config
+        self._memory.accept(features, decision.encode)
+        self._threshold.record(config, decision.encode, stamp_ns)
+        self._drift = 0.0 if decision.encode else decision.drift
+        if decision.encode:
+            self._encoded_ns = stamp_ns
+        return self._onsets.sees_onset(decision.novelty, config.tau, config.hysteresis, stamp_ns)
+
+    def state(self) -> State:
+        """Threshold and budget, for diagnostics and the report."""
+        return self._threshold.state(self.config)
 
 
 class OpenGate:
     """The gate switched off: everything is encoded, nothing is measured."""
 
+    def __init__(self, config: GateConfig) -> None:
+        self.config = config
+
     def decide(self, features: Features, stamp_ns: int) -> Decision:
         """Always encode."""
-        return Decision(True, math.nan, math.nan)
+        return Decision(True, math.nan, math.nan, "open")
 
-    def accept(self, features: Features, stamp_ns: int) -> None:
-        """Nothing to remember."""
+    def accept(self, decision: Decision, features: Features, stamp_ns: int) -> bool:
+        """Nothing to remember, and no event."""
+        return False
 
     def reset(self) -> None:
         """Nothing to forget."""
+
+    def state(self) -> State:
+        """Nothing to tell."""
+        return {"mode": "off"}

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from saccade_ros import __version__
 from saccade_ros.backends.base import BackendFacts
 from saccade_ros.config import Config
-from saccade_ros.frames import EmbeddingResult
-from saccade_ros.msg import Embedding, EncoderInfo
+from saccade_ros.frames import EmbeddingResult, Picture
+from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
 from saccade_ros.vision.decode import Convert, convert_with_rosbags
+from saccade_ros.vision.overlay import changed_region, novelty_overlay
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -53,7 +55,42 @@ def embedding_message(
     message.decode_ms = result.decode_ms
     message.gate_ms = result.gate_ms
     message.encode_ms = result.encode_ms
+    message.reason = result.reason
     return message
+
+
+def event_message(result: EmbeddingResult, header: Header, stream: str, encoder_id: str, tau: float) -> NoveltyEvent:
+    """The message of an onset. `result.onset` is true, so that its novelty and patches are there."""
+    assert result.patch_novelty is not None
+    x, y, width, height = changed_region(result.patch_novelty, result.view, tau)
+    return NoveltyEvent(
+        header=header,
+        stream=stream,
+        encoder_id=encoder_id,
+        novelty=result.novelty,
+        tau=tau,
+        stream_epoch=result.epoch,
+        tubelet_index=result.index,
+        region=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
+    )
+
+
+def novelty_map_message(result: EmbeddingResult, header: Header) -> Image:
+    """Each patch's novelty as one 32FC1 pixel, as computed. `result.patch_novelty` is there."""
+    novelty = result.patch_novelty
+    assert novelty is not None
+    rows, columns = novelty.shape
+    data = array.array("B", novelty.astype("<f4").tobytes())
+    return Image(header=header, height=rows, width=columns, encoding="32FC1", step=4 * columns, data=data)
+
+
+def overlay_message(result: EmbeddingResult, picture: Picture, header: Header) -> Image:
+    """The newest picture as rgb8 with the changed patches tinted."""
+    if result.patch_novelty is not None:
+        picture = novelty_overlay(picture, result.patch_novelty, result.view, result.novelty_threshold)
+    height, width, _ = picture.shape
+    data = array.array("B", picture.tobytes())
+    return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data)
 
 
 def info_message(facts: BackendFacts, config: Config, streams: Sequence[str]) -> EncoderInfo:
@@ -81,6 +118,8 @@ def info_message(facts: BackendFacts, config: Config, streams: Sequence[str]) ->
         gate_tau=config.gate.tau,
         gate_top_share=config.gate.top_share,
         gate_max_skip_s=config.gate.max_skip_s,
+        gate_mode=config.gate.mode,
+        gate_calibrated_for=config.gate.calibrated_for,
         streams=list(streams),
         max_gap_s=config.stream.max_gap_s,
     )

@@ -73,3 +73,7 @@ def _values(camera: Camera, now: _Counts) -> Iterator[tuple[str, object]]:
     yield "tubelets_encoded", now.encoded
     yield "tubelets_skipped", now.tubelets - now.encoded
     yield "latency_ms", f"{camera.latency_ms:.2f}"
+    for name, value in camera.encoder.report().items():
+        yield f"gate.{name}", f"{value:.4f}" if isinstance(value, float) else value
+    yield "gate.audits_refused", camera.audits_refused
+    yield "gate.audit_delays", camera.audit_delays

@@ -27,8 +27,16 @@ from saccade_ros.config import ConfigError
 from saccade_ros.engine import Engine, StreamEncoder
 from saccade_ros.frames import EmbeddingResult, Picture, Tubelet
 from saccade_ros.ledger import FrameLedger
-from saccade_ros.msg import Embedding, EncoderInfo
-from saccade_ros.nodes.conversions import embedding_message, find_converter, info_message, stamp_to_ns
+from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
+from saccade_ros.nodes.conversions import (
+    embedding_message,
+    event_message,
+    find_converter,
+    info_message,
+    novelty_map_message,
+    overlay_message,
+    stamp_to_ns,
+)
 from saccade_ros.nodes.diagnostics import CameraMonitor
 from saccade_ros.nodes.parameters import changed_gate, declare_parameters, read_config, refuse_bad_gate
 from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker
@@ -37,6 +45,7 @@ from saccade_ros.vision.tubelet import TubeletBuffer
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
 EMBEDDINGS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+EVENTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 DIAGNOSTICS_PERIOD_S = 1.0
 WARN_INTERVAL_S = 5.0
 
@@ -141,6 +150,7 @@ class EncoderNode(LifecycleNode):
         def decode(arrival: Arrival) -> Picture:
             return decode_image(arrival.message, self._max_pixels, convert)
 
+        self._decode = decode
         topics = [self._resolve("node.topics", topic) for topic in config.node.topics]
         for topic in topics:
             ledger = FrameLedger()
@@ -161,6 +171,9 @@ class EncoderNode(LifecycleNode):
         self._encoder_id = encoder_id
         output_topic = self._resolve("node.output_topic", self._config.node.output_topic)
         self._publisher = self.create_lifecycle_publisher(Embedding, output_topic, EMBEDDINGS)
+        self._event_publisher = self.create_lifecycle_publisher(NoveltyEvent, "~/event", EVENTS)
+        self._map_publisher = self.create_lifecycle_publisher(Image, "~/novelty_map", qos_profile_sensor_data)
+        self._overlay_publisher = self.create_lifecycle_publisher(Image, "~/debug/image", qos_profile_sensor_data)
         self._info_publisher = self.create_publisher(EncoderInfo, "~/info", LATCHED)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         service = self.create_service(Trigger, "~/reset", self._on_reset)
@@ -169,6 +182,9 @@ class EncoderNode(LifecycleNode):
         timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
         self._destroy += [
             lambda: self.destroy_lifecycle_publisher(self._publisher),
+            lambda: self.destroy_lifecycle_publisher(self._event_publisher),
+            lambda: self.destroy_lifecycle_publisher(self._map_publisher),
+            lambda: self.destroy_lifecycle_publisher(self._overlay_publisher),
             lambda: self.destroy_publisher(self._info_publisher),
             lambda: self.destroy_publisher(self._diagnostics_publisher),
             lambda: self.destroy_service(service),
@@ -264,6 +280,18 @@ class EncoderNode(LifecycleNode):
         )
         camera.latency_ms = message.total_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
         self._publisher.publish(message)
+        if result.onset:
+            header, tau = tubelet.newer.message.header, self.get_parameter("gate.tau").value
+            self._event_publisher.publish(event_message(result, header, camera.topic, self._encoder_id, tau))
+        self._show(tubelet, result)
+
+    def _show(self, tubelet: Tubelet[Arrival], result: EmbeddingResult) -> None:
+        """Pictures of the novelty, for whoever looks; without anybody they cost nothing."""
+        header = tubelet.newer.message.header
+        if result.patch_novelty is not None and self._map_publisher.get_subscription_count():
+            self._map_publisher.publish(novelty_map_message(result, header))
+        if self._overlay_publisher.get_subscription_count():
+            self._overlay_publisher.publish(overlay_message(result, self._decode(tubelet.newer), header))
 
     def _report(self, camera: Camera, trouble: Exception) -> None:
         """Warn about a lost tubelet or image, once per interval for each camera and cause; all are counted."""

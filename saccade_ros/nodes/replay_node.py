@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -43,6 +44,7 @@ ANSWER_TIMEOUT_S = 30.0
 QUEUE_DEPTH = 100
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DROPPED = "frames_dropped."
+GATE = "gate."
 
 
 class ReplayError(RuntimeError):
@@ -127,6 +129,7 @@ class ReplayNode(Node):
         totals.frames_in, totals.frames_used = int(counts["frames_received"]), int(counts["frames_used"])
         totals.frames_dropped = {k.removeprefix(DROPPED): int(v) for k, v in counts.items() if k.startswith(DROPPED)}
         totals.published, totals.received = int(counts["tubelets_published"]), len(self.recording.rows)
+        self.recording.gate = {k.removeprefix(GATE): yaml.safe_load(v) for k, v in counts.items() if k.startswith(GATE)}
 
     def _facts(self) -> dict[str, Any]:
         names = [name for name in EncoderInfo.get_fields_and_field_types() if name != "streams"]

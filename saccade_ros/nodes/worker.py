@@ -2,12 +2,15 @@
 
 The executor's side is constant time: count the frame, pair it, leave the newest complete tubelet in the camera's slot.
 The worker takes tubelets from the slots in turn. What it is too slow for is dropped oldest first, and counted.
+In what time is left it audits skipped tubelets, if it expects to be done before the next tubelet of any camera comes.
 """
 
+import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from saccade_ros.engine import StreamEncoder
@@ -25,6 +28,29 @@ class Arrival:
     received_s: float
 
 
+class Pace:
+    """When a camera's next tubelet may come, from the shortest of its recent intervals."""
+
+    SILENT_S = 2.0  # overdue by this much, a camera has stopped, and nobody waits for it
+
+    def __init__(self) -> None:
+        self._last_s = -math.inf
+        self._intervals_s: deque[float] = deque(maxlen=8)
+
+    def arrived(self, now_s: float) -> None:
+        """A tubelet is complete."""
+        if math.isfinite(self._last_s):
+            self._intervals_s.append(now_s - self._last_s)
+        self._last_s = now_s
+
+    def next_s(self, now_s: float) -> float:
+        """Earliest time of the next tubelet; `now_s` while that is not known, infinity once the camera is silent."""
+        if not self._intervals_s:
+            return now_s if now_s - self._last_s <= self.SILENT_S else math.inf
+        due_s = self._last_s + min(self._intervals_s)
+        return due_s if now_s - due_s <= self.SILENT_S else math.inf
+
+
 @dataclass
 class Camera:
     """One image topic: its frames' accounts, its tubelet in the making, its slot, and its state in the encoder."""
@@ -38,7 +64,12 @@ class Camera:
     tubelets: int = 0
     encoded: int = 0
     latency_ms: float = 0.0  # of the last embedding, from its newest image received to published
+    pace: Pace = field(default_factory=Pace)
+    audits_refused: int = 0  # audits that were due and for which there was no time
+    audit_delays: int = 0  # tubelets that came before an audit was done, sooner than ever before, and waited for it
 
+
+AUDIT_MARGIN = 1.5  # of the slowest recent step, kept free before the next tubelet
 
 # Called on the worker thread: publish one tubelet's embedding, or report what went wrong with one.
 Publish = Callable[[Camera, Tubelet[Arrival], EmbeddingResult, float], None]
@@ -53,6 +84,7 @@ class EncodeWorker:
         self._changed = threading.Condition()
         self._active = self._busy = self._closing = False
         self._turn = 0
+        self._steps_ms: deque[float] = deque(maxlen=16)  # what the latest steps and audits took
         self._thread = threading.Thread(target=self._run, name="saccade-encoder", daemon=True)
         self._thread.start()
 
@@ -66,6 +98,7 @@ class EncodeWorker:
             tubelet = camera.buffer.push(arrival, stamp_ns, frame_id, size)
             if tubelet is None:
                 return
+            camera.pace.arrived(time.monotonic())
             if camera.waiting is not None:
                 camera.ledger.drop("overflow", 2)
             camera.waiting = tubelet
@@ -106,6 +139,7 @@ class EncodeWorker:
     def _run(self) -> None:
         while (taken := self._take()) is not None:
             self._encode(*taken)
+            self._audit(taken[0])
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
@@ -140,3 +174,29 @@ class EncodeWorker:
             camera.ledger.use(2)
             camera.tubelets += 1
             camera.encoded += result.encoded
+            if result.encoded:
+                self._steps_ms.append(result.encode_ms)
+
+    def _audit(self, camera: Camera) -> None:
+        """Audit the tubelet in hand if it is due and there is time; never at the price of a fresh one."""
+        if not camera.encoder.awaits_audit:
+            return
+        if not self._has_time():
+            camera.audits_refused += 1
+            return
+        try:
+            self._steps_ms.append(camera.encoder.audit())
+        except Exception as failed:  # the embedding is published and the stream untouched: only this audit is lost
+            self._report(camera, failed)
+        with self._changed:
+            for other in self._cameras:
+                other.audit_delays += other.waiting is not None
+
+    def _has_time(self) -> bool:
+        """Would the slowest recent step, and a margin, end before the next tubelet of any camera can come?"""
+        with self._changed:
+            if not self._active or not self._steps_ms or any(camera.waiting for camera in self._cameras):
+                return False
+            now_s = time.monotonic()
+            done_s = now_s + AUDIT_MARGIN * max(self._steps_ms) / 1e3
+            return all(done_s < camera.pace.next_s(now_s) for camera in self._cameras)

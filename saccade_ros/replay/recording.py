@@ -70,6 +70,7 @@ class Recording:
         totals: the books.
         facts: encoder_id, model, weights, backend, device, precision, threads, window, lookback, fps, gate_tau,
             source (name of the bag or video), machine; and whatever else is worth a row in the report.
+        gate: the gate's last state: threshold and budget, staleness, and what its audits found (see gate.audit).
         thumbnails: JPEGs of encoded moments, by the stamp of the tubelet.
     """
 
@@ -77,6 +78,7 @@ class Recording:
     totals: Totals = field(default_factory=Totals)
     facts: dict[str, Fact] = field(default_factory=dict)
     thumbnails: dict[int, bytes] = field(default_factory=dict)
+    gate: dict[str, Fact] = field(default_factory=dict)
 
     @property
     def start_ns(self) -> int:
@@ -111,6 +113,7 @@ class Recording:
                 "gate": percentile((row.gate_ms for row in rows), 50),
                 "encode": percentile((row.encode_ms for row in rows if row.encoded), 50),
             },
+            "gate": dict(self.gate),
             "encoder_id": str(self.facts.get("encoder_id", "")),
             "weights": str(self.facts.get("weights", "")),
             "balanced": totals.balanced,

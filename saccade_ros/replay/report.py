@@ -52,9 +52,32 @@ def render(recording: Recording) -> str:
         thumbnails=_thumbnails(recording),
         drops=_table((cause, count, DROP_CAUSES.get(cause, "")) for cause, count in _drops(recording))
         or "<p>None: every frame received is in an embedding.</p>",
+        gate=_table(
+            (name.replace("_", " "), value, GATE_FIGURES.get(name, "")) for name, value in recording.gate.items()
+        )
+        or "<p>It told nothing.</p>",
         facts=_table(sorted(recording.facts.items())),
     )
 
+
+# What the figures of Recording.gate mean.
+GATE_FIGURES = {
+    "mode": "fixed: gate.tau as it is; budget: moved to hold the budget; off",
+    "tau": "at the end of the replay",
+    "clamp": "the limit that holds tau, if any",
+    "budget_encoded_share": "of the last 30 s of tubelets",
+    "budget_allowed_share": "of them, by gate.budget_share or gate.budget_hz",
+    "budget_use": "the one over the other",
+    "audits": "skipped tubelets that were encoded after all, to see how wrong reuse was",
+    "audits_refused": "audits for which there was no idle time",
+    "audit_delays": "tubelets that waited for an audit",
+    "staleness_s_mean": "age of the embeddings, fresh ones included, over the last 256 tubelets",
+    "staleness_s_max": "the oldest of them",
+    "fidelity_mean": "centred cosine of reused and fresh embedding, over the last 256 audits",
+    "fidelity_p5": "5th percentile: 95 % of reused embeddings were at least as good",
+    "fidelity_worst": "the worst of them",
+    "fidelity_centre": "what was taken off before comparing",
+}
 
 _RANDOM_BANNER = (
     '<p class="banner"><strong>Random weights.</strong> Timings and the gate’s behaviour are real, '

@@ -11,7 +11,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from saccade_ros.frames import Picture, Pixels
+from saccade_ros.frames import Picture, Pixels, View
 
 # RGB, of ImageNet's training pictures: IMAGENET_DEFAULT_MEAN and _STD in transformers.image_utils.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -39,6 +39,18 @@ def resize_to_square(picture: Picture, size: int, fit: str) -> Picture:
     raise ValueError(f"fit is {fit!r}: choose crop or stretch")
 
 
+def view_of(height: int, width: int, size: int, fit: str) -> View:
+    """The part of a picture of this size that `resize_to_square` keeps."""
+    if fit == "stretch":
+        return View(0.0, 0.0, float(height), float(width))
+    trimmed_top, trimmed_left = max(0, height - 2 * width) // 2, max(0, width - 2 * height) // 2
+    rows, columns = height - 2 * trimmed_top, width - 2 * trimmed_left
+    new_height, new_width = _resized(rows, columns, size)
+    down, right = rows / new_height, columns / new_width  # picture pixels per input pixel
+    top, left = (new_height - size) // 2, (new_width - size) // 2
+    return View(trimmed_top + top * down, trimmed_left + left * right, size * down, size * right)
+
+
 def normalize(picture: Picture, out: Pixels | None = None) -> Pixels:
     """Without ImageNet's mean, in units of its standard deviation: float32 (3, H, W), in `out` if given."""
     pixels: Pixels = np.multiply(picture.transpose(2, 0, 1), _SCALE, out=out, order="C")  # (3, H, W)
@@ -49,11 +61,15 @@ def normalize(picture: Picture, out: Pixels | None = None) -> Pixels:
 def _resize_and_crop(picture: Picture, size: int) -> Picture:
     picture = _trim(picture)
     height, width = picture.shape[:2]
-    shorter = int(size * 256 / 224)
-    new_height = int(shorter * height / min(height, width))
-    new_width = int(shorter * width / min(height, width))
+    new_height, new_width = _resized(height, width, size)
     top, left = (new_height - size) // 2, (new_width - size) // 2
     return _resize(picture, new_width, new_height)[top : top + size, left : left + size]  # (size, size, 3)
+
+
+def _resized(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of the whole picture once its shorter side is 256/224 of the input."""
+    shorter = int(size * 256 / 224)
+    return int(shorter * height / min(height, width)), int(shorter * width / min(height, width))
 
 
 def _trim(picture: Picture) -> Picture:

@@ -20,13 +20,13 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from scenes import PERIOD_NS
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from saccade_ros.frames import Picture
-from saccade_ros.msg import Embedding, EncoderInfo
+from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
 from saccade_ros.nodes.conversions import ns_to_stamp
 
 TIMEOUT_S = 60.0
@@ -60,6 +60,7 @@ class Graph(AbstractContextManager["Graph"]):
         self.embeddings: list[Embedding] = []
         self.infos: list[EncoderInfo] = []
         self.diagnostics: list[DiagnosticArray] = []
+        self.events: list[NoveltyEvent] = []
 
     def __enter__(self) -> "Graph":
         self.context = Context()
@@ -69,6 +70,7 @@ class Graph(AbstractContextManager["Graph"]):
         self.executor.add_node(self.node)
         self.node.create_subscription(Embedding, "/saccade/embedding", self.embeddings.append, 100)
         self.node.create_subscription(EncoderInfo, f"/{self.name}/info", self.infos.append, LATCHED)
+        self.node.create_subscription(NoveltyEvent, f"/{self.name}/event", self.events.append, 10)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
         self._publishers: dict[str, Any] = {}
         self._clients: dict[str, Any] = {}
@@ -108,6 +110,14 @@ class Graph(AbstractContextManager["Graph"]):
         publisher = self._publishers[topic]
         self.wait_for(lambda: publisher.get_subscription_count() > 0, f"subscription to {topic}")
         return publisher
+
+    def watch(self, topic: str) -> list[Image]:
+        """Pictures of the node's from now on, as a viewer sees them."""
+        seen: list[Image] = []
+        self.node.create_subscription(Image, f"/{self.name}/{topic}", seen.append, qos_profile_sensor_data)
+        self.wait_for(lambda: self.node.count_publishers(f"/{self.name}/{topic}"), f"publisher of {topic}")
+        self.spin(1.0)  # until the node has discovered this subscription
+        return seen
 
     def show(self, pictures: list[Picture], start_ns: int = 10**9, **where: Any) -> list[Embedding]:
         """Publish pictures at 25 Hz stamps, as fast as the node takes them; return the embeddings they made."""

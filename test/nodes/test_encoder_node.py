@@ -368,3 +368,78 @@ def test_images_that_the_middleware_reports_lost_are_counted_apart():
     lost, received = int(counts["frames_lost_in_transport"]), int(counts["frames_received"])
     assert received + lost <= sent
     assert received == int(counts["frames_used"]) + sum(drops(counts).values()) + int(counts["frames_pending"])
+
+
+# What the gate says: events, pictures, audits, budget
+
+
+def appeared(count: int) -> list:
+    """A still scene in which a small object appears halfway."""
+    changed = SCENES[0].copy()
+    changed[60:90, 80:110] = (200, 30, 30)
+    return [SCENES[0]] * (count // 2) + [changed] * (count - count // 2)
+
+
+def test_event_is_published_once_with_its_stamp_and_its_place():
+    with Graph() as graph:
+        graph.wait_active()
+        received = graph.show(appeared(24), start_ns=10**9)
+        graph.wait_for(lambda: graph.events, "the event")
+        graph.spin(0.5)
+        (event,) = graph.events
+    first = next(e for e in received if e.encoded and e.tubelet_index)
+    assert first.reason == "novelty"
+    assert event.header == first.header
+    assert (event.stream, event.encoder_id) == (first.stream, first.encoder_id)
+    assert (event.stream_epoch, event.tubelet_index) == (first.stream_epoch, first.tubelet_index)
+    assert event.novelty == first.novelty >= event.tau
+    region = event.region
+    assert region.x_offset <= 80 < 110 <= region.x_offset + region.width
+    assert region.y_offset <= 60 < 90 <= region.y_offset + region.height
+    assert region.width * region.height < 0.3 * 240 * 320
+
+
+def test_novelty_map_and_overlay_are_published_to_who_looks():
+    with Graph() as graph:
+        graph.wait_active()
+        maps, overlays = graph.watch("novelty_map"), graph.watch("debug/image")
+        received = graph.show(appeared(4))
+        graph.wait_for(lambda: maps and len(overlays) == 2, "both pictures")
+    (novelty,), overlay = maps, overlays[-1]
+    assert (novelty.encoding, novelty.height, novelty.width, novelty.step) == ("32FC1", 8, 8, 32)
+    assert novelty.header == overlay.header == received[-1].header
+    patches = np.frombuffer(novelty.data, "<f4").reshape(8, 8)
+    assert patches.max() > 0.2
+    assert np.median(patches) < 0.05
+    picture = np.frombuffer(overlay.data, np.uint8).reshape(240, 320, 3)
+    assert (overlay.encoding, overlay.height, overlay.width) == ("rgb8", 240, 320)
+    assert picture[75, 95, 0] > SCENES[0][75, 95, 0]
+    assert np.array_equal(picture[200, 100], SCENES[0][200, 100])
+
+
+def test_diagnostics_tell_budget_and_audits_and_audits_change_nothing():
+    """At a camera's pace, so that there is idle time; the same pictures as fast as they go give the same bytes."""
+    still = {"gate__audit_rate": 1.0, "gate__mode": "budget", "gate__tau": 0.3}
+    with Graph(**still) as graph:
+        graph.wait_active()
+        for i in range(0, 40, 2):
+            graph.show(clip(40)[i : i + 2], start_ns=10**9 + i * PERIOD_NS)
+            graph.spin(0.15)
+        paced = vectors(graph.embeddings)
+        counts = graph.counts_once(lambda c: c["tubelets_published"] == "20", "all twenty")
+    assert counts["gate.mode"] == "budget"
+    assert float(counts["gate.tau"]) > 0
+    assert {"gate.clamp", "gate.budget_use", "gate.staleness_s_mean", "gate.audit_delays"} <= set(counts)
+    assert int(counts["gate.audits"]) > 0
+    assert int(counts["gate.audits"]) + int(counts["gate.audits_refused"]) == int(counts["tubelets_skipped"])
+    with Graph(**{**still, "gate__audit_rate": 0.0}) as graph:
+        graph.wait_active()
+        assert vectors(graph.show(clip(40))).tobytes() == paced.tobytes()
+        assert graph.counts()["gate.audits"] == "0"
+
+
+def test_calibration_for_another_encoder_is_refused_at_configure_with_the_reason():
+    with Graph(gate__calibrated_for="vitl-256:0123:fp32", node__autostart=False) as graph:
+        assert not graph.change_state("configure")
+        assert graph.state() == "unconfigured"
+    assert "gate.calibrated_for is 'vitl-256:0123:fp32', but the encoder is 'tiny-128:random-" in graph.log

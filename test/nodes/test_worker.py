@@ -1,15 +1,17 @@
 """The worker between receiving and encoding, without a graph: who is dropped, who is served, and nothing uncounted."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from scenes import PERIOD_NS, textured, tiny_config
 
+from saccade_ros.config import GateConfig
 from saccade_ros.engine import Engine, StreamEncoder
 from saccade_ros.frames import Picture
 from saccade_ros.ledger import FrameLedger
-from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker
+from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker, Pace
 from saccade_ros.vision.decode import MalformedImage
 from saccade_ros.vision.tubelet import TubeletBuffer
 
@@ -157,3 +159,83 @@ def test_close_ends_the_thread_and_may_be_repeated(engine):
     bench.worker.close()
     bench.worker.close()
     assert threading.active_count() == before - 1
+
+
+# Audits in idle time
+
+
+def test_pace_expects_the_shortest_recent_interval_and_forgets_a_silent_camera():
+    pace = Pace()
+    assert pace.next_s(10.0) == math.inf, "nothing has ever come"
+    pace.arrived(10.0)
+    assert pace.next_s(10.1) == 10.1, "one tubelet has no interval: the next may come at any moment"
+    for now in (10.5, 11.2, 11.7):
+        pace.arrived(now)
+    assert pace.next_s(11.8) == pytest.approx(12.2)
+    assert pace.next_s(13.0) == pytest.approx(12.2), "overdue: it may come at any moment"
+    assert pace.next_s(12.2 + Pace.SILENT_S + 0.1) == math.inf
+
+
+@pytest.fixture
+def auditing() -> Iterator[Bench]:
+    bench = Bench(Engine(tiny_config(gate=GateConfig(audit_rate=1.0))))
+    bench.worker.resume()
+    yield bench
+    bench.worker.close()
+
+
+def paced(bench: Bench, seconds_to_next: float) -> None:
+    """Let the worker expect the next tubelet at this distance."""
+    for camera in bench.cameras:
+        camera.pace.next_s = lambda now_s: now_s + seconds_to_next  # type: ignore[method-assign]
+
+
+def show(bench: Bench, indices: range) -> None:
+    for index in indices:
+        bench.offer(index, textured())
+        bench.wait(lambda n=index: len(bench.published) == n + 1)
+
+
+def test_skipped_tubelet_is_audited_when_there_is_time(auditing):
+    paced(auditing, 3600.0)
+    show(auditing, range(6))
+    auditing.worker.pause()
+    camera = auditing.cameras[0]
+    assert (camera.encoded, camera.tubelets) == (1, 6)
+    assert (camera.encoder.report()["audits"], camera.audits_refused, camera.audit_delays) == (5, 0, 0)
+    assert accounts(camera) == (12, 12, {}, 0)
+
+
+def test_no_audit_that_might_delay_the_next_tubelet(auditing):
+    paced(auditing, 0.0)
+    show(auditing, range(6))
+    auditing.worker.pause()
+    camera = auditing.cameras[0]
+    assert (camera.encoder.report()["audits"], camera.audits_refused) == (0, 5)
+
+
+def test_no_audit_while_any_camera_has_a_tubelet_waiting():
+    bench = Bench(Engine(tiny_config(gate=GateConfig(audit_rate=1.0))), cameras=2)
+    bench.worker.resume()
+    paced(bench, 3600.0)
+    show(bench, range(1))
+    busy = threading.Event()
+    bench.offer(1, busy)
+    while bench.cameras[0].waiting is not None:
+        pass
+    bench.offer(0, textured(), camera=1)
+    busy.set()
+    bench.wait(lambda: len(bench.published) == 3)
+    bench.worker.close()
+    assert bench.cameras[0].encoder.report()["audits"] == 0
+    assert bench.cameras[0].audits_refused == 1
+
+
+def test_audit_that_fails_is_reported_and_costs_no_frame(auditing, monkeypatch):
+    paced(auditing, 3600.0)
+    show(auditing, range(1))
+    monkeypatch.setattr(auditing.cameras[0].encoder._state, "peek", lambda _: (_ for _ in ()).throw(MemoryError("no")))
+    show(auditing, range(1, 3))
+    auditing.wait(lambda: len(auditing.reported) == 2)
+    auditing.worker.pause()
+    assert accounts(auditing.cameras[0]) == (6, 6, {}, 0)

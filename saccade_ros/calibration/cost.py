@@ -1,0 +1,88 @@
+"""What the gate costs, as a share of the step that it may save: `saccade bench gate`."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from saccade_ros.config import Config
+from saccade_ros.engine import Engine, patch_response
+from saccade_ros.frames import Pixels
+from saccade_ros.gate.surprise import SurpriseGate
+from saccade_ros.machine import describe_machine
+
+
+def bench_gate(config: Config, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Time the decision, the patch embedding and the cached step on a full ring, in turn, in one run.
+
+    The picture is textured and drifts, so that the gate does all its work: fit, noise, drift, and a new reference each
+    time it opens.
+    """
+    engine = Engine(replace(config, gate=replace(config.gate, enabled=True)))
+    backend, facts = engine.backend, engine.backend.facts
+    gate, state = SurpriseGate(config.gate, patch_response(backend)), backend.new_state()
+    pictures = _drifting(facts.input_size, 8)
+    for pixels in (pictures * (1 + facts.window // len(pictures)))[: facts.window]:
+        progress("filling the cache")
+        state.step(backend.embed(pixels).patches)
+    times: dict[str, list[float]] = {"embed_ms": [], "skip_ms": [], "open_ms": [], "step_ms": []}
+    for n in range(rounds):
+        progress("measuring")
+        pixels = pictures[n % len(pictures)]
+        embed_ms, embedded = _timed(lambda pixels=pixels: backend.embed(pixels))  # type: ignore[misc]
+        times["embed_ms"].append(embed_ms)
+        for encode, key in ((False, "skip_ms"), (True, "open_ms")):
+
+            def gated(encode: bool = encode, features: Any = embedded.features, stamp_ns: int = n) -> None:
+                decision = gate.decide(features, stamp_ns)
+                gate.accept(replace(decision, encode=encode), features, stamp_ns)
+
+            if n:
+                times[key].append(_timed(gated)[0])
+            elif encode:
+                gated()
+        times["step_ms"].append(_timed(lambda patches=embedded.patches: state.step(patches))[0])  # type: ignore[misc]
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    return {
+        "bench": "gate",
+        "model": facts.model,
+        "window": facts.window,
+        "precision": facts.precision,
+        "threads": facts.threads,
+        **medians,
+        "runs": rounds,
+        "gate_share": max(medians["skip_ms"], medians["open_ms"]) / medians["step_ms"],
+        "embed_share": medians["embed_ms"] / medians["step_ms"],
+        "machine": describe_machine(),
+    }
+
+
+def cost_table(result: dict[str, Any]) -> str:
+    """For the terminal."""
+    step = result["step_ms"]
+    lines = [f"{result['model']}, window {result['window']}, {result['precision']}, {result['threads']} threads"]
+    for name, key in (
+        ("gate, tubelet skipped", "skip_ms"),
+        ("gate, tubelet encoded", "open_ms"),
+        ("patch embedding", "embed_ms"),
+        ("cached step", "step_ms"),
+    ):
+        lines.append(f"  {name:24}{result[key]:9.2f} ms  {result[key] / step:7.2%} of the step")
+    lines.append("  An encoded tubelet's patch embedding is the step's own first layer; only a skipped one's is extra.")
+    lines.append(f"  medians of {result['runs']}; {result['machine']}")
+    return "\n".join(lines)
+
+
+def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = run()
+    return (time.perf_counter() - started) * 1e3, result
+
+
+def _drifting(size: int, count: int) -> list[Pixels]:
+    rng = np.random.default_rng(0)
+    wide = rng.normal(0, 1, (3, size, size + 4 * count)).astype(np.float32)
+    return [np.stack([wide[:, :, 4 * i : 4 * i + size]] * 2) for i in range(count)]
