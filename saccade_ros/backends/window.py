@@ -72,6 +72,11 @@ class StepShape:
         return -(-(self.validity + 1) // 8) * 8
 
     @property
+    def scale(self) -> float:
+        """Of attention scores; multiplied into the queries."""
+        return float(self.head_width**-0.5)
+
+    @property
     def keys(self) -> tuple[int, int, int, int]:
         """One layer's cached keys: (B, A, W*S, K)."""
         return self.batch, self.heads, self.window * self.tokens, self.key_width
@@ -151,10 +156,11 @@ class WindowTables:
         )
 
     def _query_factors(self, index: int, shift: int) -> tuple[Floats, Floats]:
-        """Turned to its window position, then met with u by cos(s a) and with v by sin(s a)."""
+        """Turned to its window position, met with u by cos(s a) and with v by sin(s a), and scaled for attention."""
         position, back = (index + shift) * self._frequency, shift * self._frequency
         cos, sin = np.cos(position), np.sin(position) * self._sign
-        return self._with_depth(cos * np.cos(back), sin * np.cos(back), cos * np.sin(back), sin * np.sin(back))
+        factors = self._with_depth(cos * np.cos(back), sin * np.cos(back), cos * np.sin(back), sin * np.sin(back))
+        return factors[0] * np.float32(self.shape.scale), factors[1] * np.float32(self.shape.scale)
 
     def _key_factors(self, index: int) -> tuple[Floats, Floats]:
         """u and v of a tubelet's keys."""

@@ -32,8 +32,8 @@ from saccade_ros.backends.window import StepShape
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.spec import ModelSpec
 
-OPSET, IR_VERSION = 24, 12  # 24 brought TensorScatter; 23 Attention
 Contract = Literal["host", "scatter"]
+VERSIONS = {"host": (20, 10), "scatter": (24, 12)}  # opset and IR: 20 brought Gelu, 24 TensorScatter
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 LINEARS = ("query", "key", "value", "proj", "fc1", "fc2")
 
@@ -118,10 +118,13 @@ class _Graph:
         """An fp32 output."""
         return self.add("Cast", x, to=TensorProto.FLOAT, output=to)
 
-    def model(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> onnx.ModelProto:
+    def model(
+        self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], contract: Contract = "host"
+    ) -> onnx.ModelProto:
+        opset, ir = VERSIONS[contract]
         graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.constants)
-        imports = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="saccade_ros")
+        imports = [helper.make_opsetid("", opset)]
+        return helper.make_model(graph, opset_imports=imports, ir_version=ir, producer_name="saccade_ros")
 
 
 def build_embed(encoder: StreamingEncoder) -> onnx.ModelProto:
@@ -155,7 +158,7 @@ def build_step(
         x = layers.layer(i, x)
     layers.outputs(x)
     weights.refuse_unused(elsewhere="patch_embed.")
-    return graph.model("step", step_inputs(shape, graph.type), step_outputs(shape, contract, graph.type))
+    return graph.model("step", step_inputs(shape, graph.type), step_outputs(shape, contract, graph.type), contract)
 
 
 def step_inputs(shape: StepShape, cached: int = TensorProto.FLOAT) -> list[onnx.ValueInfoProto]:
@@ -206,7 +209,7 @@ class _StepBuilder:
         self._spread = graph.constant("spread", own)
         self._spread_partner = graph.constant("spread_partner", own[np.arange(shape.head_width) ^ 1])
         asked = np.zeros((1, 1, shape.key_width), np.float32)
-        asked[..., shape.validity] = 1
+        asked[..., shape.validity] = shape.scale
         self._asks_validity = graph.constant("asks_validity", asked)
         names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.lookback > 1)
         self._tables = {
@@ -236,8 +239,10 @@ class _StepBuilder:
         if "key_offset" in self._tables:
             key = add("Add", key, self._tables["key_offset"])
         keys, values = self._remember("keys", i, key), self._remember("values", i, value)  # (B, A, W*S, K or E)
-        # Head width as trained: the channels beyond it only carry rotation and validity.
-        out = add("Attention", query, keys, values, scale=shape.head_width**-0.5, name=f"layer{i}.attention")
+        # Not the Attention operator: TensorRT's wants values as wide as keys, ONNX Runtime's is no faster. No scale: it is
+        # in the query's tables.
+        scores = add("MatMul", query, add("Transpose", keys, perm=[0, 1, 3, 2]))  # (B, A, r*S, W*S)
+        out = add("MatMul", add("Softmax", scores, axis=-1), values)  # (B, A, r*S, E)
         joined = self._graph.reshape(add("Transpose", out, perm=[0, 2, 1, 3]), shape.batch, shape.rows, shape.width)
         return self._linear(f"layer{i}.proj", f"layers.{i}.attention.proj", joined)
 
