@@ -76,7 +76,7 @@ $(WS)/env.sh: Makefile $(ENV_STAMP)
 
 # With --symlink-install only these change what is installed; launch and config are folders, newer when a file is
 # added or removed.
-BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard msg/*.msg) $(wildcard launch config)
+BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard msg/*.msg action/*.action) $(wildcard launch config)
 
 $(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
 	@echo '==> building messages and package with colcon into $(WS)'

@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--model", required=True, help="checkpoint folder, hub id, or size with random weights")
     export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="appears whole or not at all")
     export.add_argument("--calibrate", required=True, metavar="CLIP", help="bag or video to calibrate and measure on")
-    export.add_argument("--held-out", default="", metavar="CLIP", help="another to judge by; else the clip's second half")
+    export.add_argument(
+        "--held-out", default="", metavar="CLIP", help="another to judge by; else the clip's second half"
+    )
     export.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx tensorrt")
     export.add_argument(
         "--precisions",
@@ -67,12 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--window", type=int, default=8, help="tubelets in the cache (default: %(default)s)")
     export.add_argument("--lookback", type=int, default=1, help="tubelets recomputed each step (default: %(default)s)")
-    export.add_argument("--batch", type=int, default=1, help="streams per call; the node takes 1 (default: %(default)s)")
+    export.add_argument(
+        "--batch", type=int, default=1, help="streams per call; the node takes 1 (default: %(default)s)"
+    )
     export.add_argument("--adapter", default="", metavar="FILE", help="causal adapter to merge")
     export.add_argument("--seed", type=int, default=0, help="of random weights")
     export.add_argument("--tubelets", type=int, default=32, help="of each clip (default: %(default)s)")
     export.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the runtimes' default")
-    export.add_argument("--fidelity-floor", type=float, default=0.99, help="least mean centred cosine on the held-out clip")
+    export.add_argument(
+        "--fidelity-floor", type=float, default=0.99, help="least mean centred cosine on the held-out clip"
+    )
     export.add_argument("--force", action="store_true", help="keep what is refused, with a warning in the manifest")
     export.set_defaults(run=_export)
 

@@ -274,7 +274,7 @@ def _dataclass(kind: Any, entry: Mapping[str, Any]) -> Any:
     origin = {"str": str, "int": int, "float": float, "bool": bool}
     values = {}
     for name, setting in kind.__dataclass_fields__.items():
-        wanted = origin.get(getattr(setting.type, "__name__", ""), None)
+        wanted = origin.get(getattr(setting.type, "__name__", ""))
         if wanted is None:
             wanted = getattr(setting.type, "__origin__", object)
         values[name] = _typed(entry[name], wanted)

@@ -85,7 +85,8 @@ class ExportedState(ABC):
 
     def _pooled(self, newest: Vector) -> Vector:
         pooled = newest if self._pooling == "newest" else self._means[: self.fill].mean(axis=0)
-        return pooled / np.linalg.norm(pooled) if self._normalize else pooled.copy()
+        vector: Vector = pooled / np.linalg.norm(pooled) if self._normalize else pooled.copy()
+        return vector
 
     @abstractmethod
     def _run(self, block: Floats, tables: StepTables) -> Floats:

@@ -34,7 +34,9 @@ def load_tensorrt() -> Any:
         except ImportError:
             continue
         if name == "tensorrt" and _numbers(trt.__version__) < LEAST_VERSION:
-            raise BackendError(f"TensorRT {trt.__version__} is too old: 10.3 brought strong typing of what is used here")
+            raise BackendError(
+                f"TensorRT {trt.__version__} is too old: 10.3 brought strong typing of what is used here"
+            )
         return trt
     raise BackendError(
         "TensorRT is not installed: on a Jetson it comes with JetPack (python3-libnvinfer), elsewhere "
@@ -75,7 +77,9 @@ class Cuda:
         try:
             return importlib.import_module("cuda.bindings.runtime")
         except ImportError as missing:
-            raise BackendError("the tensorrt backend needs NVIDIA's CUDA binding: pip install cuda-bindings") from missing
+            raise BackendError(
+                "the tensorrt backend needs NVIDIA's CUDA binding: pip install cuda-bindings"
+            ) from missing
 
     @staticmethod
     def check(answer: tuple[Any, ...]) -> Any:
@@ -211,7 +215,7 @@ class BoundEngine:
         self._graph: Any = None
 
     def __call__(self, inputs: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """Outputs by name; overwritten by the next call. The first runs eagerly, as TensorRT asks, the second records."""
+        """Outputs by name; overwritten by the next call. The first runs eagerly, as TensorRT asks, then it is recorded."""
         for name in self._up:
             self._host[name][...] = inputs[name]
         if self._graph is None:

@@ -50,9 +50,7 @@ class TorchBackend:
             lookback=encoder.lookback,
             dim=spec.width,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
-            cache_bytes=RingCache.bytes_needed(
-                spec, encoder.window, encoder.lookback, DTYPES[precision].itemsize
-            ),
+            cache_bytes=RingCache.bytes_needed(spec, encoder.window, encoder.lookback, DTYPES[precision].itemsize),
         )
 
     def embed(self, pixels: Pixels) -> Embedded:

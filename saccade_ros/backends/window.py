@@ -143,14 +143,15 @@ class WindowTables:
         shift = min(count, shape.window - 1) - count
         offset = np.zeros((shape.lookback, shape.tokens, shape.key_width), np.float32)
         offset[block_idx < 0, :, shape.validity] = INVALID
-        query = [self._query_factors(max(i, 0), shift) for i in block_idx]
-        key = [self._key_factors(max(i, 0)) for i in block_idx]
+        indices = [max(int(i), 0) for i in block_idx]
+        query = [self._query_factors(i, shift) for i in indices]
+        key = [self._key_factors(i) for i in indices]
         return StepTables(
             slots=block_idx % shape.window,
-            query_cos=_stack(cos for cos, _ in query),
-            query_sin=_stack(sin for _, sin in query),
-            key_cos=_stack(cos for cos, _ in key),
-            key_sin=_stack(sin for _, sin in key),
+            query_cos=np.concatenate([cos for cos, _ in query]),
+            query_sin=np.concatenate([sin for _, sin in query]),
+            key_cos=np.concatenate([cos for cos, _ in key]),
+            key_sin=np.concatenate([sin for _, sin in key]),
             key_offset=offset.reshape(shape.rows, shape.key_width),
             size=min(shape.lookback, count + 1),
         )
@@ -177,7 +178,7 @@ class WindowTables:
     def read_keys(self, cached: Floats, count: int) -> Floats:
         """Cached keys (..., K) as plain keys (..., E) at their window positions once `count` tubelets are there."""
         shape, shift = self.shape, (min(count - 1, self.shape.window - 1) - (count - 1)) * self._frequency
-        keys = cached[..., : shape.head_width].copy()
+        keys: Floats = cached[..., : shape.head_width].copy()
         u, v = cached[..., : shape.rope_width], cached[..., shape.head_width : shape.validity]
         keys[..., : shape.rope_width] = u * np.cos(shift) + v * np.sin(shift)
         return keys
@@ -188,7 +189,3 @@ def empty_keys(shape: StepShape, dtype: npt.DTypeLike = np.float32) -> npt.NDArr
     keys = np.zeros(shape.keys, dtype)
     keys[..., shape.validity] = INVALID
     return keys
-
-
-def _stack(parts: object) -> Floats:
-    return np.concatenate(list(parts))  # type: ignore[call-overload, no-any-return]  # (r*S, K)

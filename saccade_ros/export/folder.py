@@ -31,6 +31,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         yield scratch
         for path in [*scratch.rglob("*"), scratch]:
+            path.chmod(0o755 if path.is_dir() else 0o644)  # onnx writes for its user alone
             _sync(path)
         _replace(scratch, target)
     finally:

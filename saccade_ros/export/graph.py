@@ -9,7 +9,7 @@ One call encodes the newest r tubelets of B streams. All shapes are static; K an
     keys_i (B, A, W*S, K), values_i (B, A, W*S, E)      the ring, of each layer; invalid slots say so themselves
 ->  tokens (B, r*S, D), means (B, r, D)         after the final norm; a tubelet's embedding is its mean
 
-Keys and values have the precision of the graph; all else is fp32. The block's keys and values come by one of two contracts:
+Keys and values have the precision of the graph, all else is fp32. The block's come by one of two contracts:
 
     host     keys_new_i, values_new_i (B, A, r*S, .): the caller writes them into its slots. Plain operators only.
     scatter  keys_out_i, values_out_i: the ring itself, updated by TensorScatter. Bind the input's own buffer as the
@@ -138,9 +138,7 @@ def build_embed(encoder: StreamingEncoder) -> onnx.ModelProto:
     product = graph.add("MatMul", flat, weight, name="patch_embed")
     graph.add("Add", product, graph.constant("patch_embed.bias", weights.take("patch_embed.bias")), output="patches")
     pixels = [spec.tubelet_size, 3, spec.input_size, spec.input_size]
-    return graph.model(
-        "embed", [_tensor("pixels", pixels)], [_tensor("patches", [spec.tokens, spec.width])]
-    )
+    return graph.model("embed", [_tensor("pixels", pixels)], [_tensor("patches", [spec.tokens, spec.width])])
 
 
 def build_step(
@@ -197,9 +195,7 @@ def _tensor(name: str, shape: Sequence[int], kind: int = TensorProto.FLOAT) -> o
 class _StepBuilder:
     """Writes the step's layers into a graph."""
 
-    def __init__(
-        self, spec: ModelSpec, shape: StepShape, weights: _Weights, graph: _Graph, contract: Contract
-    ) -> None:
+    def __init__(self, spec: ModelSpec, shape: StepShape, weights: _Weights, graph: _Graph, contract: Contract) -> None:
         self._spec, self._shape, self._weights, self._graph, self._contract = spec, shape, weights, graph, contract
         # (64, K) zeros and ones: a product with them lays the channels out as keys, or as each one's pair partner.
         # ONNX Runtime gathers single channels four times slower than it multiplies.
@@ -239,8 +235,8 @@ class _StepBuilder:
         if "key_offset" in self._tables:
             key = add("Add", key, self._tables["key_offset"])
         keys, values = self._remember("keys", i, key), self._remember("values", i, value)  # (B, A, W*S, K or E)
-        # Not the Attention operator: TensorRT's wants values as wide as keys, ONNX Runtime's is no faster. No scale: it is
-        # in the query's tables.
+        # Not the Attention operator: TensorRT's wants values as wide as keys, and ONNX Runtime's is no faster. The
+        # scale is in the query's tables.
         scores = add("MatMul", query, add("Transpose", keys, perm=[0, 1, 3, 2]))  # (B, A, r*S, W*S)
         out = add("MatMul", add("Softmax", scores, axis=-1), values)  # (B, A, r*S, E)
         joined = self._graph.reshape(add("Transpose", out, perm=[0, 2, 1, 3]), shape.batch, shape.rows, shape.width)

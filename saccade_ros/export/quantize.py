@@ -84,6 +84,4 @@ def _quantize_weights(step: Path, target: Path, depth: int) -> None:
 
 def save(model: onnx.ModelProto, target: Path) -> None:
     """Write a graph and, beside it, its tensors: a protobuf holds at most 2 GB."""
-    onnx.save_model(
-        model, str(target), save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024
-    )
+    onnx.save_model(model, str(target), save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024)

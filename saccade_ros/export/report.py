@@ -31,13 +31,14 @@ class ProgressBar(Progress):
 
 
 def print_manifest(manifest: Manifest) -> None:
-    """A row per artifact, and what was refused."""
-    table = Table(title=f"{manifest.folder}: {manifest.model.source}, window {manifest.shape['window']}")
-    for name in ("artifact", "MB", "centred cosine: mean", "p5", "worst (tubelet)", "step ms", "torch fp32 ms"):
-        table.add_column(name, justify="left" if name == "artifact" else "right")
+    """A row per artifact, centred cosine on the held-out clip, and what was refused."""
+    table = Table(title=f"{manifest.model.source}, window {manifest.shape['window']}; torch is fp32")
+    table.add_column("artifact", no_wrap=True)
+    for name in ("MB", "cosine", "p5", "worst (at)", "step ms", "torch ms"):
+        table.add_column(name, justify="right", no_wrap=True)
     for artifact in manifest.artifacts:
         held_out, times = artifact.parity.get("held_out"), artifact.latency_ms
-        figures = ["not measured"] * 6
+        figures = ["not measured", *"-----"]
         if held_out:
             figures = [
                 f"{artifact.parity['bytes'] / 1e6:.1f}",
@@ -50,6 +51,7 @@ def print_manifest(manifest: Manifest) -> None:
         table.add_row(f"{artifact.runtime} {artifact.precision}", *figures)
     console = Console()
     console.print(table)
+    console.print(manifest.folder, soft_wrap=True)
     for artifact in manifest.artifacts:
         for warning in artifact.warnings:
             console.print(f"[yellow]kept by force:[/] {artifact.runtime} {artifact.precision}: {warning}")

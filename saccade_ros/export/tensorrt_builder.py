@@ -59,7 +59,7 @@ def build_artifact(
 
 
 def find_contract(trt: Any, lookback: int) -> Contract:
-    """In-place cache updates (KVCacheUpdate) where this TensorRT has them: one linear update per cache, so for r = 1."""
+    """In-place cache updates (KVCacheUpdate) where this TensorRT has them: one linear one per cache, so for r = 1."""
     return "scatter" if lookback == 1 and hasattr(trt, "IKVCacheUpdateLayer") else "host"
 
 
@@ -108,9 +108,9 @@ def build_engine(trt: Any, source: Path, target: Path, progress: Callable[[float
 
 
 def progress_monitor(trt: Any, progress: Callable[[float], None]) -> Any:
-    """An IProgressMonitor that passes on the share done, at most every few seconds, and stops when `progress` raises."""
+    """An IProgressMonitor that passes on the share done every few seconds, and stops when `progress` raises."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]  # known at run time only
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
         def __init__(self) -> None:
             super().__init__()
             self.stopped_by: BaseException | None = None
