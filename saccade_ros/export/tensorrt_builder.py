@@ -8,6 +8,7 @@ without a GPU; what they build is finished on the GPU that loads it.
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -154,12 +155,15 @@ def write_whole(target: Path, data: bytes) -> None:
 def _use_timings(config: Any, file: Path) -> None:
     """Measured kernel timings of earlier builds, where this TensorRT takes any (RTX chooses on the GPU instead)."""
     data = file.read_bytes() if file.exists() else b""
-    cache = config.create_timing_cache(data)
-    if cache is not None:
-        config.set_timing_cache(cache, ignore_mismatch=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # in TensorRT-RTX only, which ignores the cache
+        cache = config.create_timing_cache(data)
+        if cache is not None:
+            config.set_timing_cache(cache, ignore_mismatch=True)
 
 
 def _keep_timings(config: Any, file: Path) -> None:
-    cache = config.get_timing_cache()
-    with suppress(OSError, AttributeError):  # a convenience: without it the next build only takes longer
-        write_whole(file, bytes(cache.serialize()))
+    # A convenience: without it the next build only takes longer.
+    with warnings.catch_warnings(), suppress(OSError, AttributeError):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        write_whole(file, bytes(config.get_timing_cache().serialize()))
