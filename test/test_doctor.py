@@ -57,7 +57,9 @@ def test_broken_packages_are_told_from_missing_ones(tmp_path):
 
 def test_bare_interpreter_is_told_what_to_install():
     """No site-packages at all, so neither rich nor numpy nor any runtime."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from saccade_ros.cli import main; sys.exit(main(['doctor']))"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from saccade_ros.cli import main; sys.exit(main(['doctor']))"
+    )
     bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-S", "-c", code], env=bare, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr

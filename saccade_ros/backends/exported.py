@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from saccade_ros.backends.base import BackendFacts
+from saccade_ros.backends.base import BackendFacts, unit
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables
 from saccade_ros.config import EncoderConfig
 from saccade_ros.frames import Vector
@@ -85,8 +85,7 @@ class ExportedState(ABC):
 
     def _pooled(self, newest: Vector) -> Vector:
         pooled = newest if self._pooling == "newest" else self._means[: self.fill].mean(axis=0)
-        vector: Vector = pooled / np.linalg.norm(pooled) if self._normalize else pooled.copy()
-        return vector
+        return unit(pooled) if self._normalize else pooled.copy()
 
     @abstractmethod
     def _run(self, block: Floats, tables: StepTables) -> Floats:

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from saccade_ros.backends.base import BackendError, BackendFacts, Embedded
+from saccade_ros.backends.base import BackendError, BackendFacts, Embedded, unit
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.model import StepOutput, StreamingEncoder
 from saccade_ros.encoder.ring import RingCache
@@ -64,7 +63,7 @@ class TorchBackend:
 
     def _pool(self, output: StepOutput) -> Vector:
         pooled = (output.newest if self._pooling == "newest" else output.window).float().cpu().numpy()
-        vector: Vector = pooled / np.linalg.norm(pooled) if self._normalize else pooled
+        vector: Vector = unit(pooled) if self._normalize else pooled
         return vector
 
 

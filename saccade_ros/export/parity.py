@@ -82,7 +82,7 @@ def compare(state: MeasuredState, reference: Reference, progress: Callable[[floa
 
 
 def centred_cosine(vectors: Floats, expected: Floats) -> Floats:
-    """Cosine of each pair (T, D) once the expected vectors' mean is taken from both: (T,). 1 where both are the mean."""
+    """Cosine of each pair (T, D), the expected vectors' mean taken from both: (T,). 1 where both are the mean."""
     centre = expected.mean(axis=0)
     a, b = vectors - centre, expected - centre
     size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

@@ -74,7 +74,9 @@ def test_engine_gives_the_same_by_torch_and_by_onnx(manifest, pooling):
 
 def test_streams_of_one_backend_keep_apart_and_repeat_to_the_bit(manifest):
     backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), BackendConfig(threads=1))
-    patches = [backend.embed(p).patches for p in np.random.default_rng(0).standard_normal((6, 2, 3, 128, 128), np.float32)]
+    patches = [
+        backend.embed(p).patches for p in np.random.default_rng(0).standard_normal((6, 2, 3, 128, 128), np.float32)
+    ]
     alone, first, second = backend.new_state(), backend.new_state(), backend.new_state()
     expected = [alone.step(p) for p in patches]
     for p, vector in zip(patches, expected, strict=True):
@@ -242,7 +244,9 @@ def test_cpu_stands_in_for_the_gpu_only_when_allowed(manifest):
 def test_by_one_parameter_the_fastest_artifact_runs(manifest):
     backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), BackendConfig(threads=1))
     assert backend.facts.precision == manifest.artifacts[0].precision
-    again = load_backend(EncoderConfig(model=str(manifest.folder / "manifest.json"), window=3), BackendConfig(threads=1))
+    again = load_backend(
+        EncoderConfig(model=str(manifest.folder / "manifest.json"), window=3), BackendConfig(threads=1)
+    )
     assert again.facts.encoder_id == backend.facts.encoder_id
 
 

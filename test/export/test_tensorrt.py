@@ -109,7 +109,7 @@ def test_engine_of_another_tensorrt_or_gpu_is_refused(trt):
     with pytest.raises(ManifestError, match=r"built for gpu 'NVIDIA Thor sm_110', here is .*: export again here"):
         check_built_for(Artifact("tensorrt", "fp16", "host", {}, built_for=built_for), trt)
     built_for = {"tensorrt": "tensorrt 10.3.0", "gpu": "none"}
-    with pytest.raises(ManifestError, match="built for tensorrt 'tensorrt 10.3.0'"):
+    with pytest.raises(ManifestError, match=r"built for tensorrt 'tensorrt 10\.3\.0'"):
         check_built_for(Artifact("tensorrt", "fp16", "host", {}, built_for=built_for), trt)
 
 
