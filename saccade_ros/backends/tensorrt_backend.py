@@ -215,7 +215,7 @@ class BoundEngine:
         self._graph: Any = None
 
     def __call__(self, inputs: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
-        """Outputs by name, overwritten by the next call. The first runs eagerly, as TensorRT asks; then it is recorded."""
+        """Outputs by name, overwritten by the next call. The first runs eagerly, as TensorRT asks, then records."""
         for name in self._up:
             self._host[name][...] = inputs[name]
         if self._graph is None:

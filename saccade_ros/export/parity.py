@@ -61,8 +61,9 @@ def compare(state: MeasuredState, reference: Reference, progress: Callable[[floa
 
     Returns:
         Centred cosine of the embeddings (the clip's mean embedding subtracted from both: random or similar scenes make
-        the plain cosine look falsely good) as mean, p5 and worst with its tubelet, and the tokens' largest error
-        relative to their largest magnitude.
+        the plain cosine look falsely good) as mean, p5 and worst with its tubelet; the mean once each side is centred
+        on itself, which is what counts among vectors of one encoder id; the tokens' largest error relative to
+        their largest magnitude.
     """
     vectors, error = [], 0.0
     for i, (patches, expected) in enumerate(zip(reference.patches, reference.tokens, strict=True)):
@@ -70,6 +71,7 @@ def compare(state: MeasuredState, reference: Reference, progress: Callable[[floa
         error = max(error, float(np.abs(state.tokens()[-1] - expected).max() / np.abs(expected).max()))
         progress((i + 1) / len(reference.patches))
     cosine = centred_cosine(np.stack(vectors), reference.vectors)  # (T,)
+    among = centred_cosine(_centred(np.stack(vectors)), _centred(reference.vectors))
     return {
         "clip": reference.name,
         "tubelets": len(cosine),
@@ -77,6 +79,7 @@ def compare(state: MeasuredState, reference: Reference, progress: Callable[[floa
         "centred_cosine_p5": float(np.percentile(cosine, 5)),
         "centred_cosine_worst": float(cosine.min()),
         "worst_tubelet": int(cosine.argmin()),
+        "own_centre_cosine_mean": float(among.mean()),
         "max_relative_error": error,
     }
 
@@ -90,6 +93,11 @@ def centred_cosine(vectors: Floats, expected: Floats) -> Floats:
     same = np.isclose(a, b, rtol=0, atol=1e-6 * max(float(np.abs(expected).max()), 1e-30)).all(axis=1)
     cosine: Floats = np.where(same, 1.0, dot / np.where(size > 0, size, 1.0)).astype(np.float32)
     return cosine
+
+
+def _centred(vectors: Floats) -> Floats:
+    centred: Floats = vectors - vectors.mean(axis=0)
+    return centred
 
 
 def race(steps: dict[str, Callable[[], None]], rounds: int, progress: Callable[[float], None]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What an export looks like on a screen, and how its artifacts race against torch once they are made."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from saccade_ros.backends import load_backend
-from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.backends.onnx_backend import OnnxBackend
+from saccade_ros.config import BackendConfig, Config, EncoderConfig
+from saccade_ros.encoder.weights import load_encoder
+from saccade_ros.export.clip import read_tubelets
 from saccade_ros.export.exporter import installed_versions
 from saccade_ros.export.graph import ExportError
-from saccade_ros.export.parity import race
+from saccade_ros.export.parity import compare, compute_reference, race
 from saccade_ros.machine import describe_machine
 from saccade_ros.manifest import Manifest, read_manifest
 
@@ -59,8 +63,11 @@ def print_manifest(manifest: Manifest) -> None:
         console.print(f"[red]refused:[/] {reason}")
 
 
-def bench_export(folder: str, model: str, threads: int, rounds: int) -> dict[str, Any]:
+def bench_export(folder: str, model: str, threads: int, rounds: int, clip: str = "") -> dict[str, Any]:
     """Median milliseconds of a step on a full cache: torch fp32, torch bf16 and each ONNX artifact, in turn.
+
+    Args:
+        clip: a bag or video; if given, parity of each ONNX artifact over its first 3W tubelets besides.
 
     Raises:
         ExportError: the folder was exported from other weights than `model`'s.
@@ -87,10 +94,24 @@ def bench_export(folder: str, model: str, threads: int, rounds: int) -> dict[str
         "rounds": rounds,
         "step_ms": times,
         "times_torch_fp32": {name: round(times["torch fp32"] / ms, 2) for name, ms in times.items()},
-        "parity": {f"{a.runtime} {a.precision}": a.parity for a in manifest.artifacts},
+        "parity": _parity(manifest, folder, model, threads, clip) if clip else {},
         "machine": describe_machine(),
         "versions": installed_versions(),
     }
+
+
+def _parity(manifest: Manifest, folder: str, model: str, threads: int, clip: str) -> dict[str, Any]:
+    """Each ONNX artifact against torch fp32 over three windows of a clip."""
+    shape = manifest.shape
+    encoder = load_encoder(model, shape["window"], shape["lookback"]).encoder
+    tubelets = read_tubelets(clip, manifest.model.input_size, 3 * shape["window"], Config())
+    reference = compute_reference(encoder, Path(clip).name, tubelets, lambda share: None)
+    settings = EncoderConfig(model=folder, window=shape["window"], lookback=shape["lookback"])
+    found = {}
+    for artifact in (a for a in manifest.artifacts if a.runtime == "onnxruntime"):
+        backend = OnnxBackend(settings, BackendConfig(device="cpu", precision=artifact.precision, threads=threads))
+        found[f"onnxruntime {artifact.precision}"] = compare(backend.new_state(), reference, lambda share: None)
+    return found
 
 
 def _stepper(encoder: EncoderConfig, backend: BackendConfig, manifest: Manifest) -> Callable[[], None]:
