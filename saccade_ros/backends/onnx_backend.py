@@ -33,9 +33,10 @@ class OnnxBackend:
         files = manifest.check_files(artifact)
         self.shape, self._encoder = StepShape(**manifest.shape), encoder
         self._tables = WindowTables(self.shape)
-        self.device = find_device(backend.device)
-        self._embed = open_session(files["embed"], backend, self.device)
-        self._step = open_session(files["step"], backend, self.device)
+        wanted = find_device(backend.device)
+        self._embed = open_session(files["embed"], backend, wanted)
+        self._step = open_session(files["step"], backend, wanted)
+        self.device = wanted if self._step.get_providers()[0] == PROVIDERS[wanted] else "cpu"
         self._contract = artifact.contract
         expected = [1, self.shape.rows, self.shape.width]
         if (found := _sizes(self._step).get("patches")) != expected:
