@@ -69,12 +69,13 @@ def print_findings(findings: Findings, as_json: bool = False) -> None:
 
 def _print_table(findings: Findings) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     colours = {"ok": "green", "missing": "yellow", "broken": "red"}
     table = Table(box=None, show_header=False, pad_edge=False)
     for line in findings.lines:
-        text = line.detail + (f"\n[dim]-> {line.remedy}[/]" if line.remedy else "")
+        text = escape(line.detail) + (f"\n[dim]-> {escape(line.remedy)}[/]" if line.remedy else "")
         table.add_row(f"[{colours[line.state]}]{line.state}[/]", line.name, text)
     Console().print(table)
 

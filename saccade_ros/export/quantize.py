@@ -13,7 +13,6 @@ from typing import Any
 
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
 from saccade_ros.export.graph import linear_nodes
 
@@ -73,6 +72,9 @@ def _quantize_static(step: Path, target: Path, depth: int, feeds: Iterator[dict[
 
 
 def _quantize_weights(step: Path, target: Path, depth: int) -> None:
+    # Only here: importing it makes Python's root logger print every message of any library.
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
     linear = set(linear_nodes(depth))
     model = onnx.load(step)
     others = [node.name for node in model.graph.node if node.name not in linear]

@@ -48,8 +48,10 @@ class ExportGraph(Graph):
 
     def send(self, **fields):
         """Send a goal; returns its handle and the feedback as it comes."""
-        self.client = ActionClient(self.node, ExportModel, "/saccade_export/export")
-        self.wait_for(self.client.server_is_ready, "action server")
+        if not hasattr(self, "client"):
+            self.client = ActionClient(self.node, ExportModel, "/saccade_export/export")
+            self.wait_for(self.client.server_is_ready, "action server")
+            self.spin(1.0)  # an answer is lost if it is sent before the node has discovered this client
         feedback = []
         goal = ExportModel.Goal(**{name: getattr(value, "name", value) for name, value in fields.items()})
         future = self.client.send_goal_async(goal, lambda message: feedback.append(message.feedback))
