@@ -76,7 +76,8 @@ $(WS)/env.sh: Makefile $(ENV_STAMP)
 
 # With --symlink-install only these change what is installed; launch and config are folders, newer when a file is
 # added or removed.
-BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard msg/*.msg saccade_ros/encoder/native/*.cpp) $(wildcard launch config)
+BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard launch config) \
+  $(wildcard msg/*.msg action/*.action saccade_ros/encoder/native/*.cpp)
 
 $(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
 	@echo '==> building messages and package with colcon into $(WS)'

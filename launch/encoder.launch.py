@@ -24,8 +24,12 @@ from launch import LaunchContext, LaunchDescription
 
 ARGUMENTS = (
     ("topics", "", "Image topics, separated by commas; .../compressed is a CompressedImage. Empty: as in params_file."),
-    ("model", "", "Checkpoint folder, hub id, or a size with RANDOM weights such as tiny. Empty: as in params_file."),
-    ("backend", "", "Runtime of the encoder: torch. Empty: as in params_file."),
+    (
+        "model",
+        "",
+        "Checkpoint or exported folder, hub id, or a size with RANDOM weights such as tiny. Empty: as in params_file.",
+    ),
+    ("backend", "", "Runtime: auto, torch, onnxruntime or tensorrt. Empty: as in params_file."),
     ("device", "", "auto, cpu or cuda. Empty: as in params_file."),
     ("namespace", "", "Namespace of the node. The output topic is absolute and stays /saccade/embedding."),
     ("name", "saccade_encoder", "Name of the node."),

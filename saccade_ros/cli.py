@@ -80,6 +80,49 @@ def _parser() -> argparse.ArgumentParser:
     gates.add_argument("--set", action="append", default=["encoder.model=vits", "stream.fps=0"], metavar="NAME=VALUE")
     gates.add_argument("--json", type=Path, metavar="FILE", help="save the result, and a picture beside it")
     gates.set_defaults(run=_bench_gates)
+
+    exported = bench.add_parser("export", help="every artifact of an export against torch fp32, in one run")
+    exported.add_argument("folder", help="what `saccade export` wrote")
+    exported.add_argument("--model", required=True, help="what it was exported from")
+    exported.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the runtimes' default")
+    exported.add_argument("--rounds", type=int, default=15, help="steps of each (default: %(default)s)")
+    exported.add_argument("--clip", default="", help="bag or video for parity over three windows")
+    exported.add_argument("--json", type=Path, metavar="FILE", help="save the result")
+    exported.set_defaults(run=_bench_export)
+
+    export = commands.add_parser("export", help="quantize and export the cached step for ONNX Runtime and TensorRT")
+    export.add_argument("--model", required=True, help="checkpoint folder, hub id, or size with random weights")
+    export.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="appears whole or not at all")
+    export.add_argument("--calibrate", required=True, metavar="CLIP", help="bag or video to calibrate and measure on")
+    export.add_argument(
+        "--held-out", default="", metavar="CLIP", help="another to judge by; else the clip's second half"
+    )
+    export.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx tensorrt")
+    export.add_argument(
+        "--precisions",
+        nargs="+",
+        default=["fp32", "int8"],
+        metavar="PRECISION",
+        help="of onnx: fp32 fp16 int8 int8-static int4; of tensorrt: fp32 fp16 bf16 (default: fp32 int8)",
+    )
+    export.add_argument("--window", type=int, default=8, help="tubelets in the cache (default: %(default)s)")
+    export.add_argument("--lookback", type=int, default=1, help="tubelets recomputed each step (default: %(default)s)")
+    export.add_argument(
+        "--batch", type=int, default=1, help="streams per call; the node takes 1 (default: %(default)s)"
+    )
+    export.add_argument("--adapter", default="", metavar="FILE", help="causal adapter to merge")
+    export.add_argument("--seed", type=int, default=0, help="of random weights")
+    export.add_argument("--tubelets", type=int, default=32, help="of each clip (default: %(default)s)")
+    export.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the runtimes' default")
+    export.add_argument(
+        "--fidelity-floor", type=float, default=0.99, help="least mean centred cosine on the held-out clip"
+    )
+    export.add_argument("--force", action="store_true", help="keep what is refused, with a warning in the manifest")
+    export.set_defaults(run=_export)
+
+    doctor = commands.add_parser("doctor", help="what this machine can run, and what to install for what is missing")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.set_defaults(run=_doctor)
     return parser
 
 
@@ -203,6 +246,53 @@ def _bench_step(options: argparse.Namespace) -> int:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         print(options.json)
     return 0
+
+
+def _bench_export(options: argparse.Namespace) -> int:
+    from saccade_ros.export.report import bench_export, print_race
+
+    result = bench_export(options.folder, options.model, options.threads, options.rounds, options.clip)
+    print_race(result)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(options.json)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from saccade_ros.export.exporter import ExportOptions, export
+    from saccade_ros.export.report import ProgressBar, print_manifest
+
+    wanted = ExportOptions(
+        model=options.model,
+        out=options.out,
+        calibration=options.calibrate,
+        held_out=options.held_out,
+        formats=tuple(options.formats),
+        precisions=tuple(options.precisions),
+        window=options.window,
+        lookback=options.lookback,
+        batch=options.batch,
+        seed=options.seed,
+        adapter=options.adapter,
+        tubelets=options.tubelets,
+        threads=options.threads,
+        fidelity_floor=options.fidelity_floor,
+        force=options.force,
+    )
+    with ProgressBar() as bar:
+        manifest = export(wanted, bar.update)
+    print_manifest(manifest)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from saccade_ros.doctor import examine, print_findings
+
+    findings = examine()
+    print_findings(findings, as_json=options.json)
+    return 0 if findings.can_run else 1
 
 
 if __name__ == "__main__":

@@ -216,8 +216,8 @@ class EncoderConfig(_Section):
 
     model: str = knob(
         "facebook/vjepa2-vitl-fpc64-256",
-        "Folder or hub id of a transformers VJEPA2Model checkpoint, or a size with RANDOM weights for trying "
-        "things out: tiny, vits, vitl, vith, vitg.",
+        "Folder or hub id of a transformers VJEPA2Model checkpoint, a folder that `saccade export` wrote, or a size "
+        "with RANDOM weights for trying things out: tiny, vits, vitl, vith, vitg.",
     )
     seed: int = knob(0, "Seed of the random weights, when the model is a size.", at_least=0, at_most=2**31 - 1)
     window: int = knob(8, "Tubelets in the cache (W): what each step can look back on.", at_least=1, at_most=1024)
@@ -252,16 +252,24 @@ class BackendConfig(_Section):
 
     prefix: ClassVar[str] = "backend"
 
-    name: str = knob("torch", "The runtime that computes the encoder.", choices=("torch",))
+    name: str = knob(
+        "auto",
+        "The runtime that computes the encoder. auto: what an exported folder prefers, else torch.",
+        choices=("auto", "torch", "onnxruntime", "tensorrt"),
+    )
     device: str = knob(
-        "auto", "Where: auto takes the GPU if torch sees one, else the CPU.", choices=("auto", "cpu", "cuda")
+        "auto", "Where: auto takes the GPU if the runtime sees one, else the CPU.", choices=("auto", "cpu", "cuda")
     )
     precision: str = knob(
-        "fp32",
-        "Arithmetic of the encoder: fp32 is the reference, bf16 is faster where the CPU or GPU has it, fp16 on a GPU.",
-        choices=("fp32", "bf16", "fp16"),
+        "auto",
+        "Arithmetic of the encoder: fp32 is the reference, bf16 is faster where the CPU or GPU has it; fp16, "
+        "int8, int8-static and int4 come from an export. auto: what an exported folder prefers, else fp32.",
+        choices=("auto", "fp32", "bf16", "fp16", "int8", "int8-static", "int4"),
     )
     threads: int = knob(0, "CPU threads for the encoder. 0 leaves the runtime's default.", at_least=0, at_most=1024)
+    allow_cpu_fallback: bool = knob(
+        False, "True lets ONNX Runtime use the CPU where the GPU asked for cannot be used; else that is an error."
+    )
 
 
 @dataclass(frozen=True)

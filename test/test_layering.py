@@ -12,6 +12,7 @@ import saccade_ros
 PACKAGE = Path(saccade_ros.__file__).parent
 ROS = {"rclpy", "sensor_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "builtin_interfaces", "rcl_interfaces"}
 ROS |= {"lifecycle_msgs", "cv_bridge", "ament_index_python", "launch", "launch_ros", "saccade_ros.msg"}
+ROS |= {"action_msgs", "saccade_ros.action"}
 
 # What each part may import of the package; a part is a module or a folder. Data flows down this list.
 MAY_IMPORT = {
@@ -19,16 +20,31 @@ MAY_IMPORT = {
     "ledger": set(),
     "machine": set(),
     "frames": set(),
+    "manifest": {"config"},
     "vision": {"config", "frames", "ledger"},
     "gate": {"config"},
     "encoder": {"config"},
-    "backends": {"config", "frames", "encoder"},
+    "backends": {"config", "frames", "manifest", "encoder"},
     "engine": {"config", "frames", "ledger", "vision", "gate", "backends"},
     "replay": {"config", "frames", "ledger", "machine", "vision", "engine"},
     "calibration": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
     "bench": {"backends", "encoder", "machine", "replay"},
-    "nodes": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
-    "cli": {"config", "replay", "bench", "calibration", "engine", "encoder", "backends", "vision"},
+    "export": {"config", "frames", "ledger", "machine", "manifest", "vision", "encoder", "backends", "replay"},
+    "doctor": {"machine", "manifest", "backends"},
+    "nodes": {
+        "config",
+        "frames",
+        "ledger",
+        "machine",
+        "manifest",
+        "vision",
+        "gate",
+        "backends",
+        "engine",
+        "replay",
+        "export",
+    },
+    "cli": {"config", "replay", "bench", "calibration", "engine", "encoder", "backends", "vision", "export", "doctor"},
 }
 
 
@@ -57,6 +73,14 @@ def test_imports_point_down_only(file):
     inside = {name.split(".")[1] for name in imports_of(file) if name.startswith("saccade_ros.")}
     inside &= set(MAY_IMPORT)
     assert inside <= MAY_IMPORT[part] | {part}
+
+
+def test_what_runs_an_export_imports_no_torch():
+    """`pip install saccade_ros[onnx]` has none; only the exporter, which is elsewhere, may need it."""
+    for name in ("base", "window", "exported", "onnx_backend", "tensorrt_backend"):
+        roots = {module.split(".")[0] for module in imports_of(PACKAGE / "backends" / f"{name}.py")}
+        assert not roots & {"torch", "transformers", "onnx", "safetensors"}, name
+        assert not any(m.startswith("saccade_ros.encoder") for m in imports_of(PACKAGE / "backends" / f"{name}.py"))
 
 
 @pytest.mark.parametrize("file", [f for f in modules() if part_of(f) != "nodes"], ids=lambda p: p.name)

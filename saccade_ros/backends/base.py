@@ -56,6 +56,13 @@ class Embedded(NamedTuple):
     features: npt.NDArray[np.float32]
 
 
+def unit(vector: Vector) -> Vector:
+    """Scaled to length 1; zeros stay zeros, as a grey picture through random weights gives them."""
+    length = float(np.linalg.norm(vector))
+    scaled: Vector = vector / length if length else vector
+    return scaled
+
+
 class EncoderState(Protocol):
     """One stream's cache."""
 

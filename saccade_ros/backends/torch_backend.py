@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from saccade_ros.backends.base import BackendError, BackendFacts, Embedded
+from saccade_ros.backends.base import BackendError, BackendFacts, Embedded, unit
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.graph import GraphedEncoder
 from saccade_ros.encoder.model import StepOutput
@@ -22,24 +21,30 @@ class TorchBackend:
     """Loads the model that the config names and places it on the device at the precision asked for."""
 
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
+        precision = "fp32" if backend.precision == "auto" else backend.precision
+        if precision not in DTYPES:
+            raise BackendError(
+                f"backend.precision is {precision!r}: torch computes {', '.join(DTYPES)}; other precisions come from "
+                "an export (saccade export)"
+            )
         if backend.threads:
             torch.set_num_threads(backend.threads)
         device = _find_device(backend.device)
         loaded = load_encoder(encoder.model, encoder.window, encoder.lookback, encoder.seed)
-        self._encoder = loaded.encoder.place(device, DTYPES[backend.precision])
+        self._encoder = loaded.encoder.place(device, DTYPES[precision])
         self._step: Step = GraphedEncoder(self._encoder).step if device.type == "cuda" else self._encoder.step
         self._pooling, self._normalize = encoder.pooling, encoder.normalize
         spec = self._encoder.spec
         weights = ("random-" if loaded.is_random else "") + loaded.sha256[:12]
         self.facts = BackendFacts(
-            encoder_id=f"{spec.name}-{spec.input_size}:{weights}:{backend.precision}",
+            encoder_id=f"{spec.name}-{spec.input_size}:{weights}:{precision}",
             model=encoder.model,
             weights=loaded.source,
             weights_sha256=loaded.sha256,
             weights_random=loaded.is_random,
             backend="torch",
             device=device.type,
-            precision=backend.precision,
+            precision=precision,
             threads=torch.get_num_threads(),
             input_size=spec.input_size,
             tubelet_size=spec.tubelet_size,
@@ -61,7 +66,7 @@ class TorchBackend:
 
     def _pool(self, output: StepOutput) -> Vector:
         pooled = (output.newest if self._pooling == "newest" else output.window).float().cpu().numpy()
-        vector: Vector = pooled / np.linalg.norm(pooled) if self._normalize else pooled
+        vector: Vector = unit(pooled) if self._normalize else pooled
         return vector
 
 

@@ -1,0 +1,181 @@
+"""The exported step on ONNX Runtime. Needs neither torch nor transformers."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from saccade_ros.backends.base import BackendError, Embedded
+from saccade_ros.backends.exported import ExportedState, exported_facts, table_feeds
+from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
+from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.frames import Pixels
+from saccade_ros.manifest import ManifestError, read_manifest
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+
+
+class OnnxBackend:
+    """Loads the export that encoder.model names.
+
+    Raises:
+        ManifestError: the export is broken or does not fit the settings.
+        BackendError: the provider asked for is not there, or refuses the graph.
+    """
+
+    def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
+        manifest = read_manifest(encoder.model)
+        artifact = manifest.pick("onnxruntime", backend.precision)
+        manifest.check_fit(encoder)
+        files = manifest.check_files(artifact)
+        self.shape, self._encoder = StepShape(**manifest.shape), encoder
+        self._tables = WindowTables(self.shape)
+        wanted = find_device(backend.device)
+        self._embed = open_session(files["embed"], backend, wanted)
+        self._step = open_session(files["step"], backend, wanted)
+        self.device = wanted if self._step.get_providers()[0] == PROVIDERS[wanted] else "cpu"
+        self._contract = artifact.contract
+        expected = [1, self.shape.rows, self.shape.width]
+        if (found := _sizes(self._step).get("patches")) != expected:
+            raise ManifestError(f"{files['step']}: takes patches of {found}, its manifest says {expected}")
+        threads = backend.threads or len(os.sched_getaffinity(0))
+        self.facts = exported_facts(manifest, artifact, encoder, self.device, threads)
+
+    def embed(self, pixels: Pixels) -> Embedded:
+        """See Backend."""
+        size = self.facts.input_size
+        if pixels.shape != (2, 3, size, size):
+            raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {(2, 3, size, size)}")
+        patches = self._embed.run(["patches"], {"pixels": pixels})[0]
+        return Embedded(patches, patches)
+
+    def new_state(self) -> "OnnxState":
+        """See Backend."""
+        return OnnxState(self._step, self.shape, self._tables, self._encoder, self.device, self._contract)
+
+
+class OnnxState(ExportedState):
+    """One stream's ring in OrtValues that are bound once and never move.
+
+    By the scatter contract each is input and output at once; by the host's, the block's part is copied into its slot.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        shape: StepShape,
+        tables: WindowTables,
+        encoder: EncoderConfig,
+        device: str,
+        contract: str,
+    ) -> None:
+        super().__init__(shape, tables, encoder)
+        self._session, self._binding, self._device, self._contract = session, session.io_binding(), device, contract
+        self._inputs = {i.name: self._allocate(i.shape, _TYPES[i.type]) for i in session.get_inputs()}
+        self._outputs = {
+            o.name: self._inputs[o.name.replace("_out_", "_")]
+            if "_out_" in o.name
+            else self._allocate(o.shape, _TYPES[o.type])
+            for o in session.get_outputs()
+        }
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name, value in self._outputs.items():
+            self._binding.bind_ortvalue_output(name, value)
+        self._empty_ring()
+
+    def _allocate(self, shape: list[int], dtype: type) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), self._device)
+
+    def _run(self, block: Floats, tables: StepTables) -> Floats:
+        for name, value in table_feeds(self.shape, tables, block).items():
+            self._inputs[name].update_inplace(np.ascontiguousarray(value))
+        self._session.run_with_iobinding(self._binding)
+        if self._contract == "host":
+            self._write_slots(tables)
+        means: Floats = self._outputs["means"].numpy()[0].astype(np.float32)  # (r, D)
+        return means
+
+    def _write_slots(self, tables: StepTables) -> None:
+        for kind in ("keys", "values"):
+            for i in range(self.shape.depth):
+                ring = self._inputs[f"{kind}_{i}"]
+                new, slots = self._outputs[f"{kind}_new_{i}"].numpy(), ring.numpy()
+                for j, slot in enumerate(tables.slots):
+                    slots[:, :, self._rows(slot)] = new[:, :, self._rows(j)]
+                if not np.shares_memory(slots, ring.numpy()):
+                    ring.update_inplace(slots)
+
+    def _rows(self, tubelet: Any) -> slice:
+        return slice(tubelet * self.shape.tokens, (tubelet + 1) * self.shape.tokens)
+
+    def _empty_ring(self) -> None:
+        for name, value in self._inputs.items():
+            dtype = _TYPES[value.data_type()]
+            if name.startswith("keys_"):
+                value.update_inplace(empty_keys(self.shape, dtype))
+            elif name.startswith("values_"):
+                value.update_inplace(np.zeros(self.shape.values, dtype))
+
+    def tokens(self) -> Floats:
+        """Tokens of the last step, oldest tubelet of the block first: (r, S, D)."""
+        shape = self.shape
+        tokens: Floats = self._outputs["tokens"].numpy().reshape(shape.lookback, shape.tokens, shape.width)
+        return tokens
+
+    def ring(self) -> dict[str, Floats]:
+        """A copy of every layer's cached keys and values, as the graph takes them, by name."""
+        return {n: v.numpy().copy() for n, v in self._inputs.items() if n.startswith(("keys_", "values_"))}
+
+    def cache(self, layer: int) -> tuple[Floats, Floats]:
+        """A layer's keys at their window positions, and its values: (A, W*S, E) each, by slot; invalid ones as well."""
+        keys = self._inputs[f"keys_{layer}"].numpy()[0].astype(np.float32)
+        values = self._inputs[f"values_{layer}"].numpy()[0].astype(np.float32)
+        return self._tables.read_keys(keys, self.count), values
+
+
+def find_device(name: str) -> str:
+    """The device that "auto" means here: a GPU only if this build of ONNX Runtime can use one."""
+    if name != "auto":
+        return name
+    return "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
+
+
+def open_session(file: Path, backend: BackendConfig, device: str) -> ort.InferenceSession:
+    """Load a graph on the provider asked for, and on no other unless backend.allow_cpu_fallback.
+
+    Raises:
+        BackendError: the provider is not there, or the runtime refuses the graph.
+    """
+    wanted = PROVIDERS[device]
+    available = ort.get_available_providers()
+    if wanted not in available and not backend.allow_cpu_fallback:
+        raise BackendError(
+            f"backend.device is {device!r} but this ONNX Runtime {ort.__version__} has no {wanted} (it has "
+            f"{', '.join(available)}): install onnxruntime-gpu, set 'cpu', or set backend.allow_cpu_fallback"
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = backend.threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Softmax gives an invalid slot the smallest denormal, and denormals are ten times slower to multiply.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        session = ort.InferenceSession(str(file), options, providers=[p for p in (wanted,) if p in available] or None)
+    except Exception as refused:  # ONNX Runtime's own exceptions share no base class
+        reason = str(refused).partition("\n")[0]
+        raise BackendError(f"{file}: ONNX Runtime {ort.__version__} cannot load it ({reason})") from refused
+    if session.get_providers()[0] != wanted and not backend.allow_cpu_fallback:
+        raise BackendError(
+            f"{file}: {wanted} was asked for, but ONNX Runtime fell back to {session.get_providers()[0]}: mend the "
+            "GPU's driver and libraries, set backend.device 'cpu', or set backend.allow_cpu_fallback"
+        )
+    return session
+
+
+def _sizes(session: ort.InferenceSession) -> dict[str, list[int]]:
+    return {i.name: i.shape for i in session.get_inputs()}

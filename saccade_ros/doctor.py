@@ -1,0 +1,255 @@
+"""`saccade doctor`: what this machine can run, and what to install for what is missing. Works with anything missing.
+
+Whatever could crash an interpreter (a cv_bridge built for another numpy, a CUDA library without its driver) is
+imported in a process of its own.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the screen.
+
+    Attributes:
+        state: "ok", "missing" (something optional is not there) or "broken" (it is there and does not work).
+        remedy: what to do about it; empty if nothing needs doing.
+    """
+
+    name: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The whole screen.
+
+    Attributes:
+        can_run: frames can be decoded and at least one runtime can encode them.
+    """
+
+    lines: tuple[Finding, ...]
+    can_run: bool
+
+
+def examine() -> Findings:
+    """Look at everything; takes seconds, as runtimes are really imported."""
+    found = {probe.__name__: _guarded(probe) for probe in _PROBES}
+    lines = (*found.values(), *_models())
+    images = all(found[name].state == "ok" for name in ("numpy", "opencv"))
+    runtimes = any(found[name].state == "ok" for name in ("torch", "onnxruntime", "tensorrt"))
+    return Findings(lines, images and runtimes)
+
+
+def print_findings(findings: Findings, as_json: bool = False) -> None:
+    """A table where rich is installed, plain lines where not, or JSON."""
+    if as_json:
+        lines = [asdict(line) for line in findings.lines]
+        print(json.dumps({"can_run": findings.can_run, "findings": lines}, indent=2))
+        return
+    try:
+        _print_table(findings)
+    except ImportError:
+        for line in findings.lines:
+            print(f"{line.state:8} {line.name:14} {line.detail}" + (f"  -> {line.remedy}" if line.remedy else ""))
+    print("This machine can run the encoder." if findings.can_run else "This machine cannot run the encoder yet.")
+
+
+def _print_table(findings: Findings) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    colours = {"ok": "green", "missing": "yellow", "broken": "red"}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for line in findings.lines:
+        text = escape(line.detail) + (f"\n[dim]-> {escape(line.remedy)}[/]" if line.remedy else "")
+        table.add_row(f"[{colours[line.state]}]{line.state}[/]", line.name, text)
+    Console().print(table)
+
+
+def _guarded(probe: Callable[[], Finding]) -> Finding:
+    """A probe that fails is a finding, not the end of the screen."""
+    try:
+        return probe()
+    except Exception as failed:  # noqa: BLE001  # the doctor must survive whatever is wrong with the patient
+        return Finding(probe.__name__, "broken", f"{type(failed).__name__}: {failed}")
+
+
+def _ask(code: str) -> str:
+    """Last line that a fresh interpreter prints. Raises RuntimeError with its last word if it fails or crashes."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    if done.returncode < 0:
+        raise RuntimeError(f"crashed its interpreter with signal {-done.returncode}")
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no reason given"])[-1][:160])
+    return (done.stdout.strip().splitlines() or [""])[-1]
+
+
+def _module(name: str, module: str, code: str, remedy: str) -> Finding:
+    """A Python package: absent, broken, or what `code` prints of it."""
+    if util.find_spec(module.partition(".")[0]) is None:
+        return Finding(name, "missing", f"{module} is not installed", remedy)
+    try:
+        return Finding(name, "ok", _ask(code))
+    except (RuntimeError, subprocess.TimeoutExpired) as failed:
+        return Finding(name, "broken", f"{module} does not import: {failed}", remedy)
+
+
+def python() -> Finding:
+    version = platform.python_version()
+    old = sys.version_info < (3, 10)
+    detail = f"{version}, {sys.executable}"
+    return Finding("python", "broken" if old else "ok", detail, "install Python 3.10 or later" if old else "")
+
+
+def processor() -> Finding:
+    from saccade_ros.machine import describe_machine
+
+    flags = _cpu_flags()
+    fast = {"AVX2": "avx2", "AVX-512": "avx512f", "VNNI int8": "avx512_vnni", "bf16": "avx512_bf16"}
+    fast |= {"AMX bf16": "amx_bf16", "AMX int8": "amx_int8"}
+    has = ", ".join(name for name, flag in fast.items() if flag in flags) or "none of AVX2 to AMX"
+    usable = len(os.sched_getaffinity(0))
+    return Finding("processor", "ok", f"{describe_machine().partition(', Linux')[0]}, {usable} usable; {has}")
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
+
+
+def gpu() -> Finding:
+    try:
+        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except FileNotFoundError:
+        if Path("/etc/nv_tegra_release").exists():
+            return Finding("gpu", "ok", "NVIDIA Jetson")
+        return Finding("gpu", "missing", "no NVIDIA driver (nvidia-smi) here; the CPU is used")
+    if asked.returncode:
+        return Finding("gpu", "broken", asked.stdout.strip() or asked.stderr.strip(), "mend the NVIDIA driver")
+    return Finding("gpu", "ok", asked.stdout.strip().replace("\n", "; "))
+
+
+def ros() -> Finding:
+    distribution = os.environ.get("ROS_DISTRO")
+    remedy = "source /opt/ros/jazzy/setup.bash and the workspace; not needed for `saccade replay`"
+    if util.find_spec("rclpy") is None:
+        return Finding("ros", "missing", "rclpy is not on Python's path", remedy)
+    ours = "from saccade_ros.msg import Embedding" if _has("rosidl_parser") or distribution else "pass"
+    try:
+        _ask(f"import rclpy; {ours}")
+    except (RuntimeError, subprocess.TimeoutExpired) as failed:
+        return Finding("ros", "broken", f"{distribution or 'rclpy'}: {failed}", "build the workspace and source it")
+    return Finding("ros", "ok", f"{distribution or 'unknown distribution'}; messages of saccade_ros import")
+
+
+def rmw() -> Finding:
+    if util.find_spec("rclpy") is None:
+        return Finding("rmw", "missing", "no ROS")
+    name = _ask("import rclpy.utilities as u; print(u.get_rmw_implementation_identifier())")
+    return Finding("rmw", "ok", f"{name}, domain {os.environ.get('ROS_DOMAIN_ID', '0')}")
+
+
+def numpy() -> Finding:
+    code = "import numpy as n; n.linalg.norm(n.ones(3)); print(n.__version__)"
+    return _module("numpy", "numpy", code, "pip install numpy")
+
+
+def opencv() -> Finding:
+    code = "import cv2, numpy; cv2.resize(numpy.zeros((4, 4, 3), 'uint8'), (2, 2)); print(cv2.__version__)"
+    return _module("opencv", "cv2", code, "apt install python3-opencv, or pip install opencv-python-headless")
+
+
+def cv_bridge() -> Finding:
+    code = (
+        "import numpy; from cv_bridge import CvBridge as B; z = numpy.zeros((2, 2, 3), 'uint8');"
+        " B().imgmsg_to_cv2(B().cv2_to_imgmsg(z, 'rgb8'), 'rgb8'); print('converts images')"
+    )
+    return _module("cv_bridge", "cv_bridge", code, "none needed: rosbags-image does the same")
+
+
+def torch() -> Finding:
+    code = (
+        "import torch as t; print(t.__version__, 'CUDA: ' + t.cuda.get_device_name() if t.cuda.is_available()"
+        " else 'CPU only', f'{t.get_num_threads()} threads', sep=', ')"
+    )
+    return _module("torch", "torch", code, "pip install saccade_ros[torch]; on a Jetson NVIDIA's torch")
+
+
+def onnxruntime() -> Finding:
+    code = "import onnxruntime as o; print(o.__version__, ', '.join(o.get_available_providers()), sep=': ')"
+    return _module("onnxruntime", "onnxruntime", code, "pip install saccade_ros[onnx], or onnxruntime-gpu")
+
+
+def tensorrt() -> Finding:
+    """Usable with a GPU only; without one it can still build, which is said."""
+    code = (
+        "from saccade_ros.backends import tensorrt_backend as b; t = b.load_tensorrt();"
+        " print(b.describe_tensorrt(t), b.describe_gpu(), sep='; GPU: ')"
+    )
+    try:
+        detail = _ask(code)
+    except (RuntimeError, subprocess.TimeoutExpired) as failed:
+        reason = str(failed).partition("BackendError: ")[2] or str(failed)
+        return Finding("tensorrt", "missing", "no TensorRT here" if "not installed" in reason else reason, _TENSORRT)
+    if detail.endswith("none"):
+        return Finding("tensorrt", "missing", f"{detail}: builds engines, runs none", "needs a GPU, and cuda-bindings")
+    return Finding("tensorrt", "ok", detail)
+
+
+_TENSORRT = "JetPack brings it; elsewhere pip install saccade_ros[tensorrt]"
+
+
+def exporting() -> Finding:
+    lacking = [name for name in ("torch", "onnx", "onnx_ir", "onnxruntime") if not _has(name)]
+    if lacking:
+        return Finding("export", "missing", f"lacks {', '.join(lacking)}", "pip install saccade_ros[export]")
+    return Finding("export", "ok", f"saccade export can write ONNX (onnx {metadata.version('onnx')})")
+
+
+def _has(module: str) -> bool:
+    return util.find_spec(module) is not None
+
+
+def _models() -> list[Finding]:
+    """Checkpoints and exports in ./models and in the hub's cache."""
+    hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
+    configs = [*Path("models").glob("*/config.json"), *hub.glob("models--*vjepa*/snapshots/*/config.json")]
+    exports = list(Path("models").glob("*/manifest.json"))
+    lines = [Finding("model", "ok", f"checkpoint {path.parent}") for path in sorted(configs)]
+    lines += [_guarded_export(path) for path in sorted(exports)]
+    nothing = Finding("model", "missing", "no checkpoint in ./models or the hub's cache", "see models/README.md")
+    return lines or [nothing]
+
+
+def _guarded_export(file: Path) -> Finding:
+    from saccade_ros.manifest import ManifestError, read_manifest
+
+    try:
+        manifest = read_manifest(str(file))
+    except ManifestError as broken:
+        return Finding("model", "broken", str(broken))
+    kept = ", ".join(f"{a.runtime} {a.precision}" for a in manifest.artifacts)
+    return Finding("model", "ok", f"export {file.parent}: {kept}; window {manifest.shape['window']}")
+
+
+_PROBES = (
+    python, processor, gpu, ros, rmw, numpy, opencv, cv_bridge, torch, onnxruntime, tensorrt, exporting,
+)  # fmt: skip

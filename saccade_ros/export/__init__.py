@@ -1,0 +1,1 @@
+"""Offline: the cached step as a graph, quantized, measured, and built for other runtimes."""

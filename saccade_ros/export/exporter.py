@@ -1,0 +1,316 @@
+"""One export from start to end: load, write graphs, quantize or build, measure, accept or refuse, then appear."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from saccade_ros import __version__
+from saccade_ros.backends.exported import table_feeds
+from saccade_ros.backends.onnx_backend import OnnxState, open_session
+from saccade_ros.backends.window import StepShape, WindowTables
+from saccade_ros.config import BackendConfig, Config, EncoderConfig
+from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
+from saccade_ros.export.clip import read_tubelets
+from saccade_ros.export.folder import whole_folder
+from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step, step_shape
+from saccade_ros.export.parity import Reference, compare, compute_reference, race
+from saccade_ros.export.quantize import QUANTIZED, quantize, save
+from saccade_ros.machine import describe_machine
+from saccade_ros.manifest import Artifact, Manifest, ModelFacts, describe_files
+
+PRECISIONS = {
+    "onnx": ("fp32", "fp16", "int8", "int8-static", "int4"),
+    "tensorrt": ("fp32", "fp16", "bf16"),
+}
+RACE_ROUNDS = 7
+
+Progress = Callable[[str, float], None]  # what is being done, and the share of the whole export, 0 to 1
+
+
+class ExportCancelledError(RuntimeError):
+    """The export was told to stop; raised out of a Progress callback."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and what to accept.
+
+    Attributes:
+        model, seed: as EncoderConfig's.
+        formats: of "onnx" and "tensorrt".
+        precisions: those wanted; each format takes the ones it knows.
+        calibration: bag or video that ranges are calibrated and artifacts measured on.
+        held_out: another one to judge by; empty splits the calibration clip in two.
+        tubelets: how many of each clip to use.
+        fidelity_floor: least mean centred cosine on the held-out clip.
+        force: keep what would be refused, with a warning in the manifest.
+    """
+
+    model: str
+    out: Path
+    calibration: str
+    held_out: str = ""
+    formats: tuple[str, ...] = ("onnx",)
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    window: int = 8
+    lookback: int = 1
+    batch: int = 1
+    seed: int = 0
+    adapter: str = ""
+    tubelets: int = 32
+    threads: int = 0
+    fidelity_floor: float = 0.99
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        known = {name for names in PRECISIONS.values() for name in names}
+        for what, given, allowed in (
+            ("format", self.formats, PRECISIONS),
+            ("precision", self.precisions, known),
+        ):
+            if not given or not set(given) <= set(allowed):
+                raise ExportError(f"{what}s {', '.join(given) or 'none'}: choose of {', '.join(sorted(allowed))}")
+        if not self.calibration:
+            raise ExportError("no calibration clip: every artifact is measured on one; give a bag or a video")
+        if not 4 <= self.tubelets <= 100_000:
+            raise ExportError(f"tubelets is {self.tubelets}: give 4 or more, at least the window to fill the cache")
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each (format, precision) that is wanted and exists."""
+        return [(f, p) for f in self.formats for p in self.precisions if p in PRECISIONS[f]]
+
+
+def export(options: ExportOptions, progress: Progress) -> Manifest:
+    """Export to options.out. It appears there whole, or not at all.
+
+    Raises:
+        ExportError: nothing could be accepted, or the options contradict each other.
+        ExportCancelledError: by `progress`.
+        What load_encoder and open_source raise.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    progress("loading the model", 0.0)
+    adapter = {"adapter": options.adapter} if options.adapter else {}
+    loaded = load_encoder(options.model, options.window, options.lookback, options.seed, **adapter)
+    with whole_folder(options.out) as folder:
+        manifest = _Export(options, loaded, folder, progress).run()
+        manifest.save()
+    progress("done", 1.0)
+    return replace(manifest, folder=options.out)
+
+
+class _Export:
+    """The steps of one export and what they share."""
+
+    def __init__(self, options: ExportOptions, loaded: LoadedEncoder, folder: Path, progress: Progress) -> None:
+        self._options, self._loaded, self._folder, self._progress = options, loaded, folder, progress
+        self._encoder, self._shape = loaded.encoder, step_shape(loaded.encoder)
+        self._tables = WindowTables(self._shape)
+        self._backend = BackendConfig(device="cpu", threads=options.threads)
+        self._rivals: dict[str, Callable[[], None]] = {}  # what an artifact must be faster than
+        self._contract: Contract = "scatter" if has_in_place_caches() else "host"
+
+    def run(self) -> Manifest:
+        """Everything but the manifest's file, which must come last."""
+        self._calibration, self._held_out = self._references()
+        self._progress("writing the graphs", 0.30)
+        save(build_embed(self._encoder), self._folder / "embed.onnx")
+        pairs = self._options.pairs()
+        accepted: list[Artifact] = []
+        refused: list[str] = []
+        for i, (form, precision) in enumerate(pairs):
+            share = 0.35 + 0.6 * i / len(pairs)
+            artifact = self._make(form, precision, self._within(f"{form} {precision}", share, 0.6 / len(pairs)))
+            reasons = self._complaints(artifact)
+            if reasons and not self._options.force:
+                refused.append(f"{form} {precision}: {'; '.join(reasons)}")
+                self._delete(artifact, accepted)
+            else:
+                accepted.append(replace(artifact, warnings=reasons))
+        if not accepted:
+            raise ExportError("nothing was accepted. " + " | ".join(refused) + " (--force keeps them with a warning)")
+        self._refused = refused
+        return self._manifest(sorted(accepted, key=_cost))
+
+    def _references(self) -> tuple[Reference, Reference]:
+        """What torch computes in fp32 over the two clips."""
+        options, spec = self._options, self._encoder.spec
+        clip = read_tubelets(options.calibration, spec.input_size, options.tubelets, Config())
+        name, other_name = Path(options.calibration).name, Path(options.held_out).name
+        if options.held_out:
+            other = read_tubelets(options.held_out, spec.input_size, options.tubelets, Config())
+        else:
+            half = len(clip) // 2
+            clip, other, name, other_name = clip[:half], clip[half:], f"{name} (first half)", f"{name} (second half)"
+        for what, tubelets in ((name, clip), (other_name, other)):
+            if len(tubelets) < 2:
+                raise ExportError(f"{what}: {len(tubelets)} tubelets are too few to compare; give a longer recording")
+        first = compute_reference(self._encoder, name, clip, self._within("torch fp32", 0.05, 0.12))
+        return first, compute_reference(self._encoder, other_name, other, self._within("torch fp32", 0.17, 0.12))
+
+    def _make(self, form: str, precision: str, progress: Callable[[float], None]) -> Artifact:
+        progress(0.0)
+        if form == "tensorrt":
+            return self._make_tensorrt(precision, progress)
+        folder = self._folder / f"onnx-{precision}"
+        folder.mkdir()
+        step = folder / "step.onnx"
+        if precision in QUANTIZED:
+            with TemporaryDirectory(dir=self._folder.parent, prefix=f"{self._folder.name}-") as scratch:
+                plain = Path(scratch) / "step.onnx"
+                save(build_step(self._encoder, self._options.batch, self._contract), plain)
+                quantize(precision, plain, step, self._shape.depth, self._feeds(plain))
+        else:
+            save(build_step(self._encoder, self._options.batch, self._contract, precision), step)
+        progress(0.4)
+        files = {"embed": "embed.onnx", "embed_data": "embed.onnx.data"}
+        files |= {role: f"{folder.name}/{path.name}" for role, path in _named(folder)}
+        artifact = Artifact("onnxruntime", precision, self._contract, files)
+        if self._options.batch > 1:
+            return replace(artifact, warnings=["not measured: the clips are single streams"])
+        return self._measure(artifact, lambda: self._onnx_state(step), progress)
+
+    def _make_tensorrt(self, precision: str, progress: Callable[[float], None]) -> Artifact:
+        from saccade_ros.export.tensorrt_builder import build_artifact  # only here: TensorRT is an extra
+
+        artifact = build_artifact(self._encoder, self._options.batch, precision, self._folder, progress)
+        from saccade_ros.backends.tensorrt_backend import can_run, open_state
+
+        if not can_run():
+            return artifact
+        return self._measure(artifact, lambda: open_state(self._folder, artifact, self._shape), progress)
+
+    def _onnx_state(self, step: Path) -> OnnxState:
+        session = open_session(step, self._backend, "cpu")
+        return OnnxState(session, self._shape, self._tables, _PLAIN, "cpu", self._contract)
+
+    def _measure(self, artifact: Artifact, new_state: Callable[[], Any], progress: Callable[[float], None]) -> Artifact:
+        """Parity on both clips, then a race against torch on a full ring."""
+        state = new_state()
+        parity = {}
+        for i, (use, reference) in enumerate((("calibration", self._calibration), ("held_out", self._held_out))):
+            state.reset()
+            parity[use] = compare(state, reference, lambda share, i=i: progress(0.4 + 0.2 * (i + share)))  # type: ignore[misc]
+        patches = self._calibration.patches
+
+        def exported_step() -> None:
+            state.step(patches[state.count % len(patches)])
+
+        self._rivals.setdefault("torch_fp32", self._torch_step())
+        for _ in range(self._shape.window):
+            exported_step()
+        times = race({**self._rivals, "step": exported_step}, RACE_ROUNDS, lambda s: progress(0.8 + 0.2 * s))
+        if artifact.runtime == "onnxruntime" and artifact.precision == "fp32":
+            self._rivals["onnxruntime_fp32"] = exported_step
+        size = sum((self._folder / name).stat().st_size for role, name in artifact.files.items() if "embed" not in role)
+        plain = 4 * sum(p.numel() for p in self._encoder.parameters())
+        return replace(artifact, parity={**parity, "bytes": size, "bytes_fp32": plain}, latency_ms=times)
+
+    def _torch_step(self) -> Callable[[], None]:
+        """A step of the torch encoder on a full ring."""
+        ring, tensors = self._encoder.new_ring(), [torch.from_numpy(p) for p in self._calibration.patches]
+
+        def step() -> None:
+            self._encoder.step([tensors[ring.count % len(tensors)]], [ring])
+
+        for _ in range(self._shape.window):
+            step()
+        return step
+
+    def _complaints(self, artifact: Artifact) -> list[str]:
+        """Why an artifact should not be used, with the figures; empty if it should."""
+        if not artifact.parity:
+            return artifact.warnings or [f"not measured: {artifact.runtime} cannot run on this machine"]
+        reasons, held_out, times = [], artifact.parity["held_out"], artifact.latency_ms
+        if held_out["centred_cosine_mean"] < self._options.fidelity_floor:
+            reasons.append(
+                f"mean centred cosine {held_out['centred_cosine_mean']:.4f} on {held_out['clip']} is below the floor "
+                f"{self._options.fidelity_floor}"
+            )
+        before = times.get("onnxruntime_fp32", times["torch_fp32"])
+        if artifact.precision != "fp32" and times["step"] >= before:
+            reasons.append(f"{times['step']:.1f} ms a step is no faster than fp32's {before:.1f} ms")
+        return reasons
+
+    def _delete(self, artifact: Artifact, kept: Sequence[Artifact]) -> None:
+        in_use = {name for other in kept for name in other.files.values()} | {"embed.onnx", "embed.onnx.data"}
+        for name in set(artifact.files.values()) - in_use:
+            (self._folder / name).unlink()
+
+    def _feeds(self, step: Path) -> Iterator[dict[str, Any]]:
+        """Inputs of each step on the calibration clip, the ring as it was before."""
+        state, block = self._onnx_state(step), np.zeros((self._shape.rows, self._shape.width), np.float32)
+        for count, patches in enumerate(self._calibration.patches):
+            block = np.concatenate([block[self._shape.tokens :], patches])
+            feeds = table_feeds(self._shape, self._tables.at(count), block)
+            yield feeds | state.ring()
+            state.step(patches)
+
+    def _manifest(self, artifacts: Sequence[Artifact]) -> Manifest:
+        loaded, spec = self._loaded, self._encoder.spec
+        facts = ModelFacts(
+            name=spec.name,
+            source=loaded.source,
+            sha256=loaded.sha256,
+            is_random=loaded.is_random,
+            input_size=spec.input_size,
+            tubelet_size=spec.tubelet_size,
+            patch_scale=float(self._encoder.patch_embed.weight.norm()),
+        )
+        return Manifest(
+            folder=self._folder,
+            package_version=__version__,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            machine=describe_machine(),
+            model=facts,
+            shape={**_as_dict(self._shape), "batch": self._options.batch},
+            artifacts=tuple(artifacts),
+            refused=tuple(self._refused),
+            files=describe_files(self._folder),
+            versions=installed_versions(),
+        )
+
+    def _within(self, what: str, start: float, span: float) -> Callable[[float], None]:
+        return lambda share: self._progress(what, start + span * share)
+
+
+_PLAIN = EncoderConfig()  # newest pooling, no normalisation: what parity is measured on
+
+
+def has_in_place_caches() -> bool:
+    """Does this ONNX Runtime have TensorScatter (opset 24)? It came with 1.24."""
+    major, minor = metadata.version("onnxruntime").split(".")[:2]
+    return (int(major), int(minor)) >= (1, 24)
+
+
+def _cost(artifact: Artifact) -> float:
+    """Fastest first; what could not be timed comes last."""
+    return artifact.latency_ms.get("step", float("inf"))
+
+
+def _named(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.iterdir()):
+        yield path.name.replace(".onnx", "").replace(".", "_"), path
+
+
+def _as_dict(shape: StepShape) -> Mapping[str, Any]:
+    return {name: getattr(shape, name) for name in shape.__dataclass_fields__}
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of whatever takes part in an export and is installed here."""
+    found = {}
+    for name in ("torch", "onnx", "onnxruntime", "numpy", "tensorrt", "tensorrt_rtx_cu13_bindings"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,169 @@
+"""From the step's graph to a TensorRT engine: strongly typed, cached by what it was made of, never written in part.
+
+TensorRT 11 has strong typing only (no precision flags, no calibrators), and 10.3 has it already, so the graph carries
+its precision: fp16 and bf16 are the graph's own types, int8 would be explicit Q/DQ. The TensorRT-RTX wheels build
+without a GPU; what they build is finished on the GPU that loads it.
+"""
+
+import hashlib
+import os
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from saccade_ros.backends.tensorrt_backend import describe_gpu, describe_tensorrt, load_tensorrt
+from saccade_ros.encoder.model import StreamingEncoder
+from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step
+from saccade_ros.export.quantize import save
+from saccade_ros.manifest import Artifact, sha256_of
+
+REPORT_EVERY_S = 2.0
+
+
+def build_artifact(
+    encoder: StreamingEncoder, batch: int, precision: str, folder: Path, progress: Callable[[float], None]
+) -> Artifact:
+    """Build the step and its front end into `folder`.
+
+    Args:
+        precision: fp32, fp16 or bf16; the front end is always fp32.
+        progress: told the share done; what it raises stops the build.
+
+    Raises:
+        BackendError: no TensorRT here. ExportError: it does not parse or build the graph.
+    """
+    trt = load_tensorrt()
+    contract = find_contract(trt, encoder.lookback)
+    files, keys = {}, []
+    with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
+        for role, model, share in (
+            ("embed_engine", build_embed(encoder), 0.1),
+            ("engine", build_step(encoder, batch, contract, precision), 0.9),
+        ):
+            source = Path(scratch) / f"{role}.onnx"
+            save(model, source)
+            key = engine_key(source, trt, precision)
+            target = folder / f"tensorrt-{precision}" / f"{role}-{key[:12]}.engine"
+            cached = cache_folder() / f"{key}.engine"
+            if not cached.is_file():
+                build_engine(trt, source, cached, lambda done, share=share: progress(share * done))  # type: ignore[misc]
+            target.parent.mkdir(exist_ok=True)
+            write_whole(target, cached.read_bytes())
+            files[role] = target.relative_to(folder).as_posix()
+            keys.append(key)
+    built_for = {"tensorrt": describe_tensorrt(trt), "gpu": describe_gpu(), "key": keys[-1]}
+    return Artifact("tensorrt", precision, contract, files, built_for=built_for)
+
+
+def find_contract(trt: Any, lookback: int) -> Contract:
+    """In-place cache updates (KVCacheUpdate) where this TensorRT has them: one linear one per cache, so for r = 1."""
+    return "scatter" if lookback == 1 and hasattr(trt, "IKVCacheUpdateLayer") else "host"
+
+
+def engine_key(source: Path, trt: Any, precision: str) -> str:
+    """Names an engine by all it depends on: graph and weights (so shapes too), TensorRT, GPU, precision."""
+    data = source.with_name(f"{source.name}.data")
+    parts = [sha256_of(source), sha256_of(data) if data.exists() else ""]
+    parts += [describe_tensorrt(trt), describe_gpu(), precision]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where engines and timings are kept between exports."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "saccade_ros" / "engines"
+
+
+def build_engine(trt: Any, source: Path, target: Path, progress: Callable[[float], None]) -> None:
+    """Parse and build one graph; `target` appears whole or not at all.
+
+    Raises:
+        ExportError: TensorRT refuses the graph; with its reasons.
+        Whatever `progress` raises: the build was stopped.
+    """
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # 11 may drop it: all are
+    network = builder.create_network(1 << int(flag) if flag is not None else 0)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(source)):
+        reasons = "; ".join(parser.get_error(i).desc().partition("\n")[0] for i in range(parser.num_errors))
+        raise ExportError(f"{describe_tensorrt(trt)} cannot parse the step: {reasons}")
+    config = builder.create_builder_config()
+    monitor = progress_monitor(trt, progress)
+    config.progress_monitor = monitor
+    timings = target.parent / "timings.cache"
+    _use_timings(config, timings)
+    serialized = builder.build_serialized_network(network, config)
+    if monitor.stopped_by is not None:
+        raise monitor.stopped_by
+    if serialized is None:
+        raise ExportError(f"{describe_tensorrt(trt)} cannot build the step: its log says why")
+    _keep_timings(config, timings)
+    write_whole(target, bytes(serialized))
+    progress(1.0)
+
+
+def progress_monitor(trt: Any, progress: Callable[[float], None]) -> Any:
+    """An IProgressMonitor that passes on the share done every few seconds, and stops when `progress` raises."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
+        def __init__(self) -> None:
+            super().__init__()
+            self.stopped_by: BaseException | None = None
+            self._sizes: dict[str, int] = {}
+            self._steps: dict[str, int] = {}
+            self._reported_s = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._sizes[phase_name], self._steps[phase_name] = max(num_steps, 1), 0
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps[phase_name] = self._sizes.get(phase_name, 1)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._steps[phase_name] = step
+            if self.stopped_by is None and time.monotonic() - self._reported_s >= REPORT_EVERY_S:
+                self._reported_s = time.monotonic()
+                try:
+                    progress(min(sum(self._steps.values()) / max(sum(self._sizes.values()), 1), 0.99))
+                except BaseException as stop:  # noqa: BLE001  # must not unwind through TensorRT; raised after it
+                    self.stopped_by = stop
+            return self.stopped_by is None
+
+    return Monitor()
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file that never exists in part."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _use_timings(config: Any, file: Path) -> None:
+    """Measured kernel timings of earlier builds, where this TensorRT takes any (RTX chooses on the GPU instead)."""
+    data = file.read_bytes() if file.exists() else b""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # in TensorRT-RTX only, which ignores the cache
+        cache = config.create_timing_cache(data)
+        if cache is not None:
+            config.set_timing_cache(cache, ignore_mismatch=True)
+
+
+def _keep_timings(config: Any, file: Path) -> None:
+    # A convenience: without it the next build only takes longer.
+    with warnings.catch_warnings(), suppress(OSError, AttributeError):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        write_whole(file, bytes(config.get_timing_cache().serialize()))

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""The export node: the action ~/export (saccade_ros/ExportModel) does what `saccade export` does, one at a time.
+
+`autostart:=true` exports once by the parameters, shows a bar in a terminal, and ends with the export.
+"""
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+
+from saccade_ros.action import ExportModel
+from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export
+from saccade_ros.export.report import ProgressBar, print_manifest
+from saccade_ros.manifest import FILE
+
+FEEDBACK_PERIOD_S = 0.5
+PARAMETERS: dict[str, tuple[Any, str]] = {
+    "model": ("", "Checkpoint folder, hub id, or a size with RANDOM weights."),
+    "adapter": ("", "Causal adapter to merge; empty: none."),
+    "formats": (["onnx"], "Of onnx and tensorrt."),
+    "precisions": (["fp32", "int8"], "Of fp32, fp16, bf16, int8, int8-static, int4; each format takes those it knows."),
+    "window": (8, "Tubelets in the cache (W)."),
+    "lookback": (1, "Newest tubelets recomputed in each step (r)."),
+    "calibration": ("", "Bag or video to calibrate and measure on."),
+    "held_out": ("", "Another one to judge by; empty: the second half of the calibration clip."),
+    "out": ("", "Output folder; appears whole or not at all."),
+    "tubelets": (32, "How many of each clip to use."),
+    "threads": (0, "CPU threads; 0 leaves the runtimes' default."),
+    "fidelity_floor": (0.99, "Least mean centred cosine on the held-out clip."),
+    "force": (False, "True keeps what would be refused, with a warning in the manifest."),
+    "autostart": (False, "True exports once by these parameters, and ends."),
+}
+
+
+class ExportNode(Node):
+    """See the README. The export runs on a thread of its own, so that goals, cancels and parameters are answered."""
+
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__("saccade_export", **node_options)
+        for name, (default, description) in PARAMETERS.items():
+            self.declare_parameter(name, default, ParameterDescriptor(description=description))
+        self._busy = threading.Lock()
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._server = ActionServer(
+            self,
+            ExportModel,
+            "~/export",
+            execute_callback=self._execute,
+            goal_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
+        )
+
+    def options(self, goal: Any = None) -> ExportOptions:
+        """The parameters, and over them what the goal gives.
+
+        Raises:
+            ExportError: a setting that cannot work.
+        """
+        values = {name: self.get_parameter(name).value for name in PARAMETERS if name != "autostart"}
+        for name in ("model", "adapter", "formats", "precisions", "window", "calibration", "held_out", "out", "force"):
+            if goal is not None and getattr(goal, name):
+                values[name] = getattr(goal, name)
+        for name in ("model", "out"):
+            if not values[name]:
+                raise ValueError(f"{name} is empty: give it in the goal or as a parameter")
+        values |= {name: tuple(values[name]) for name in ("formats", "precisions")}
+        return ExportOptions(**{**values, "out": Path(values["out"])})
+
+    def close(self) -> None:
+        """Stop an export in progress, and wait until its scratch folder is gone."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        self._server.destroy()
+
+    def _on_goal(self, goal: Any) -> GoalResponse:
+        try:
+            self.options(goal)
+        except ValueError as refused:
+            self.get_logger().error(f"goal refused: {refused}")
+            return GoalResponse.REJECT
+        if self._busy.locked():
+            self.get_logger().error("goal refused: an export is running; cancel it or wait for it")
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        return CancelResponse.ACCEPT
+
+    async def _execute(self, handle: ServerGoalHandle) -> Any:
+        """Waits for the export's thread without blocking the executor."""
+        executor = self.executor
+        done: Future = Future(executor=executor)
+
+        def work() -> None:
+            done.set_result(self._export(handle))
+            executor.wake()  # it sleeps until something comes in, and a future's result alone does not count
+
+        thread = threading.Thread(target=work, name="export")
+        self._threads = [t for t in self._threads if t.is_alive()] + [thread]
+        thread.start()
+        await done
+        succeeded, result = done.result()
+        if succeeded:
+            handle.succeed()
+        elif handle.is_cancel_requested:
+            handle.canceled()
+        else:
+            handle.abort()
+        return result
+
+    # On the export's thread
+
+    def _export(self, handle: ServerGoalHandle) -> tuple[bool, Any]:
+        result = ExportModel.Result()
+        with self._busy:
+            try:
+                manifest = export(self.options(handle.request), self._feedback(handle))
+            except ExportCancelledError as cancelled:
+                result.message = str(cancelled)
+            except Exception as failed:  # told to the client; the node must live
+                result.message = str(failed) or type(failed).__name__
+                self.get_logger().error(f"export failed: {result.message}")
+                self.get_logger().debug(traceback.format_exc())
+            else:
+                result.success, result.manifest = True, str(manifest.folder / FILE)
+                result.refused = list(manifest.refused)
+                kept = ", ".join(f"{a.runtime} {a.precision}" for a in manifest.artifacts)
+                result.message = f"{manifest.folder}: {kept}"
+                self.get_logger().info(f"exported {result.message}")
+        return result.success, result
+
+    def _feedback(self, handle: ServerGoalHandle) -> Callable[[str, float], None]:
+        def report(stage: str, progress: float) -> None:
+            if handle.is_cancel_requested or self._stopping.is_set():
+                raise ExportCancelledError("cancelled; nothing was written")
+            handle.publish_feedback(ExportModel.Feedback(stage=stage, progress=float(progress)))
+
+        return report
+
+
+def export_once(node: ExportNode) -> int:
+    """Export by the node's parameters, with a bar."""
+    try:
+        with ProgressBar() as bar:
+            manifest = export(node.options(), bar.update)
+    except (ValueError, ArithmeticError, RuntimeError, OSError) as refused:
+        node.get_logger().fatal(str(refused))
+        return 1
+    print_manifest(manifest)
+    return 0
+
+
+def spin(node: ExportNode) -> int:
+    """Serve goals until shutdown."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
+        executor.spin()
+    return 0
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point of `ros2 run saccade_ros export_node`."""
+    rclpy.init(args=args)
+    node = ExportNode()
+    try:
+        return export_once(node) if node.get_parameter("autostart").value else spin(node)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

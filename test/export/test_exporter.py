@@ -1,0 +1,276 @@
+"""An export from start to end on a clip: what it measures, accepts, refuses, and leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scenes import frames_of, textured, tiny_config
+
+from saccade_ros.backends import BackendError, load_backend
+from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.engine import Engine
+from saccade_ros.export.clip import read_tubelets
+from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export
+from saccade_ros.export.graph import ExportError
+from saccade_ros.export.parity import centred_cosine
+from saccade_ros.manifest import ManifestError, read_manifest
+
+SILENT = {"progress": lambda what, share: None}
+
+
+def test_fp32_is_torch_over_the_whole_clip(manifest):
+    parity = manifest.pick("onnxruntime", "fp32").parity
+    assert parity["held_out"]["tubelets"] >= 2 * manifest.shape["window"]
+    for clip in ("calibration", "held_out"):
+        assert parity[clip]["max_relative_error"] <= 1e-4
+        assert parity[clip]["centred_cosine_worst"] >= 0.9999
+
+
+def test_int8_keeps_the_embeddings_and_is_a_quarter_of_the_size(manifest):
+    for precision in ("int8", "int8-static"):
+        artifact = manifest.pick("onnxruntime", precision)
+        assert artifact.parity["held_out"]["centred_cosine_mean"] >= 0.99
+        assert 0 < artifact.parity["held_out"]["max_relative_error"] < 0.1
+        assert artifact.parity["bytes"] < 0.3 * artifact.parity["bytes_fp32"]
+    assert manifest.pick("onnxruntime", "int4").parity["bytes"] < 0.2 * artifact.parity["bytes_fp32"]
+
+
+def test_every_artifact_says_how_fast_it_was_and_against_what(manifest):
+    for artifact in manifest.artifacts:
+        assert {"torch_fp32", "step"} <= set(artifact.latency_ms)
+        assert ("onnxruntime_fp32" in artifact.latency_ms) == (artifact.precision != "fp32")
+    speeds = [a.latency_ms["step"] for a in manifest.artifacts]
+    assert speeds == sorted(speeds), "the fastest is preferred"
+
+
+@pytest.mark.parametrize("pooling", ["newest", "window"])
+def test_engine_gives_the_same_by_torch_and_by_onnx(manifest, pooling):
+    """Embeddings, novelty, decisions, reuse; through a time jump, so a reset, too."""
+    pictures = [textured(seed=i // 5 % 4) for i in range(40)]
+    frames = [*frames_of(pictures), *frames_of(pictures[::-1], start_ns=10**8)]
+    encoder = EncoderConfig(model="tiny", window=3, pooling=pooling, normalize=True)
+    runs = []
+    for model, backend in (("tiny", "torch"), (str(manifest.folder), "onnxruntime")):
+        settings = BackendConfig(name=backend, precision="fp32", device="cpu", threads=1)
+        engine = Engine(tiny_config(encoder=replace(encoder, model=model), backend=settings))
+        engine.warm_up()
+        stream = engine.open_stream()
+        runs.append([r for r in map(stream.push, frames) if r is not None])
+    torch_run, onnx_run = runs
+    assert {r.epoch for r in onnx_run} == {0, 1}
+    assert [(r.encoded, r.reuse_count, r.window_fill, r.epoch) for r in onnx_run] == [
+        (r.encoded, r.reuse_count, r.window_fill, r.epoch) for r in torch_run
+    ]
+    vectors = [np.stack([r.vector for r in run]) for run in runs]
+    assert np.abs(vectors[0] - vectors[1]).max() <= 1e-4 * np.abs(vectors[0]).max()
+    assert np.allclose(*([r.novelty for r in run] for run in runs), rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+def test_streams_of_one_backend_keep_apart_and_repeat_to_the_bit(manifest):
+    backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), BackendConfig(threads=1))
+    patches = [
+        backend.embed(p).patches for p in np.random.default_rng(0).standard_normal((6, 2, 3, 128, 128), np.float32)
+    ]
+    alone, first, second = backend.new_state(), backend.new_state(), backend.new_state()
+    expected = [alone.step(p) for p in patches]
+    for p, vector in zip(patches, expected, strict=True):
+        assert np.array_equal(first.step(p), vector)
+        second.step(p[::-1].copy())
+    first.reset()
+    assert first.fill == 0
+    assert np.array_equal(np.stack([first.step(p) for p in patches]), np.stack(expected))
+
+
+def test_a_step_with_nan_raises_and_leaves_the_stream_as_it_was(manifest):
+    """Also through a reset: 0 times a NaN that stayed in an invalid slot would be NaN."""
+    backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), BackendConfig(threads=1))
+    clip = np.random.default_rng(0).standard_normal((5, 2, 3, 128, 128), np.float32)
+    patches = [backend.embed(p).patches for p in clip]
+    state, untouched = backend.new_state(), backend.new_state()
+    for i, p in enumerate(patches):
+        if i in (1, 4):  # while young, and with the ring full
+            with pytest.raises(ArithmeticError, match="NaN or infinite"):
+                state.step(np.full_like(p, np.nan))
+        assert np.array_equal(state.step(p), untouched.step(p))
+    with pytest.raises(ArithmeticError):
+        state.step(np.full_like(p, np.nan))
+    state.reset()
+    assert np.array_equal(state.step(patches[0]), backend.new_state().step(patches[0]))
+
+
+def test_facts_are_torchs_but_for_the_runtime(manifest):
+    encoder = EncoderConfig(model=str(manifest.folder), window=3)
+    facts = load_backend(encoder, BackendConfig(precision="fp32", threads=1)).facts
+    torch_facts = load_backend(EncoderConfig(model="tiny", window=3), BackendConfig(threads=1)).facts
+    assert facts.encoder_id == torch_facts.encoder_id
+    assert (facts.weights_sha256, facts.weights_random) == (torch_facts.weights_sha256, True)
+    assert facts.patch_scale == pytest.approx(torch_facts.patch_scale)
+    assert (facts.backend, facts.device, facts.dim, facts.window) == ("onnxruntime", "cpu", 192, 3)
+
+
+def test_what_is_worse_than_asked_is_refused_with_the_figures(options):
+    """int4 on random weights is below any sensible floor."""
+    refusing = options(precisions=("fp32", "int4"), force=False, fidelity_floor=0.9999)
+    manifest = export(refusing, **SILENT)
+    assert [a.precision for a in manifest.artifacts] == ["fp32"]
+    (reason,) = manifest.refused
+    assert "onnx int4: mean centred cosine 0." in reason
+    assert "below the floor 0.9999" in reason
+    assert not list((refusing.out / "onnx-int4").glob("*.onnx"))
+    with pytest.raises(ExportError, match=r"nothing was accepted.*below the floor.*--force keeps them"):
+        export(options(precisions=("int4",), force=False, fidelity_floor=0.9999), **SILENT)
+
+
+def test_force_keeps_it_with_a_warning(options):
+    kept = export(options(precisions=("int4",), fidelity_floor=0.9999), **SILENT)
+    assert "below the floor 0.9999" in kept.artifacts[0].warnings[0]
+    assert read_manifest(str(kept.folder)).artifacts[0].warnings == kept.artifacts[0].warnings
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"precisions": ("fp8",)}, "precisions fp8: choose of"),
+        ({"formats": ("coreml",)}, "formats coreml: choose of onnx, tensorrt"),
+        ({"calibration": ""}, "no calibration clip"),
+        ({"calibration": "absent.mp4"}, "absent.mp4 does not exist"),
+        ({"model": "nothing"}, "no folder, no hub id"),
+        ({"window": 99}, "window 99 is outside 1..32"),
+        ({"tubelets": 1}, "tubelets is 1"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(options, changes, said):
+    with pytest.raises(ValueError, match=said):
+        export(options(**changes), **SILENT)
+
+
+def test_a_folder_that_is_no_export_is_never_overwritten(options):
+    wanted = options(precisions=("fp32",))
+    wanted.out.mkdir()
+    (wanted.out / "thesis.tex").write_text("years of work")
+    with pytest.raises(ExportError, match="exists and is no export"):
+        export(wanted, **SILENT)
+    assert (wanted.out / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_earlier_export_is_replaced_only_by_a_whole_one(options):
+    wanted = options(precisions=("fp32",))
+    first = export(wanted, **SILENT)
+
+    def stop(what: str, share: float) -> None:
+        if share > 0.5:
+            raise ExportCancelledError("enough")
+
+    with pytest.raises(ExportCancelledError):
+        export(replace(wanted, window=2), stop)
+    assert read_manifest(str(wanted.out)).created == first.created
+    assert export(replace(wanted, window=2), **SILENT).shape["window"] == 2
+    assert [path.name for path in wanted.out.parent.iterdir()] == [wanted.out.name]
+
+
+def test_killed_at_any_moment_nothing_loads_and_the_next_export_cleans_up(clip, options):
+    """Real processes, killed as the graph is written, and as it is measured."""
+    wanted = options(precisions=("fp32",))
+    code = (
+        "import os, signal, sys; from pathlib import Path; from saccade_ros.export.exporter import *\n"
+        "n = [int(sys.argv[3])]\n"
+        "def progress(what, share):\n"
+        "    n[0] -= 1\n"
+        "    if n[0] == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "export(ExportOptions(model='tiny', window=3, tubelets=8, threads=1, precisions=('fp32',), "
+        "out=Path(sys.argv[1]), calibration=sys.argv[2]), progress)"
+    )
+    for reports in (11, 21):
+        command = [sys.executable, "-c", code, str(wanted.out), str(clip), str(reports)]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+        assert not wanted.out.exists()
+        assert not list(wanted.out.parent.rglob("manifest.json"))
+    assert list(wanted.out.parent.iterdir())
+    export(wanted, **SILENT)
+    assert [path.name for path in wanted.out.parent.iterdir()] == [wanted.out.name]
+
+
+def test_tubelets_of_a_clip_are_the_nodes(clip):
+    from saccade_ros.config import Config
+
+    tubelets = read_tubelets(str(clip), 128, 5, Config())
+    assert [t.shape for t in tubelets] == [(2, 3, 128, 128)] * 5
+    with pytest.raises(ExportError, match="no two good frames"):
+        read_tubelets(str(clip), 128, 5, Config(stream=replace(Config().stream, fps=0.1, max_gap_s=60.0)))
+
+
+def test_centred_cosine_sees_what_the_plain_one_hides():
+    rng = np.random.default_rng(0)
+    common, own = 100 * rng.standard_normal(64), rng.standard_normal((2, 20, 64))
+    assert centred_cosine(common + own[0], common + own[0]).min() == 1.0
+    assert np.abs(centred_cosine(common + own[1], common + own[0])).mean() < 0.3
+    assert centred_cosine(np.ones((3, 4)), np.ones((3, 4))).tolist() == [1, 1, 1]
+
+
+# Fitting
+
+
+@pytest.mark.parametrize(
+    ("encoder", "backend", "said"),
+    [
+        ({"window": 4}, {}, "encoder.window is 4, but .* was exported for 3: set encoder.window to 3"),
+        ({"lookback": 2}, {}, "encoder.lookback is 2, but .* was exported for 1"),
+        ({}, {"precision": "bf16"}, "holds no onnxruntime artifact of precision bf16; it has onnxruntime"),
+        ({}, {"name": "tensorrt"}, "holds no tensorrt artifact"),
+        ({}, {"name": "torch"}, "is an exported folder: set backend.name to auto"),
+        ({}, {"device": "cuda"}, "no CUDAExecutionProvider .* install onnxruntime-gpu"),
+        ({"model": "tiny"}, {"name": "onnxruntime"}, "'tiny' is none: make one"),
+    ],
+)
+def test_an_export_that_does_not_fit_is_refused_with_the_reason(manifest, encoder, backend, said):
+    wanted = EncoderConfig(**{"model": str(manifest.folder), "window": 3, **encoder})
+    with pytest.raises((ManifestError, BackendError), match=said):
+        load_backend(wanted, BackendConfig(**backend))
+
+
+def test_cpu_stands_in_for_the_gpu_only_when_allowed(manifest):
+    settings = BackendConfig(device="cuda", precision="fp32", threads=1, allow_cpu_fallback=True)
+    backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), settings)
+    assert backend.facts.device == "cpu"
+
+
+def test_by_one_parameter_the_fastest_artifact_runs(manifest):
+    backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), BackendConfig(threads=1))
+    assert backend.facts.precision == manifest.artifacts[0].precision
+    again = load_backend(
+        EncoderConfig(model=str(manifest.folder / "manifest.json"), window=3), BackendConfig(threads=1)
+    )
+    assert again.facts.encoder_id == backend.facts.encoder_id
+
+
+def test_manifest_reads_back_as_it_was_written(manifest):
+    assert replace(read_manifest(str(manifest.folder)), folder=manifest.folder) == manifest
+    document = json.loads((manifest.folder / "manifest.json").read_text())
+    assert set(document["files"]) == {
+        path.relative_to(manifest.folder).as_posix()
+        for path in manifest.folder.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def test_interrupted_command_leaves_nothing(clip, tmp_path):
+    command = [sys.executable, "-m", "saccade_ros.cli", "export", "--model", "vits", "--threads", "1"]
+    command += ["--calibrate", str(clip), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_options_are_never_ignored():
+    with pytest.raises(TypeError, match="quality"):
+        ExportOptions(model="tiny", out=None, calibration="x", quality=3)

@@ -1,0 +1,147 @@
+"""Corrupt, truncated and foreign exports are refused with a reason; none crashes its process. 200 mutations."""
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from saccade_ros.backends import BackendError, load_backend
+from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.manifest import ManifestError, describe_files
+
+MUTATIONS = 120  # of files, each refused by its hash; the rest are those that the hash cannot see
+FOREIGN = 40
+DOCUMENTS = 40
+
+LOAD = """
+import json, sys
+from saccade_ros.backends import BackendError, load_backend
+from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.manifest import ManifestError
+import numpy as np
+for folder in sys.argv[1:]:
+    try:
+        backend = load_backend(EncoderConfig(model=folder, window=3), BackendConfig(precision="fp32", threads=1))
+        backend.new_state().step(backend.embed(np.zeros((2, 3, 128, 128), np.float32)).patches)
+        print(json.dumps("ran"), flush=True)
+    except (BackendError, ManifestError, ArithmeticError, ValueError, RuntimeError) as refused:
+        print(json.dumps(str(refused)), flush=True)
+"""
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Flip, cut, double, blank or replace."""
+    at, length = rng.randrange(len(data)), 1 + rng.randrange(64)
+    return rng.choice(
+        (
+            lambda: data[:at],
+            lambda: data[:at] + bytes([data[at] ^ (1 << rng.randrange(8))]) + data[at + 1 :],
+            lambda: data[:at] + rng.randbytes(length) + data[at + length :],
+            lambda: data[:at] + data[at : at + length] + data[at:],
+            lambda: data[:at] + bytes(length) + data[at + length :],
+            lambda: rng.randbytes(length),
+            lambda: b"",
+        )
+    )()
+
+
+def small_copy(manifest, folder):
+    """The fp32 artifact alone."""
+    shutil.copytree(manifest.folder, folder, ignore=shutil.ignore_patterns("onnx-fp16", "onnx-int*"))
+    document = json.loads((folder / "manifest.json").read_text())
+    document["artifacts"] = [a for a in document["artifacts"] if a["precision"] == "fp32"]
+    document["files"] = describe_files(folder)
+    (folder / "manifest.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_mutated_files_are_refused_by_name(manifest, tmp_path):
+    folder, rng = small_copy(manifest, tmp_path / "export"), random.Random(0)
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    encoder, backend = EncoderConfig(model=str(folder), window=3), BackendConfig(precision="fp32", threads=1)
+    load_backend(encoder, backend)
+    for i in range(MUTATIONS):
+        file = files[i % len(files)]
+        data = file.read_bytes()
+        changed = mutate(data, rng)
+        if changed == data or (file.name == "manifest.json" and not is_broken(changed, data)):
+            continue
+        file.write_bytes(changed)
+        with pytest.raises((ManifestError, BackendError), match=re.escape(str(folder))):
+            load_backend(encoder, backend)
+        file.write_bytes(data)
+
+
+def is_broken(changed: bytes, data: bytes) -> bool:
+    """Not merely another date, figure or comment in a manifest that is as good as before."""
+    try:
+        document, good = json.loads(changed), json.loads(data)
+    except ValueError:
+        return True
+    return any(document.get(key) != good[key] for key in ("format", "version", "files"))
+
+
+def test_graphs_that_hash_well_and_are_garbage_never_crash(manifest, tmp_path):
+    """The manifest's hashes are made to fit, as an attacker or a broken exporter would; in processes of their own."""
+    rng, folders = random.Random(1), []
+    for i in range(FOREIGN):
+        folder = small_copy(manifest, tmp_path / f"export{i}")
+        file = folder / ("onnx-fp32/step.onnx" if i % 4 else "embed.onnx")
+        file.write_bytes(mutate(file.read_bytes(), rng))
+        document = json.loads((folder / "manifest.json").read_text())
+        document["files"] = describe_files(folder)
+        (folder / "manifest.json").write_text(json.dumps(document))
+        folders.append(str(folder))
+    command = [sys.executable, "-c", LOAD, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == FOREIGN
+    assert all(answers)
+    assert sum(answer != "ran" for answer in answers) > FOREIGN / 2
+
+
+def test_documents_that_are_no_manifest_are_refused(manifest, tmp_path):
+    folder, rng = small_copy(manifest, tmp_path / "export"), random.Random(2)
+    file = folder / "manifest.json"
+    good = json.loads(file.read_text())
+    junk = [None, -1, 0, 1.5, "", "../../etc/passwd", [], {}, True, "x" * 1000, 2**70]
+    encoder, backend = EncoderConfig(model=str(folder), window=3), BackendConfig(precision="fp32", threads=1)
+    refused = 0
+    for _ in range(DOCUMENTS):
+        document = json.loads(json.dumps(good))
+        target = document
+        while True:
+            key = rng.choice(list(target) if isinstance(target, dict) else range(len(target)))
+            if isinstance(target[key], dict | list) and target[key] and rng.random() < 0.7:
+                target = target[key]
+                continue
+            target[key] = rng.choice(junk)
+            break
+        file.write_text(json.dumps(document))
+        try:
+            load_backend(encoder, backend)
+        except (ManifestError, BackendError):
+            refused += 1
+    assert refused > DOCUMENTS / 2
+
+
+def test_a_file_outside_the_export_is_never_named(manifest, tmp_path):
+    folder = small_copy(manifest, tmp_path / "export")
+    document = json.loads((folder / "manifest.json").read_text())
+    document["files"]["../secret"] = {"bytes": 1, "sha256": "0"}
+    (folder / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(ManifestError, match="outside the export"):
+        load_backend(EncoderConfig(model=str(folder), window=3), BackendConfig())
+
+
+def test_manifest_of_another_version_is_refused(manifest, tmp_path):
+    folder = small_copy(manifest, tmp_path / "export")
+    document = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**document, "version": 99}))
+    with pytest.raises(ManifestError, match="manifest version 99, this package reads 1: export again"):
+        load_backend(EncoderConfig(model=str(folder), window=3), BackendConfig())

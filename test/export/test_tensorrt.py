@@ -1,0 +1,140 @@
+"""The whole exported step parses and builds through TensorRT-RTX without a GPU; what needs one is refused plainly."""
+
+import numpy as np
+import pytest
+from reference_model import random_clip
+
+from saccade_ros.backends.base import BackendError
+from saccade_ros.backends.tensorrt_backend import as_stored, can_run, check_built_for, describe_tensorrt, load_tensorrt
+from saccade_ros.backends.window import INVALID
+from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.encoder.weights import load_encoder
+from saccade_ros.export import tensorrt_builder
+from saccade_ros.export.exporter import export
+from saccade_ros.export.graph import ExportError, build_step
+from saccade_ros.export.quantize import save
+from saccade_ros.manifest import Artifact, ManifestError, read_manifest
+
+pytest.importorskip("tensorrt_rtx_bindings", reason="needs the tensorrt_rtx_cu13 wheels of requirements.txt")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "saccade_ros" / "engines"
+
+
+@pytest.fixture
+def trt():
+    return load_tensorrt()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("contract", ["host", "scatter"])
+def test_whole_step_builds_without_a_gpu(trt, tmp_path, precision, contract):
+    """scatter becomes KVCacheUpdate; the engine keeps all inputs and outputs, and is strongly typed."""
+    encoder = load_encoder("tiny", 3).encoder
+    source, target = tmp_path / "step.onnx", tmp_path / "step.engine"
+    save(build_step(encoder, 1, contract, precision), source)
+    tensorrt_builder.build_engine(trt, source, target, lambda share: None)
+    assert target.stat().st_size > 2 * sum(p.numel() for p in encoder.layers.parameters())
+    assert not list(tmp_path.glob(".*")), "no partial file"
+
+
+def test_lookback_builds_with_host_written_slots(trt, tmp_path):
+    encoder = load_encoder("tiny", 4, 2).encoder
+    contract = tensorrt_builder.find_contract(trt, encoder.lookback)
+    assert (contract, tensorrt_builder.find_contract(trt, 1)) == ("host", "scatter")
+    save(build_step(encoder, 1, contract, "fp16"), tmp_path / "step.onnx")
+    tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", tmp_path / "step.engine", lambda share: None)
+
+
+def test_build_reports_and_stops_when_told(trt, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorrt_builder, "REPORT_EVERY_S", 0.0)
+    save(build_step(load_encoder("tiny", 3).encoder, 1, "host", "fp16"), tmp_path / "step.onnx")
+    shares = []
+    tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", tmp_path / "whole.engine", shares.append)
+    assert len(shares) > 10
+    assert 0 <= min(shares) <= max(shares) == 1.0
+
+    def stop(share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", tmp_path / "stopped.engine", stop)
+    assert not (tmp_path / "stopped.engine").exists()
+
+
+def test_graph_that_does_not_parse_is_refused_with_the_reason(trt, tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"no graph")
+    with pytest.raises(ExportError, match="cannot parse the step"):
+        tensorrt_builder.build_engine(trt, tmp_path / "bad.onnx", tmp_path / "bad.engine", lambda share: None)
+
+
+def test_engine_is_kept_under_all_it_depends_on(trt, tmp_path, own_cache, monkeypatch):
+    encoder = load_encoder("tiny", 3).encoder
+    first = tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, lambda share: None)
+    engines = {path.name for path in own_cache.glob("*.engine")}
+    assert len(engines) == 2, "step and front end"
+    monkeypatch.setattr(tensorrt_builder, "build_engine", lambda *_: pytest.fail("built again"))
+    assert tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, lambda share: None) == first
+    assert first.built_for["tensorrt"] == describe_tensorrt(trt)
+    source = tmp_path / "step.onnx"
+    save(build_step(encoder, 1, "host", "fp16"), source)
+    key = tensorrt_builder.engine_key(source, trt, "fp16")
+    assert key != tensorrt_builder.engine_key(source, trt, "bf16")
+    source.write_bytes(source.read_bytes() + b"\x00")
+    assert key != tensorrt_builder.engine_key(source, trt, "fp16")
+
+
+@pytest.mark.skipif(can_run(), reason="says what happens without a GPU")
+def test_without_a_gpu_an_engine_is_kept_only_by_force_and_refused_at_load(options):
+    wanted = options(formats=("onnx", "tensorrt"), precisions=("fp32", "bf16"), force=False)
+    manifest = export(wanted, lambda what, share: None)
+    assert [a.runtime for a in manifest.artifacts] == ["onnxruntime"]
+    assert any("tensorrt bf16: not measured" in reason for reason in manifest.refused)
+
+    forced = export(options(formats=("tensorrt",), precisions=("bf16",)), lambda what, share: None)
+    assert "not measured" in read_manifest(str(forced.folder)).artifacts[0].warnings[0]
+    from saccade_ros.backends import load_backend
+
+    with pytest.raises(BackendError, match=r"CUDA: .*is there an NVIDIA GPU"):
+        load_backend(EncoderConfig(model=str(forced.folder), window=3), BackendConfig())
+    with pytest.raises(BackendError, match="TensorRT runs on GPUs only"):
+        load_backend(EncoderConfig(model=str(forced.folder), window=3), BackendConfig(device="cpu"))
+
+
+def test_engine_of_another_tensorrt_or_gpu_is_refused(trt):
+    built_for = {"tensorrt": describe_tensorrt(trt), "gpu": "NVIDIA Thor sm_110"}
+    with pytest.raises(ManifestError, match=r"built for gpu 'NVIDIA Thor sm_110', here is .*: export again here"):
+        check_built_for(Artifact("tensorrt", "fp16", "host", {}, built_for=built_for), trt)
+    built_for = {"tensorrt": "tensorrt 10.3.0", "gpu": "none"}
+    with pytest.raises(ManifestError, match=r"built for tensorrt 'tensorrt 10\.3\.0'"):
+        check_built_for(Artifact("tensorrt", "fp16", "host", {}, built_for=built_for), trt)
+
+
+def test_empty_ring_in_an_engines_type():
+    values = np.array([INVALID, 0.0, 1.0], np.float32)
+    assert as_stored(values, 2, bf16=False).tolist() == [INVALID, 0.0, 1.0]
+    bits = as_stored(values, 2, bf16=True)
+    back = (bits.astype(np.uint32) << 16).view(np.float32)
+    assert back.tolist()[1:] == [0.0, 1.0]
+    assert abs(back[0] - INVALID) < 256
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not can_run(), reason="needs an NVIDIA GPU: the engine's runtime is unverified here")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 1e-2), ("bf16", 5e-2)])
+@pytest.mark.parametrize("lookback", [1, 2])
+def test_engine_computes_what_torch_does(tmp_path, precision, tolerance, lookback):
+    from saccade_ros.backends.tensorrt_backend import open_state
+    from saccade_ros.export.graph import step_shape
+
+    encoder = load_encoder("tiny", 3, lookback).encoder
+    artifact = tensorrt_builder.build_artifact(encoder, 1, precision, tmp_path, lambda share: None)
+    state, ring = open_state(tmp_path, artifact, step_shape(encoder)), encoder.new_ring()
+    for tubelet in random_clip(11):
+        patches = encoder.embed(tubelet)
+        expected = encoder.step([patches], [ring])[0].tokens[-1].numpy()
+        state.step(patches.numpy())
+        assert np.abs(state.tokens()[-1] - expected).max() <= tolerance * np.abs(expected).max()
