@@ -16,6 +16,7 @@ from saccade_ros.backends import Backend, load_backend
 from saccade_ros.config import Config, GateConfig
 from saccade_ros.frames import EmbeddingResult, Frame, Item, Picture, Tubelet, Vector
 from saccade_ros.gate.surprise import Gate, OpenGate, SurpriseGate
+from saccade_ros.heads import NOTHING, Head
 from saccade_ros.ledger import FrameLedger
 from saccade_ros.vision.preprocess import tubelet_pixels
 from saccade_ros.vision.tubelet import TubeletBuffer
@@ -24,13 +25,18 @@ from saccade_ros.vision.tubelet import TubeletBuffer
 class Engine:
     """One loaded model, shared by any number of streams. Use it from one thread at a time.
 
+    Args:
+        head: names each embedding; the checkpoint's own classifier, if it has one, where none is given.
+
     Raises:
         BackendError, WeightsError, ConfigError, ValueError: the model cannot be loaded as configured; says why.
     """
 
-    def __init__(self, config: Config, backend: Backend | None = None) -> None:
+    def __init__(self, config: Config, backend: Backend | None = None, head: Head | None = None) -> None:
         self.config = config
         self.backend = backend or load_backend(config.encoder, config.backend)
+        self.head = head or self.backend.head
+        self.head.classify(np.zeros(self.backend.facts.dim, np.float32))  # one that does not fit shows now
 
     def warm_up(self) -> None:
         """Encode one grey tubelet on a cache of its own: broken weights or too little memory show now, not later."""
@@ -40,7 +46,7 @@ class Engine:
 
     def open_stream(self) -> "Stream":
         """A new camera, fed with decoded frames."""
-        return Stream(self.config, self.backend)
+        return Stream(self.config, self.backend, self.head)
 
 
 class StreamEncoder(Generic[Item]):
@@ -48,12 +54,16 @@ class StreamEncoder(Generic[Item]):
 
     Args:
         decode: makes an RGB picture of what the tubelets hold.
+        head: names the embeddings; the backend's own where none is given.
     """
 
     _vector: Vector | None
 
-    def __init__(self, config: Config, backend: Backend, decode: Callable[[Item], Picture]) -> None:
+    def __init__(
+        self, config: Config, backend: Backend, decode: Callable[[Item], Picture], head: Head | None = None
+    ) -> None:
         self._config, self._backend, self._decode = config, backend, decode
+        self._head = head or backend.head
         self._state = backend.new_state()
         self._gate: Gate = OpenGate()
         if config.gate.enabled:
@@ -85,6 +95,7 @@ class StreamEncoder(Generic[Item]):
         decided = time.perf_counter()
         if decision.encode or self._vector is None:
             self._vector = self._state.step(patches)
+            self._verdict = self._head.classify(self._vector)
             self._gate.accept(features, tubelet.stamp_ns)
             self._encoded_stamp_ns, self._reuse_count = tubelet.stamp_ns, 0
         else:
@@ -105,6 +116,8 @@ class StreamEncoder(Generic[Item]):
             decode_ms=(decoded - started) * 1e3,
             gate_ms=(decided - decoded) * 1e3,
             encode_ms=0.0 if self._reuse_count else (time.perf_counter() - decided) * 1e3,
+            label=self._verdict.label,
+            score=self._verdict.score,
         )
 
     def _forget(self, epoch: int) -> None:
@@ -112,6 +125,7 @@ class StreamEncoder(Generic[Item]):
         self._state.reset()
         self._gate.reset()
         self._vector = None
+        self._verdict = NOTHING
         self._encoded_stamp_ns = 0
         self._reuse_count = 0
 
@@ -119,10 +133,10 @@ class StreamEncoder(Generic[Item]):
 class Stream:
     """One camera of an Engine: samples, pairs and encodes decoded frames; `ledger` accounts for each of them."""
 
-    def __init__(self, config: Config, backend: Backend) -> None:
+    def __init__(self, config: Config, backend: Backend, head: Head | None = None) -> None:
         self.ledger = FrameLedger()
         self._buffer: TubeletBuffer[Frame] = TubeletBuffer(config.stream, self.ledger)
-        self._encoder: StreamEncoder[Frame] = StreamEncoder(config, backend, lambda frame: frame.picture)
+        self._encoder: StreamEncoder[Frame] = StreamEncoder(config, backend, lambda frame: frame.picture, head)
 
     def push(self, frame: Frame) -> EmbeddingResult | None:
         """Take a frame; return an embedding if it completes a tubelet.

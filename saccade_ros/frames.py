@@ -65,6 +65,7 @@ class EmbeddingResult:
         decode_ms: both pictures decoded, resized and normalised. All durations are on the monotonic clock.
         gate_ms: patch embedding, which the encoder then uses, and novelty.
         encode_ms: the cached step; 0 when not encoded.
+        label, score: the vector's likeliest class and its probability; empty and NaN without a classifier.
     """
 
     vector: Vector
@@ -81,3 +82,5 @@ class EmbeddingResult:
     decode_ms: float
     gate_ms: float
     encode_ms: float
+    label: str = ""
+    score: float = float("nan")

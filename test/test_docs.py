@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def as_shown(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
-    return f"[{', '.join(default)}]" if isinstance(default, tuple) else str(default)
+    return f"[{', '.join(default)}]" if isinstance(default, tuple) else str(default) or '""'
 
 
 def test_readme_lists_every_parameter_with_its_default():

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.frames import Pixels, Vector
+from saccade_ros.heads import Head
 
 
 class BackendError(RuntimeError):
@@ -79,6 +80,11 @@ class Backend(Protocol):
     @property
     def facts(self) -> BackendFacts:
         """What was loaded."""
+        ...
+
+    @property
+    def head(self) -> Head:
+        """The checkpoint's own classifier; NoHead if it has none."""
         ...
 
     def embed(self, pixels: Pixels) -> Embedded:

@@ -8,10 +8,13 @@ from torch import Tensor
 
 from saccade_ros.backends.base import BackendError, BackendFacts, Embedded
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.encoder.model import StepOutput, StreamingEncoder
+from saccade_ros.encoder.model import StreamingEncoder
+from saccade_ros.encoder.pooling import NewestPooling, Pooling, ProbePooling, WindowPooling
+from saccade_ros.encoder.probe import AttentiveProbe
 from saccade_ros.encoder.ring import RingCache
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.frames import Pixels, Vector
+from saccade_ros.heads import Head, LinearHead, NoHead
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -23,9 +26,18 @@ class TorchBackend:
         if backend.threads:
             torch.set_num_threads(backend.threads)
         device = _find_device(backend.device)
-        loaded = load_encoder(encoder.model, encoder.window, encoder.lookback, encoder.seed)
+        loaded = load_encoder(
+            encoder.model,
+            encoder.window,
+            encoder.lookback,
+            encoder.seed,
+            adapter=encoder.adapter,
+            probe=encoder.pooling == "probe",
+        )
         self._encoder = loaded.encoder.place(device, DTYPES[backend.precision])
-        self._pooling, self._normalize = encoder.pooling, encoder.normalize
+        self._normalize = encoder.normalize
+        self.head = _head(loaded.probe)
+        self._new_pooling = _pooling(encoder.pooling, loaded.probe, self._encoder)
         spec = self._encoder.spec
         weights = ("random-" if loaded.is_random else "") + loaded.sha256[:12]
         self.facts = BackendFacts(
@@ -46,7 +58,8 @@ class TorchBackend:
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
             cache_bytes=RingCache.bytes_needed(
                 spec, encoder.window, encoder.lookback, DTYPES[backend.precision].itemsize
-            ),
+            )
+            + self._new_pooling().nbytes,
         )
 
     def embed(self, pixels: Pixels) -> Embedded:
@@ -56,19 +69,14 @@ class TorchBackend:
 
     def new_state(self) -> "TorchState":
         """See Backend."""
-        return TorchState(self._encoder, self._pool)
-
-    def _pool(self, output: StepOutput) -> Vector:
-        pooled = (output.newest if self._pooling == "newest" else output.window).float().cpu().numpy()
-        vector: Vector = pooled / np.linalg.norm(pooled) if self._normalize else pooled
-        return vector
+        return TorchState(self._encoder, self._new_pooling(), self._normalize)
 
 
 class TorchState:
     """One stream's ring, stepped by the shared model."""
 
-    def __init__(self, encoder: StreamingEncoder, pool: Callable[[StepOutput], Vector]) -> None:
-        self._encoder, self._pool = encoder, pool
+    def __init__(self, encoder: StreamingEncoder, pooling: Pooling, normalize: bool) -> None:
+        self._encoder, self._pooling, self._normalize = encoder, pooling, normalize
         self._ring = encoder.new_ring()
 
     @property
@@ -78,11 +86,28 @@ class TorchState:
 
     def step(self, patches: Tensor) -> Vector:
         """See EncoderState."""
-        return self._pool(self._encoder.step([patches], [self._ring])[0])
+        pooled = self._pooling.pool(self._encoder.step([patches], [self._ring])[0]).float().cpu().numpy()
+        vector: Vector = pooled / np.linalg.norm(pooled) if self._normalize else pooled
+        return vector
 
     def reset(self) -> None:
         """See EncoderState."""
         self._ring.reset()
+        self._pooling.reset()
+
+
+def _pooling(name: str, probe: AttentiveProbe | None, encoder: StreamingEncoder) -> Callable[[], Pooling]:
+    """What makes a pooling for each stream."""
+    if probe is None:
+        return NewestPooling if name == "newest" else WindowPooling
+    placed = probe.to(encoder.device, encoder.dtype)
+    return lambda: ProbePooling(placed, encoder)
+
+
+def _head(probe: AttentiveProbe | None) -> Head:
+    if probe is None:
+        return NoHead()
+    return LinearHead(probe.classifier.weight.numpy().copy(), probe.classifier.bias.numpy().copy(), probe.labels)
 
 
 def _find_device(name: str) -> torch.device:

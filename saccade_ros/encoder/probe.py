@@ -37,14 +37,11 @@ class ProbeLayer(nn.Module):
         """x: (N, D), queries: (M, D), x itself if there are none -> (M, D)."""
         tokens = self.norm1(x)
         residual, asking = (x, tokens) if queries is None else (queries, queries)
-        q, k, v = (self._split(layer(of)) for layer, of in self._projections(asking, tokens))
+        q, k, v = (self._split(projected) for projected in (self.query(asking), self.key(tokens), self.value(tokens)))
         gathered = F.scaled_dot_product_attention(q, k, v)[0]  # (A, M, E)
         y: Tensor = residual + self.proj(gathered.transpose(0, 1).flatten(1))  # (M, D)
         mlp: Tensor = self.fc2(F.gelu(self.fc1(self.norm2(y))))
         return y + mlp
-
-    def _projections(self, asking: Tensor, tokens: Tensor) -> tuple[tuple[nn.Linear, Tensor], ...]:
-        return (self.query, asking), (self.key, tokens), (self.value, tokens)
 
     def _split(self, x: Tensor) -> Tensor:
         split: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(0, 1)[None]  # (1, A, N, E)

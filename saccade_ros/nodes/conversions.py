@@ -53,6 +53,8 @@ def embedding_message(
     message.decode_ms = result.decode_ms
     message.gate_ms = result.gate_ms
     message.encode_ms = result.encode_ms
+    message.label = result.label
+    message.score = result.score
     return message
 
 
