@@ -26,9 +26,11 @@ MAY_IMPORT = {
     "backends": {"config", "frames", "heads", "encoder"},
     "engine": {"config", "frames", "heads", "ledger", "vision", "gate", "backends"},
     "replay": {"config", "frames", "ledger", "machine", "vision", "engine"},
+    "evaluate": {"config", "machine", "backends", "replay"},
+    "train": {"config", "machine", "encoder", "replay"},
     "bench": {"backends", "encoder", "machine"},
     "nodes": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
-    "cli": {"config", "replay", "bench", "engine", "encoder", "backends", "vision"},
+    "cli": {"config", "replay", "evaluate", "train", "bench", "engine", "encoder", "backends", "vision"},
 }
 
 

@@ -25,6 +25,7 @@ class BackendFacts:
         weights_random: True if they were never trained.
         patch_scale: norm of a patch embedding's response to white noise of unit variance, for the gate.
         cache_bytes: memory of one stream's cache.
+        depth: layers, which with the window make how far back an embedding sees.
     """
 
     encoder_id: str
@@ -43,6 +44,7 @@ class BackendFacts:
     dim: int
     patch_scale: float
     cache_bytes: int
+    depth: int
 
 
 class Embedded(NamedTuple):

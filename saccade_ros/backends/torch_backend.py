@@ -60,6 +60,7 @@ class TorchBackend:
                 spec, encoder.window, encoder.lookback, DTYPES[backend.precision].itemsize
             )
             + self._new_pooling().nbytes,
+            depth=spec.depth,
         )
 
     def embed(self, pixels: Pixels) -> Embedded:
