@@ -56,13 +56,20 @@ def test_readme_links_lead_somewhere():
 
 
 def test_readme_python_runs(capsys):
-    """As written, but for the checkpoint, which is not here, and the camera."""
-    from scenes import frames_of, textured
+    """As written, but for the checkpoint, which is not here, the camera, and the classifier's numbers."""
+    import numpy as np
+    from scenes import frames_of, textured, tiny_config
 
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert code.count("\n") <= 14, "a dozen lines"
-    camera = [(frame.stamp_ns, frame.picture) for frame in frames_of([textured(), textured(seed=1)] * 20)]
-    exec(code.replace('"models/vitl"', '"tiny"'), {"my_camera": camera})
+    stream, head = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert stream.count("\n") <= 14, "a dozen lines"
+    frames = list(frames_of([textured(), textured(seed=1)] * 20))
+    names = {"my_camera": [(frame.stamp_ns, frame.picture) for frame in frames]}
+    exec(stream.replace('"models/vitl"', '"tiny"'), names)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("nan (192,)")
     assert lines[-1].startswith("40 ")
+    names |= {"config": tiny_config(), "frames": frames, "weight": np.eye(3, 192), "bias": np.zeros(3)}
+    exec(head, names)
+    named = capsys.readouterr().out.splitlines()
+    assert len(named) == 20
+    assert {line.split()[0] for line in named} <= {"reach", "grasp", "lift"}

@@ -3,11 +3,11 @@
 Teacher: for each tubelet n, the clip encoder over the window that ends in n; its tokens of n. Student: the cached step
 with lookback 1 and an adapter on every attention layer's qkv and proj. Both see the past only, so all that the
 teacher knows is in the student's reach: it lacks only that older tubelets' keys and values were made before the
-newer ones came. The loss is the squared error of the tokens plus that of their mean, which is what is published, each
-relative to how much the teacher's own vary.
+newer ones came. The loss is the squared error of the tokens plus that of their mean, which is what is published.
 """
 
 import os
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from saccade_ros.train.stream import stream_tokens
 WARM_UP_STEPS = 20  # the learning rate rises over these, then falls as a cosine
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
+FLOOR = 0.05  # share of the median
 
 
 class TrainingError(ValueError):
@@ -38,9 +39,10 @@ class TrainingPlan:
     Attributes:
         model: as encoder.model. window: tubelets in the cache.
         rank, alpha: of the adapter's changes.
-        span: tubelets of one training example, at least the window.
-        learning_rate: at its highest.
-        seed: of the adapter's start and of the order of the examples.
+        views: examples made of each clip, each another crop, mirroring, direction and light.
+        learning_rate: at its highest. Too high a rate moves the mean of all embeddings, which a still scene's cosine
+            shows first.
+        seed: of the views, the adapter's start and the order of the examples.
         every: steps between two measurements and checkpoints.
     """
 
@@ -49,17 +51,25 @@ class TrainingPlan:
     rank: int = 8
     alpha: float = 16.0
     steps: int = 600
-    span: int = 16
-    learning_rate: float = 2e-3
+    views: int = 25
+    learning_rate: float = 2e-4
     seed: int = 0
     every: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("window", "rank", "steps", "every"):
+        for name in ("window", "rank", "steps", "views", "every"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}: give at least 1")
-        if self.span < self.window:
-            raise TrainingError(f"span is {self.span}, shorter than the window of {self.window}: give at least that")
+
+    @property
+    def span(self) -> int:
+        """Tubelets of one example. The loss is taken where every tubelet in the window had a full window itself."""
+        return 3 * self.window
+
+    @property
+    def settled(self) -> int:
+        """First tubelet of an example that the loss is taken of."""
+        return 2 * (self.window - 1)
 
 
 class Lesson(NamedTuple):
@@ -125,39 +135,27 @@ class CausalTrainer:
 
     def run(self, lessons: Sequence[Lesson], held_out: Sequence[Lesson]) -> Iterator[Progress]:
         """Train to the last step of the plan; yields after every step."""
-        loss_of = _Loss(lessons)
+        loss_of = _Loss(lessons, self.plan.settled)
         if not self.progress.step:
             self._measure(held_out)
         while self.progress.step < self.plan.steps:
-            self._step(lessons, loss_of)
+            self._step(len(lessons), loss_of)
             if self.progress.step % self.plan.every == 0 or self.progress.step == self.plan.steps:
                 self._measure(held_out)
                 self.save()
             yield self.progress
 
-    def _step(self, lessons: Sequence[Lesson], loss_of: "_Loss") -> None:
+    def _step(self, lessons: int, loss_of: "_Loss") -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = self.plan.learning_rate * _schedule(self.progress.step, self.plan.steps)
         self._optimizer.zero_grad()
-        loss = loss_of(self._encoder, self._draw(lessons))
+        loss = loss_of(self._encoder, int(torch.randint(lessons, (1,), generator=self._random)))
         loss.backward()
         parameters = self._optimizer.param_groups[0]["params"]
         torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         self._optimizer.step()
         self.progress.step += 1
         self.progress.loss = float(loss.detach())
-
-    def _draw(self, lessons: Sequence[Lesson]) -> tuple[Lesson, int]:
-        """A stretch of a clip, every stretch as likely, and its first tubelet that has a target."""
-        starts = [max(1, len(lesson.patches) - self.plan.span + 1) for lesson in lessons]
-        at = int(torch.randint(sum(starts), (1,), generator=self._random))
-        which = 0
-        while at >= starts[which]:
-            at -= starts[which]
-            which += 1
-        stretch = slice(at, at + self.plan.span)
-        # At its own start a stretch has less past than the teacher had; at the clip's start both have none.
-        return Lesson(*(part[stretch] for part in lessons[which])), (self.plan.window - 1 if at else 0)
 
     @torch.no_grad()
     def _measure(self, held_out: Sequence[Lesson]) -> None:
@@ -218,20 +216,29 @@ class CausalTrainer:
 
 
 class _Loss:
-    """Squared error of tokens and of their means, each in units of the teacher's variance over the lessons."""
+    """Squared error of a lesson's tokens and of their means, each in units of how much the teacher's vary in it.
 
-    def __init__(self, lessons: Sequence[Lesson]) -> None:
-        means = torch.cat([lesson.targets.mean(dim=1) for lesson in lessons])  # (sum of T, D)
-        middle = means.mean(dim=0)
-        squares = torch.stack([(lesson.targets - middle).square().mean() for lesson in lessons])
-        self._token_variance = float(squares.mean())
-        self._mean_variance = float((means - middle).square().mean())
+    The mean's unit has a floor, or a still scene, whose embedding hardly varies, would outweigh all others.
+    """
 
-    def __call__(self, encoder: StreamingEncoder, drawn: tuple[Lesson, int]) -> Tensor:
-        (patches, targets), first = drawn
-        error = (stream_tokens(encoder, patches) - targets)[first:]  # (n, S, D)
-        of_tokens = error.square().mean() / self._token_variance
-        return of_tokens + error.mean(dim=1).square().mean() / self._mean_variance
+    def __init__(self, lessons: Sequence[Lesson], first: int) -> None:
+        self._lessons, self._first = lessons, first
+        settled = [lesson.targets[first:] for lesson in lessons]
+        self._token_variance = sum(_variance(targets.flatten(0, 1)) for targets in settled) / len(settled)
+        of_means = [_variance(targets.mean(dim=1)) for targets in settled]
+        floor = FLOOR * statistics.median(of_means)
+        self._mean_variances = [max(floor, variance) for variance in of_means]
+
+    def __call__(self, encoder: StreamingEncoder, lesson_idx: int) -> Tensor:
+        patches, targets = self._lessons[lesson_idx]
+        error = (stream_tokens(encoder, patches) - targets)[self._first :]  # (n, S, D)
+        of_mean = error.mean(dim=1).square().mean() / self._mean_variances[lesson_idx]
+        return error.square().mean() / self._token_variance + of_mean
+
+
+def _variance(vectors: Tensor) -> float:
+    """Mean squared distance from their mean, per channel: (N, D)."""
+    return float((vectors - vectors.mean(dim=0)).square().mean())
 
 
 def centred_gap(tokens: Tensor, targets: Tensor) -> float:

@@ -17,6 +17,7 @@ from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.machine import describe_machine
 from saccade_ros.replay.clip import read_tubelets
 from saccade_ros.train.causal import CausalTrainer, Lesson, TrainingError, TrainingPlan, prepare
+from saccade_ros.train.views import MARGIN, random_view
 
 
 def train_causal(
@@ -49,7 +50,8 @@ def train_causal(
     loaded = load_encoder(plan.model, plan.window, plan.window, config.encoder.seed)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, TextColumn("{task.fields[note]}")) as bars:
-        lessons, tests = (_lessons(loaded, config, paths, tubelets, bars) for paths in (clips, held_out))
+        lessons = _lessons(loaded, config, plan, clips, tubelets, bars)
+        tests = [_held_out(loaded, config, path, tubelets, bars) for path in held_out]
         names = [Path(clip).name for clip in (*clips, *held_out)]
         trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, names, folder)
         if resume:
@@ -63,13 +65,26 @@ def train_causal(
     return [folder / "adapter.safetensors", _write_json(folder, record), _draw_curve(folder, record)]
 
 
-def _lessons(loaded: LoadedEncoder, config: Config, paths: Sequence[str], tubelets: int, bars: Bars) -> list[Lesson]:
+def _lessons(
+    loaded: LoadedEncoder, config: Config, plan: TrainingPlan, paths: Sequence[str], tubelets: int, bars: Bars
+) -> list[Lesson]:
+    """Views of every clip, as the teacher sees them."""
+    size, generator = loaded.encoder.spec.input_size, torch.Generator().manual_seed(plan.seed)
+    task = bars.add_task("teacher sees the views", total=len(paths) * plan.views * plan.span, note="")
     lessons = []
     for path in paths:
-        pixels = torch.from_numpy(read_tubelets(path, config, loaded.encoder.spec.input_size, tubelets))
-        task = bars.add_task(f"teacher sees {Path(path).name}", total=len(pixels), note="")
-        lessons.append(prepare(loaded.encoder, pixels, lambda task=task: bars.advance(task)))  # type: ignore[misc]
+        pixels = torch.from_numpy(read_tubelets(path, config, int(MARGIN * size), tubelets))
+        for _ in range(plan.views):
+            view = random_view(pixels, size, plan.span, generator)
+            lessons.append(prepare(loaded.encoder, view, lambda: bars.advance(task)))
     return lessons
+
+
+def _held_out(loaded: LoadedEncoder, config: Config, path: str, tubelets: int, bars: Bars) -> Lesson:
+    """A clip as it is."""
+    pixels = torch.from_numpy(read_tubelets(path, config, loaded.encoder.spec.input_size, tubelets))
+    task = bars.add_task(f"teacher sees {Path(path).name}", total=len(pixels), note="held out")
+    return prepare(loaded.encoder, pixels, lambda: bars.advance(task))
 
 
 def _record(
