@@ -60,7 +60,7 @@ def _draw_forgetting(axes: Axes, record: dict[str, Any]) -> None:
         axes.axvline(row["receptive_field"], color=colour, linestyle=":", linewidth=1)
     axes.axhline(1, color="black", linewidth=0.6, linestyle="--")
     across, down = axes.get_yaxis_transform(), axes.get_xaxis_transform()
-    axes.text(0.02, 0.9, "how much the clip's own embeddings vary", transform=across, fontsize=8, va="top")
+    axes.text(0.02, 0.9, "the clip's own variation", transform=across, fontsize=8, va="top")
     axes.axvline(record["window"], color="black", linewidth=0.8)
     axes.text(record["window"], 1.01, " left the window", transform=down, fontsize=8, ha="center")
     axes.set(xlabel="tubelets after the cut", ylabel="what is left of the event", yscale="log")

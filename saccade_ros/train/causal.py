@@ -86,7 +86,7 @@ class Lesson(NamedTuple):
 
 @dataclass
 class Progress:
-    """How far training is. `history` has a row per measurement: step, loss, and the gap on the held-out clips."""
+    """How far training is. `history` has a row per measurement: step, loss (not at the start), held-out gap."""
 
     step: int = 0
     loss: float = float("nan")
@@ -163,8 +163,10 @@ class CausalTrainer:
         gaps = [
             centred_gap(stream_tokens(self._encoder, lesson.patches)[full], lesson.targets[full]) for lesson in held_out
         ]
-        row = {"step": self.progress.step, "loss": self.progress.loss}
-        self.progress.history.append({**row, "held_out_gap": sum(gaps) / len(gaps)} if gaps else row)
+        row = {"step": float(self.progress.step)}
+        row |= {"loss": self.progress.loss} if self.progress.step else {}
+        row |= {"held_out_gap": sum(gaps) / len(gaps)} if gaps else {}
+        self.progress.history.append(row)
 
     def adapter(self) -> Adapter:
         """What has been learned so far."""

@@ -104,7 +104,7 @@ def _record(
         "held_out": [Path(clip).name for clip in held_out],
         "fps": config.stream.fps,
         "parameters": sum(tensor.numel() for tensor in trainer.adapter().tensors.values()),
-        "history": [{k: v for k, v in row.items() if v == v} for row in trainer.progress.history],
+        "history": trainer.progress.history,
         "seconds": round(seconds, 1),
         "threads": torch.get_num_threads(),
         "machine": describe_machine(),
