@@ -50,6 +50,21 @@ def test_readme_results_are_the_recorded_ones():
     assert f"{result['speedup']:.1f}x" in README
 
 
+def test_fidelity_figures_are_the_recorded_ones():
+    page = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "docs/results/fidelity_small.json").read_text(encoding="utf-8"))
+    table = re.findall(
+        r"^\| (?:W = (\d), )?r = (\d)[^|]*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE
+    )
+    assert len(table) == 5
+    rows = {(row["window"], row["lookback"]): row for row in record["fidelity"]}
+    for window, lookback, *figures in table:
+        row = rows[int(window or 8), int(lookback)]
+        assert figures == [f"{row['ms']:.1f}", *(f"{row[key]:.3f}" for key in ("mean", "p5", "worst"))]
+    assert record["forgetting"][0]["forgotten_after"]["0.1"] == 14
+    assert record["forgetting"][0]["receptive_field"] == 29
+
+
 def test_readme_links_lead_somewhere():
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []
