@@ -27,10 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     replay = commands.add_parser("replay", help="run a bag or video through the engine and report")
     replay.add_argument("source", help="rosbag2 folder, .mcap, .db3, .bag or a video file")
     replay.add_argument("--topic", help="image topic, if the bag has several")
-    replay.add_argument("--params", metavar="FILE", help="parameters, as in config/encoder.yaml")
-    replay.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter, e.g. --set encoder.model=tiny"
-    )
+    _add_settings(replay)
     replay.add_argument("--out", default="replay", metavar="FOLDER", help="for report.html and summary.json")
     replay.set_defaults(run=_replay)
 
@@ -123,7 +120,51 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine can run, and what to install for what is missing")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(run=_doctor)
+
+    _add_evaluate(commands)
+    _add_train(commands)
     return parser
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--params", metavar="FILE", help="parameters, as in config/encoder.yaml")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter, e.g. --set encoder.model=tiny"
+    )
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = commands.add_parser("evaluate", help="measure quality").add_subparsers(required=True, metavar="WHAT")
+    fidelity = evaluate.add_parser("fidelity", help="the stream against the bidirectional clip encoder, and its memory")
+    fidelity.add_argument("clips", nargs="+", metavar="CLIP", help="bag or video; an event is cut from the second")
+    fidelity.add_argument("--tubelets", type=int, default=0, help="of each clip's start; 0 takes all")
+    fidelity.add_argument("--out", type=Path, default=Path("fidelity"), metavar="FOLDER", help="for picture and JSON")
+    _add_settings(fidelity)
+    fidelity.set_defaults(run=_evaluate_fidelity)
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train offline").add_subparsers(required=True, metavar="WHAT")
+    causal = train.add_parser("causal", help="adapt a bidirectional checkpoint to the cached step (LoRA)")
+    causal.add_argument("clips", nargs="+", metavar="CLIP", help="bags or videos to learn from")
+    causal.add_argument(
+        "--held-out", action="append", default=[], metavar="CLIP", help="to measure on, never trained on"
+    )
+    causal.add_argument("--out", type=Path, default=Path("adapter"), metavar="FOLDER", help="for adapter.safetensors")
+    causal.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    causal.add_argument("--tubelets", type=int, default=0, help="of each clip's start; 0 takes all")
+    for name, kind, default, about in (
+        ("rank", int, 8, "of the low-rank changes"),
+        ("alpha", float, 16.0, "scale of the changes, times 1/rank"),
+        ("steps", int, 600, "of the optimizer"),
+        ("views", int, 25, "examples made of each clip"),
+        ("learning-rate", float, 2e-4, "at its highest"),
+        ("seed", int, 0, "of the start and of the order of examples"),
+        ("every", int, 50, "steps between checkpoints"),
+    ):
+        causal.add_argument(f"--{name}", type=kind, default=default, help=f"{about} (default: %(default)s)")
+    _add_settings(causal)
+    causal.set_defaults(run=_train_causal)
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -233,6 +274,34 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
         if "=" not in pair:
             raise ValueError(f"--set {pair}: give NAME=VALUE, such as gate.tau=0.4")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _evaluate_fidelity(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from saccade_ros.config import load_config
+    from saccade_ros.evaluate.report import evaluate_fidelity, save, table
+
+    record = evaluate_fidelity(load_config(options.params, _settings(options.set)), options.clips, options.tubelets)
+    Console().print(table(record))
+    for file in save(record, options.out):
+        print(file)
+    return 0
+
+
+def _train_causal(options: argparse.Namespace) -> int:
+    from saccade_ros.config import load_config
+    from saccade_ros.train.causal import TrainingPlan
+    from saccade_ros.train.session import train_causal
+
+    config = load_config(options.params, _settings(options.set))
+    names = ("rank", "alpha", "steps", "views", "learning_rate", "seed", "every")
+    plan = TrainingPlan(config.encoder.model, config.encoder.window, **{name: getattr(options, name) for name in names})
+    for file in train_causal(
+        config, plan, options.clips, options.held_out, options.out, options.resume, options.tubelets
+    ):
+        print(file)
+    return 0
 
 
 def _bench_step(options: argparse.Namespace) -> int:

@@ -216,8 +216,13 @@ class EncoderConfig(_Section):
 
     model: str = knob(
         "facebook/vjepa2-vitl-fpc64-256",
-        "Folder or hub id of a transformers VJEPA2Model checkpoint, a folder that `saccade export` wrote, or a size "
-        "with RANDOM weights for trying things out: tiny, vits, vitl, vith, vitg.",
+        "Folder or hub id of a transformers V-JEPA 2 checkpoint, a .pt file as released with V-JEPA 2.1, a folder that "
+        "`saccade export` wrote, or a size with RANDOM weights for trying things out: tiny, vits, vitl, vith, vitg.",
+    )
+    adapter: str = knob(
+        "",
+        "File of a causal adapter that `saccade train causal` wrote for these weights; merged into them at load. "
+        "Empty: none.",
     )
     seed: int = knob(0, "Seed of the random weights, when the model is a size.", at_least=0, at_most=2**31 - 1)
     window: int = knob(8, "Tubelets in the cache (W): what each step can look back on.", at_least=1, at_most=1024)
@@ -230,8 +235,9 @@ class EncoderConfig(_Section):
     )
     pooling: str = knob(
         "newest",
-        "What the embedding averages: the newest tubelet's tokens, or those of the whole window.",
-        choices=("newest", "window"),
+        "What the embedding is: the mean of the newest tubelet's tokens, that of the whole window's, or what the "
+        "attentive probe of a video-classification checkpoint makes of the window, which brings label and score.",
+        choices=("newest", "window", "probe"),
     )
     normalize: bool = knob(False, "True scales each embedding to length 1.")
 
@@ -243,6 +249,10 @@ class EncoderConfig(_Section):
             raise ConfigError(
                 f"encoder.lookback is {self.lookback}, more than encoder.window {self.window}: "
                 "only tubelets in the window can be recomputed; lower lookback or raise window"
+            )
+        if self.normalize and self.pooling == "probe":
+            raise ConfigError(
+                "encoder.normalize is true with encoder.pooling probe, whose classifier needs the length: set it false"
             )
 
 

@@ -19,6 +19,7 @@ from saccade_ros.gate.audit import FidelityMonitor, decode_centre, is_audited
 from saccade_ros.gate.budget import State
 from saccade_ros.gate.patches import PatchResponse
 from saccade_ros.gate.surprise import Gate, OpenGate, SurpriseGate
+from saccade_ros.heads import NOTHING, Head
 from saccade_ros.ledger import FrameLedger
 from saccade_ros.vision.preprocess import tubelet_pixels, view_of
 from saccade_ros.vision.tubelet import TubeletBuffer
@@ -27,11 +28,14 @@ from saccade_ros.vision.tubelet import TubeletBuffer
 class Engine:
     """One loaded model, shared by any number of streams. Use it from one thread at a time.
 
+    Args:
+        head: names each embedding; the checkpoint's own classifier, if it has one, where none is given.
+
     Raises:
         BackendError, WeightsError, ConfigError, ValueError: the model cannot be loaded as configured; says why.
     """
 
-    def __init__(self, config: Config, backend: Backend | None = None) -> None:
+    def __init__(self, config: Config, backend: Backend | None = None, head: Head | None = None) -> None:
         self.config = config
         self.backend = backend or load_backend(config.encoder, config.backend)
         wanted, found = config.gate.calibrated_for, self.backend.facts.encoder_id
@@ -40,6 +44,8 @@ class Engine:
                 f"gate.calibrated_for is {wanted!r}, but the encoder is {found!r}: gate.tau means nothing for it; "
                 "run `saccade calibrate` with this encoder, or clear gate.calibrated_for and choose gate.tau yourself"
             )
+        self.head = head or self.backend.head
+        self.head.classify(np.zeros(self.backend.facts.dim, np.float32))  # one that does not fit shows now
 
     def warm_up(self) -> None:
         """Encode one grey tubelet on a cache of its own: broken weights or too little memory show now, not later."""
@@ -49,7 +55,7 @@ class Engine:
 
     def open_stream(self) -> "Stream":
         """A new camera, fed with decoded frames."""
-        return Stream(self.config, self.backend)
+        return Stream(self.config, self.backend, self.head)
 
 
 class StreamEncoder(Generic[Item]):
@@ -57,12 +63,16 @@ class StreamEncoder(Generic[Item]):
 
     Args:
         decode: makes an RGB picture of what the tubelets hold.
+        head: names the embeddings; the backend's own where none is given.
     """
 
     _vector: Vector | None
 
-    def __init__(self, config: Config, backend: Backend, decode: Callable[[Item], Picture]) -> None:
+    def __init__(
+        self, config: Config, backend: Backend, decode: Callable[[Item], Picture], head: Head | None = None
+    ) -> None:
         self._config, self._backend, self._decode = config, backend, decode
+        self._head = head or backend.head
         self._state = backend.new_state()
         self._gate: Gate = OpenGate(config.gate)
         if config.gate.enabled:
@@ -98,6 +108,7 @@ class StreamEncoder(Generic[Item]):
         decided = time.perf_counter()
         if decision.encode or self._vector is None:
             self._vector = self._state.step(patches)
+            self._verdict = self._head.classify(self._vector)
             encoded = time.perf_counter()
             self._encoded_stamp_ns, self._reuse_count, self._skipped = tubelet.stamp_ns, 0, None
             self._fidelity.saw_fresh(self._vector)
@@ -126,6 +137,8 @@ class StreamEncoder(Generic[Item]):
             onset=onset,
             patch_novelty=None if decision.patches is None else decision.patches.reshape(int(len(features) ** 0.5), -1),
             view=view_of(newer.shape[0], newer.shape[1], size, fit),
+            label=self._verdict.label,
+            score=self._verdict.score,
         )
 
     @property
@@ -158,6 +171,7 @@ class StreamEncoder(Generic[Item]):
         self._gate.reset()
         self._vector = None
         self._skipped = None
+        self._verdict = NOTHING
         self._encoded_stamp_ns = 0
         self._reuse_count = 0
 
@@ -165,10 +179,10 @@ class StreamEncoder(Generic[Item]):
 class Stream:
     """One camera of an Engine: samples, pairs and encodes decoded frames; `ledger` accounts for each of them."""
 
-    def __init__(self, config: Config, backend: Backend) -> None:
+    def __init__(self, config: Config, backend: Backend, head: Head | None = None) -> None:
         self.ledger = FrameLedger()
         self._buffer: TubeletBuffer[Frame] = TubeletBuffer(config.stream, self.ledger)
-        self._encoder: StreamEncoder[Frame] = StreamEncoder(config, backend, lambda frame: frame.picture)
+        self._encoder: StreamEncoder[Frame] = StreamEncoder(config, backend, lambda frame: frame.picture, head)
 
     def push(self, frame: Frame) -> EmbeddingResult | None:
         """Take a frame; return an embedding if it completes a tubelet.

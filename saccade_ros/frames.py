@@ -78,6 +78,7 @@ class EmbeddingResult:
         onset: True if an event begins with this tubelet: novelty reached gate.tau after calm.
         patch_novelty: of each patch, by rows from the top left, (grid, grid); None where novelty is NaN.
         view: where in the newer picture these patches lie.
+        label, score: the vector's likeliest class and its probability; empty and NaN without a classifier.
     """
 
     vector: Vector
@@ -98,3 +99,5 @@ class EmbeddingResult:
     onset: bool
     patch_novelty: npt.NDArray[np.float32] | None
     view: View
+    label: str = ""
+    score: float = float("nan")

@@ -20,7 +20,7 @@ def as_shown(default: object) -> str:
         return '""'
     if isinstance(default, bool):
         return str(default).lower()
-    return f"[{', '.join(default)}]" if isinstance(default, tuple) else str(default)
+    return f"[{', '.join(default)}]" if isinstance(default, tuple) else str(default) or '""'
 
 
 def test_readme_lists_every_parameter_with_its_default():
@@ -52,22 +52,44 @@ def test_readme_results_are_the_recorded_ones():
     assert f"{result['speedup']:.1f}x" in README
 
 
+def test_fidelity_figures_are_the_recorded_ones():
+    page = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "docs/results/fidelity_small.json").read_text(encoding="utf-8"))
+    table = re.findall(
+        r"^\| (?:W = (\d), )?r = (\d)[^|]*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE
+    )
+    assert len(table) == 5
+    rows = {(row["window"], row["lookback"]): row for row in record["fidelity"]}
+    for window, lookback, *figures in table:
+        row = rows[int(window or 8), int(lookback)]
+        assert figures == [f"{row['ms']:.1f}", *(f"{row[key]:.3f}" for key in ("mean", "p5", "worst"))]
+    assert record["forgetting"][0]["forgotten_after"]["0.1"] == 14
+    assert record["forgetting"][0]["receptive_field"] == 29
+
+
 def test_readme_links_lead_somewhere():
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
 def test_readme_python_runs(capsys):
-    """As written, but for the checkpoint, which is not here, and the camera."""
-    from scenes import frames_of, textured
+    """As written, but for the checkpoint, which is not here, the camera, and the classifier's numbers."""
+    import numpy as np
+    from scenes import frames_of, textured, tiny_config
 
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert code.count("\n") <= 14, "a dozen lines"
-    camera = [(frame.stamp_ns, frame.picture) for frame in frames_of([textured(), textured(seed=1)] * 20)]
-    exec(code.replace('"models/vitl"', '"tiny"'), {"my_camera": camera})
+    stream, head = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert stream.count("\n") <= 14, "a dozen lines"
+    frames = list(frames_of([textured(), textured(seed=1)] * 20))
+    names = {"my_camera": [(frame.stamp_ns, frame.picture) for frame in frames]}
+    exec(stream.replace('"models/vitl"', '"tiny"'), names)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("nan (192,)")
     assert lines[-1].startswith("40 ")
+    names |= {"config": tiny_config(), "frames": frames, "weight": np.eye(3, 192), "bias": np.zeros(3)}
+    exec(head, names)
+    named = capsys.readouterr().out.splitlines()
+    assert len(named) == 20
+    assert {line.split()[0] for line in named} <= {"reach", "grasp", "lift"}
 
 
 def test_readme_tells_the_recorded_cost_and_fidelity_of_the_gate():

@@ -14,6 +14,8 @@ ROS = {"rclpy", "sensor_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "built
 ROS |= {"lifecycle_msgs", "cv_bridge", "ament_index_python", "launch", "launch_ros", "saccade_ros.msg"}
 ROS |= {"action_msgs", "saccade_ros.action"}
 
+RUNTIME = {"config", "frames", "ledger", "machine", "manifest", "vision", "gate", "backends", "engine"}
+
 # What each part may import of the package; a part is a module or a folder. Data flows down this list.
 MAY_IMPORT = {
     "config": set(),
@@ -21,30 +23,21 @@ MAY_IMPORT = {
     "machine": set(),
     "frames": set(),
     "manifest": {"config"},
+    "heads": {"frames"},
     "vision": {"config", "frames", "ledger"},
     "gate": {"config"},
     "encoder": {"config"},
-    "backends": {"config", "frames", "manifest", "encoder"},
-    "engine": {"config", "frames", "ledger", "vision", "gate", "backends"},
+    "backends": {"config", "frames", "heads", "manifest", "encoder"},
+    "engine": {"config", "frames", "heads", "ledger", "vision", "gate", "backends"},
     "replay": {"config", "frames", "ledger", "machine", "vision", "engine"},
     "calibration": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
+    "evaluate": {"config", "machine", "backends", "replay"},
+    "train": {"config", "machine", "encoder", "replay"},
     "bench": {"backends", "encoder", "machine", "replay"},
     "export": {"config", "frames", "ledger", "machine", "manifest", "vision", "encoder", "backends", "replay"},
     "doctor": {"machine", "manifest", "backends"},
-    "nodes": {
-        "config",
-        "frames",
-        "ledger",
-        "machine",
-        "manifest",
-        "vision",
-        "gate",
-        "backends",
-        "engine",
-        "replay",
-        "export",
-    },
-    "cli": {"config", "replay", "bench", "calibration", "engine", "encoder", "backends", "vision", "export", "doctor"},
+    "nodes": RUNTIME | {"replay", "export"},
+    "cli": RUNTIME | {"replay", "calibration", "evaluate", "train", "bench", "export", "doctor", "encoder"},
 }
 
 

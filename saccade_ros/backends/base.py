@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.frames import Pixels, Vector
+from saccade_ros.heads import Head
 
 
 class BackendError(RuntimeError):
@@ -24,6 +25,7 @@ class BackendFacts:
         weights_random: True if they were never trained.
         patch_scale: norm of a patch embedding's response to white noise of unit variance, for the gate.
         cache_bytes: memory of one stream's cache.
+        depth: layers, which with the window make how far back an embedding sees.
     """
 
     encoder_id: str
@@ -42,6 +44,7 @@ class BackendFacts:
     dim: int
     patch_scale: float
     cache_bytes: int
+    depth: int
 
 
 class Embedded(NamedTuple):
@@ -90,6 +93,11 @@ class Backend(Protocol):
     @property
     def facts(self) -> BackendFacts:
         """What was loaded."""
+        ...
+
+    @property
+    def head(self) -> Head:
+        """The checkpoint's own classifier; NoHead if it has none."""
         ...
 
     def embed(self, pixels: Pixels) -> Embedded:

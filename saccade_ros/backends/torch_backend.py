@@ -8,13 +8,16 @@ from torch import Tensor
 from saccade_ros.backends.base import BackendError, BackendFacts, Embedded, unit
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.graph import GraphedEncoder
-from saccade_ros.encoder.model import StepOutput
+from saccade_ros.encoder.model import StepOutput, StreamingEncoder
+from saccade_ros.encoder.pooling import NewestPooling, Pooling, ProbePooling, WindowPooling
+from saccade_ros.encoder.probe import AttentiveProbe
 from saccade_ros.encoder.ring import RingCache
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.frames import Pixels, Vector
+from saccade_ros.heads import Head, LinearHead, NoHead
 
-Step = Callable[[Sequence[Tensor], Sequence[RingCache]], list[StepOutput]]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Step = Callable[[Sequence[Tensor], Sequence[RingCache]], list[StepOutput]]
 
 
 class TorchBackend:
@@ -30,10 +33,19 @@ class TorchBackend:
         if backend.threads:
             torch.set_num_threads(backend.threads)
         device = _find_device(backend.device)
-        loaded = load_encoder(encoder.model, encoder.window, encoder.lookback, encoder.seed)
+        loaded = load_encoder(
+            encoder.model,
+            encoder.window,
+            encoder.lookback,
+            encoder.seed,
+            adapter=encoder.adapter,
+            probe=encoder.pooling == "probe",
+        )
         self._encoder = loaded.encoder.place(device, DTYPES[precision])
         self._step: Step = GraphedEncoder(self._encoder).step if device.type == "cuda" else self._encoder.step
-        self._pooling, self._normalize = encoder.pooling, encoder.normalize
+        self._normalize = encoder.normalize
+        self.head = _head(loaded.probe)
+        self._new_pooling = _pooling(encoder.pooling, loaded.probe, self._encoder)
         spec = self._encoder.spec
         weights = ("random-" if loaded.is_random else "") + loaded.sha256[:12]
         self.facts = BackendFacts(
@@ -52,7 +64,8 @@ class TorchBackend:
             lookback=encoder.lookback,
             dim=spec.width,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
-            cache_bytes=self._encoder.cache_bytes,
+            cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
+            depth=spec.depth,
         )
 
     def embed(self, pixels: Pixels) -> Embedded:
@@ -62,19 +75,14 @@ class TorchBackend:
 
     def new_state(self) -> "TorchState":
         """See Backend."""
-        return TorchState(self._encoder.new_ring(), self._step, self._pool)
-
-    def _pool(self, output: StepOutput) -> Vector:
-        pooled = (output.newest if self._pooling == "newest" else output.window).float().cpu().numpy()
-        vector: Vector = unit(pooled) if self._normalize else pooled
-        return vector
+        return TorchState(self._encoder.new_ring(), self._step, self._new_pooling(), self._normalize)
 
 
 class TorchState:
     """One stream's ring, stepped by the shared model."""
 
-    def __init__(self, ring: RingCache, step: Step, pool: Callable[[StepOutput], Vector]) -> None:
-        self._ring, self._step, self._pool = ring, step, pool
+    def __init__(self, ring: RingCache, step: Step, pooling: Pooling, normalize: bool) -> None:
+        self._ring, self._step, self._pooling, self._normalize = ring, step, pooling, normalize
 
     @property
     def fill(self) -> int:
@@ -83,7 +91,10 @@ class TorchState:
 
     def step(self, patches: Tensor) -> Vector:
         """See EncoderState."""
-        return self._pool(self._step([patches], [self._ring])[0])
+        newest = self._ring.count
+        (output,) = self._step([patches], [self._ring])
+        vector: Vector = self._pooling.pool(output, newest).float().cpu().numpy()
+        return unit(vector) if self._normalize else vector
 
     def peek(self, patches: Tensor) -> Vector:
         """See EncoderState. A step that is not counted: the next one overwrites what it wrote before reading it,
@@ -97,6 +108,20 @@ class TorchState:
     def reset(self) -> None:
         """See EncoderState."""
         self._ring.reset()
+
+
+def _pooling(name: str, probe: AttentiveProbe | None, encoder: StreamingEncoder) -> Callable[[], Pooling]:
+    """What makes a pooling for each stream."""
+    if probe is None:
+        return NewestPooling if name == "newest" else WindowPooling
+    placed = probe.to(encoder.device, encoder.dtype)
+    return lambda: ProbePooling(placed, encoder)
+
+
+def _head(probe: AttentiveProbe | None) -> Head:
+    if probe is None:
+        return NoHead()
+    return LinearHead(probe.classifier.weight.numpy().copy(), probe.classifier.bias.numpy().copy(), probe.labels)
 
 
 def _find_device(name: str) -> torch.device:

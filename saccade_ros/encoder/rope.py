@@ -6,7 +6,8 @@ pair (x_2i, x_2i+1) turns by the angles of its two channels:
 
     tiled        channels carry a_0 .. a_w/2-1, a_0 .. a_w/2-1: the two of a pair turn by DIFFERENT angles, so this
                  is no rotation and scores depend on absolute positions. Every V-JEPA 2 checkpoint was trained so.
-    interleaved  channels carry a_0, a_0, a_1, a_1 ..: true rotations, scores depend on differences only. V-JEPA 2.1.
+    interleaved  channels carry a_0, a_0, a_1, a_1 ..: true rotations, scores depend on differences only. V-JEPA 2.1,
+                 which also stretches rows and columns to a fixed range (ModelSpec.rope_grid); time it does not.
 """
 
 from typing import NamedTuple
@@ -69,9 +70,9 @@ def rotary_tables(spec: ModelSpec, window: int) -> RotaryTables:
     """Precompute the rotations of a window, on the CPU. The grid is row-major, as the patches are."""
     depth = rotation(torch.arange(window, device="cpu"), spec.rope_width, spec.rope)
     patch_idx = torch.arange(spec.tokens, device="cpu")
-    row_idx, column_idx = patch_idx // spec.grid, patch_idx % spec.grid
-    height = rotation(row_idx, spec.rope_width, spec.rope)
-    width = rotation(column_idx, spec.rope_width, spec.rope)
+    rows, columns = (idx * spec.position_scale for idx in (patch_idx // spec.grid, patch_idx % spec.grid))
+    height = rotation(rows, spec.rope_width, spec.rope)
+    width = rotation(columns, spec.rope_width, spec.rope)
     return RotaryTables(
         query=_assemble(spec, depth, height, width), key=_assemble(spec, None, height, width), depth=depth
     )

@@ -15,6 +15,8 @@ class ModelSpec:
 
     Attributes:
         rope: "tiled" for V-JEPA 2, "interleaved" for V-JEPA 2.1; see rope.py.
+        rope_grid: rows and columns are stretched over the positions of a grid of this many, as V-JEPA 2.1 does so that
+            every input size uses the positions of 256 px; 0 counts them as they are (V-JEPA 2).
         frames_per_clip: frames the checkpoint was trained on; bounds the window.
     """
 
@@ -29,6 +31,7 @@ class ModelSpec:
     frames_per_clip: int = 64
     norm_eps: float = 1e-6
     rope: RopeLayout = "tiled"
+    rope_grid: int = 0
 
     def __post_init__(self) -> None:
         if not self.mlp_width:
@@ -61,6 +64,11 @@ class ModelSpec:
     def rope_width(self) -> int:
         """Channels of a head that each of depth, height and width rotates; the rest of E stays unrotated."""
         return 2 * (self.head_width // 3 // 2)
+
+    @property
+    def position_scale(self) -> float:
+        """Rotary positions from one row or column of patches to the next."""
+        return (self.rope_grid - 1) / max(1, self.grid - 1) if self.rope_grid else 1.0
 
     @property
     def patch_values(self) -> int:

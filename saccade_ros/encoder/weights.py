@@ -1,22 +1,30 @@
-"""Where an encoder's numbers come from: a transformers checkpoint, loaded strictly, or a seed, labelled RANDOM."""
+"""Where an encoder's numbers come from: a checkpoint, loaded strictly, or a seed, labelled RANDOM.
+
+Checkpoints are folders as transformers saves them, or `.pt` files as facebookresearch/vjepa2 releases them.
+"""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from saccade_ros.encoder.adapter import load_adapter
 from saccade_ros.encoder.model import Layer, StreamingEncoder
+from saccade_ros.encoder.probe import ARCHITECTURE as PROBE_ARCHITECTURE
+from saccade_ros.encoder.probe import PREFIXES as PROBE_PREFIXES
+from saccade_ros.encoder.probe import AttentiveProbe, load_probe
+from saccade_ros.encoder.released import SUFFIXES as RELEASED_SUFFIXES
+from saccade_ros.encoder.released import fill_from_released, read_released
 from saccade_ros.encoder.spec import SIZES, ModelSpec, spec_from_transformers
+from saccade_ros.encoder.tensors import WeightsError, copy_tensors, read_safetensors
 
-
-class WeightsError(ValueError):
-    """A checkpoint that cannot be used. The message names the file or tensor and the remedy."""
+__all__ = ["LoadedEncoder", "WeightsError", "fingerprint", "load_encoder"]
 
 
 @dataclass(frozen=True)
@@ -26,43 +34,80 @@ class LoadedEncoder:
     Attributes:
         source: where the weights came from, for people; starts with RANDOM if a seed did.
         sha256: hex digest over every tensor, name and values in fp32; equal weights have equal digests.
+        probe: of a video-classification checkpoint, if asked for.
     """
 
     encoder: StreamingEncoder
     source: str
     sha256: str
     is_random: bool
+    probe: AttentiveProbe | None = None
 
 
-def load_encoder(model: str, window: int, lookback: int = 1, seed: int = 0) -> LoadedEncoder:
+def load_encoder(
+    model: str, window: int, lookback: int = 1, seed: int = 0, adapter: str = "", probe: bool = False
+) -> LoadedEncoder:
     """Build the encoder that `model` names, in fp32 on the CPU.
 
     Args:
-        model: a size from spec.SIZES (random weights), a checkpoint folder, or a hub id "owner/name".
+        model: a size from spec.SIZES (random weights), a checkpoint folder, a released .pt file, or a hub id
+            "owner/name".
+        adapter: file of a causal adapter to merge into the weights; none if empty.
+        probe: load the attentive probe, too.
 
     Raises:
-        WeightsError: nothing there, or not a checkpoint this encoder computes exactly.
+        WeightsError: nothing there, or not a checkpoint this encoder computes exactly, or an adapter of another.
         ConfigError: its config.json describes another architecture.
         ValueError: the window does not suit the model.
     """
     if model in SIZES:
-        encoder = _allocate(SIZES[model], window, lookback)
-        fill_randomly(encoder, seed)
-        source = f"RANDOM weights, size {model}, seed {seed}"
+        loaded = _load_random(model, window, lookback, seed)
+    elif Path(model).suffix in RELEASED_SUFFIXES:
+        loaded = _load_released(model, window, lookback)
     else:
-        folder = _find_checkpoint(model)
-        encoder = _allocate(_read_spec(model, folder), window, lookback)
-        load_transformers_tensors(encoder, folder)
-        source = f"checkpoint {model}"
-    encoder.eval().requires_grad_(False)
-    return LoadedEncoder(encoder, source, fingerprint(encoder), is_random=model in SIZES)
+        loaded = _load_folder(model, window, lookback, probe)
+    if probe and loaded.probe is None:
+        raise WeightsError(f"encoder.pooling is 'probe' but {loaded.source} has none: give a video-classification one")
+    return _with_adapter(loaded, Path(adapter)) if adapter else loaded
+
+
+def _load_random(model: str, window: int, lookback: int, seed: int) -> LoadedEncoder:
+    encoder = _allocate(SIZES[model], window, lookback)
+    fill_randomly(encoder, seed)
+    return LoadedEncoder(encoder, f"RANDOM weights, size {model}, seed {seed}", fingerprint(encoder), is_random=True)
+
+
+def _load_released(model: str, window: int, lookback: int) -> LoadedEncoder:
+    file = Path(model).expanduser()
+    if not file.is_file():
+        raise WeightsError(f"encoder.model {model!r} does not exist: give the path of a released .pt file")
+    spec, tensors = read_released(file)
+    encoder = _allocate(spec, window, lookback)
+    fill_from_released(encoder, file, tensors)
+    return LoadedEncoder(encoder, f"checkpoint {model}", fingerprint(encoder), is_random=False)
+
+
+def _load_folder(model: str, window: int, lookback: int, probe: bool) -> LoadedEncoder:
+    folder = _find_checkpoint(model)
+    config = _read_config(folder)
+    spec = spec_from_transformers(Path(model).resolve().name, config)  # a hub's own folder is named by a hash
+    encoder = _allocate(spec, window, lookback)
+    fill_from_transformers(encoder, folder, config)
+    loaded_probe = load_probe(folder, spec, config) if probe else None
+    return LoadedEncoder(encoder, f"checkpoint {model}", fingerprint(encoder), is_random=False, probe=loaded_probe)
+
+
+def _with_adapter(loaded: LoadedEncoder, file: Path) -> LoadedEncoder:
+    load_adapter(file).merge_into(loaded.encoder, loaded.sha256, file)
+    source = f"{loaded.source}, causal adapter {file}"
+    return replace(loaded, source=source, sha256=fingerprint(loaded.encoder))
 
 
 def _allocate(spec: ModelSpec, window: int, lookback: int) -> StreamingEncoder:
     """An encoder with uninitialised weights: torch's own initialisation costs seconds and moves its global seed."""
     with torch.device("meta"):
         encoder = StreamingEncoder(spec, window, lookback)
-    return encoder.to_empty(device="cpu")
+    return encoder.to_empty(device="cpu").eval().requires_grad_(False)
 
 
 def fill_randomly(encoder: StreamingEncoder, seed: int) -> None:
@@ -86,33 +131,21 @@ def fingerprint(encoder: StreamingEncoder) -> str:
     return digest.hexdigest()
 
 
-def load_transformers_tensors(encoder: StreamingEncoder, folder: Path) -> None:
-    """Copy a VJEPA2Model checkpoint into `encoder`; every tensor must be there once, with its shape."""
-    wanted = dict(_placements(encoder))
-    extra = []
-    for name, tensor in _read_tensors(folder):
-        if name not in wanted:
-            extra.append(name)
-            continue
-        target = wanted.pop(name)
-        if name == _PATCH_WEIGHT:
-            tensor = tensor.flatten(1)  # (D, 3, 2, p, p) -> (D, 3*2*p*p)
-        if tensor.shape != target.shape:
-            raise WeightsError(
-                f"{folder}: tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(target.shape)}: "
-                "weights and config are of different models"
-            )
-        target.copy_(tensor)
-    _refuse_mismatch(folder, missing=list(wanted), extra=extra)
-
-
-_PATCH_WEIGHT = "encoder.embeddings.patch_embeddings.proj.weight"
+def fill_from_transformers(encoder: StreamingEncoder, folder: Path, config: Mapping[str, Any]) -> None:
+    """Copy a VJEPA2Model checkpoint, or the one inside a video classifier, into `encoder`, strictly."""
+    classifies = PROBE_ARCHITECTURE in config.get("architectures", ())
+    prefix = "vjepa2." if classifies else ""
+    unused = (f"{prefix}predictor.", *(PROBE_PREFIXES if classifies else ()))
+    tensors = ((name, tensor) for name, tensor in read_safetensors(folder) if not name.startswith(unused))
+    copy_tensors(folder, tensors, ((f"{prefix}{name}", target) for name, target in _placements(encoder)))
 
 
 def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
     """Each tensor's name in transformers, and the part of our parameter it fills."""
-    yield _PATCH_WEIGHT, encoder.patch_embed.weight.data
-    yield _PATCH_WEIGHT.replace("weight", "bias"), encoder.patch_embed.bias.data
+    spec, patch = encoder.spec, "encoder.embeddings.patch_embeddings.proj"
+    kernel = (spec.width, 3, spec.tubelet_size, spec.patch_size, spec.patch_size)
+    yield f"{patch}.weight", encoder.patch_embed.weight.data.view(kernel)
+    yield f"{patch}.bias", encoder.patch_embed.bias.data
     for i, layer in enumerate(encoder.layers):
         assert isinstance(layer, Layer)
         parts = {"norm1": layer.norm1, "norm2": layer.norm2, "mlp.fc1": layer.fc1, "mlp.fc2": layer.fc2}
@@ -128,29 +161,7 @@ def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
     yield "encoder.layernorm.bias", encoder.norm.bias.data
 
 
-def _refuse_mismatch(folder: Path, missing: list[str], extra: list[str]) -> None:
-    for kind, names in (("lacks", missing), ("has unexpected", extra)):
-        if names:
-            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise WeightsError(f"{folder}: the checkpoint {kind} tensor {shown}; it is no complete VJEPA2Model")
-
-
-def _read_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """All tensors but the predictor's, which are part of such checkpoints and of no use here."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise WeightsError(f"{folder}: no .safetensors file; save the model again with safe serialization")
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118  # safe_open is no mapping
-                    if not name.startswith("predictor."):
-                        yield name, opened.get_tensor(name)
-        except (SafetensorError, OSError) as broken:
-            raise WeightsError(f"{file}: cannot be read ({broken}); download or copy it again") from broken
-
-
-def _read_spec(model: str, folder: Path) -> ModelSpec:
+def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -160,7 +171,7 @@ def _read_spec(model: str, folder: Path) -> ModelSpec:
         raise WeightsError(f"{file}: cannot be read ({broken}); download or copy it again") from broken
     if not isinstance(config, dict):
         raise WeightsError(f"{file}: holds no JSON object; download or copy it again")
-    return spec_from_transformers(Path(model).resolve().name, config)  # a hub's own folder is named by a hash
+    return config
 
 
 def _find_checkpoint(model: str) -> Path:
@@ -170,7 +181,8 @@ def _find_checkpoint(model: str) -> Path:
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise WeightsError(
-            f"encoder.model {model!r} is no folder, no hub id (owner/name) and no size ({', '.join(SIZES)})"
+            f"encoder.model {model!r} is no folder, no .pt file, no hub id (owner/name) and "
+            f"no size ({', '.join(SIZES)})"
         )
     from huggingface_hub import snapshot_download  # only here: a robot with a local checkpoint needs no hub
 

@@ -56,6 +56,8 @@ def embedding_message(
     message.gate_ms = result.gate_ms
     message.encode_ms = result.encode_ms
     message.reason = result.reason
+    message.label = result.label
+    message.score = result.score
     return message
 
 

@@ -179,6 +179,8 @@ class ReplayNode(Node):
                 gate_ms=message.gate_ms,
                 encode_ms=message.encode_ms,
                 total_ms=message.total_ms,
+                label=message.label,
+                score=message.score,
             )
         )
 

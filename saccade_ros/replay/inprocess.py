@@ -111,6 +111,8 @@ def _row(result: EmbeddingResult, stream: str) -> EmbeddingRow:
         gate_ms=result.gate_ms,
         encode_ms=result.encode_ms,
         total_ms=result.decode_ms + result.gate_ms + result.encode_ms,
+        label=result.label,
+        score=result.score,
     )
 
 

@@ -1,6 +1,7 @@
 """What a replay measured: a row per embedding received, the books of the frames, the facts behind both."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,8 @@ Fact = str | float | int | bool
 class EmbeddingRow:
     """One embedding received, without its vector. The fields are those of the Embedding message.
 
-    `novelty` and `threshold` are NaN where nothing was measured: first tubelet of an epoch, or gate off.
+    `novelty` and `threshold` are NaN where nothing was measured: first tubelet of an epoch, or gate off. `label` is
+    empty and `score` NaN without a classifier.
     """
 
     stream: str
@@ -30,6 +32,8 @@ class EmbeddingRow:
     gate_ms: float
     encode_ms: float
     total_ms: float
+    label: str = ""
+    score: float = math.nan
 
 
 @dataclass
@@ -94,7 +98,7 @@ class Recording:
         """The numbers of the report, as strict JSON allows them: null where there is nothing to measure.
 
         Times are in milliseconds. `encode_rate` is the share of tubelets encoded; the median of the encode
-        stage is over these alone.
+        stage is over these alone. `labels` counts them by what the classifier, if there is one, calls them.
         """
         rows, totals, encoded = self.rows, self.totals, self.encoded
         return {
@@ -114,6 +118,7 @@ class Recording:
                 "encode": percentile((row.encode_ms for row in rows if row.encoded), 50),
             },
             "gate": dict(self.gate),
+            "labels": dict(Counter(row.label for row in rows if row.encoded and row.label).most_common()),
             "encoder_id": str(self.facts.get("encoder_id", "")),
             "weights": str(self.facts.get("weights", "")),
             "balanced": totals.balanced,

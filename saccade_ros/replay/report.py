@@ -134,8 +134,12 @@ def _figure(row: EmbeddingRow, recording: Recording, named: bool) -> str:
     data = base64.b64encode(recording.thumbnails[row.stamp_ns]).decode()
     return (
         f'<figure><img alt="camera picture at {seconds:.2f} s" src="data:image/jpeg;base64,{data}">'
-        f"<figcaption><span>{stream}{seconds:.2f} s</span><span>{novelty}</span></figcaption></figure>"
+        f"<figcaption><span>{stream}{seconds:.2f} s</span><span>{novelty}</span></figcaption>{_name(row)}</figure>"
     )
+
+
+def _name(row: EmbeddingRow) -> str:
+    return f"<figcaption><b>{html.escape(row.label)}</b><span>{row.score:.0%}</span></figcaption>" if row.label else ""
 
 
 def _drops(recording: Recording) -> list[tuple[str, int]]:

@@ -21,8 +21,12 @@ def make_reference(depth: int = DEPTH, heads: int = 3, head_width: int = 64) -> 
         pred_num_attention_heads=2,
         attn_implementation="eager",
     )
-    model = VJEPA2Model(config).eval()
-    for parameter in model.parameters():  # biases and norms start at constants, which would hide a mix-up
+    return scatter(VJEPA2Model(config).eval())
+
+
+def scatter(model):
+    """Biases and norms start at constants, which would hide a mix-up."""
+    for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.02)
     return model
 

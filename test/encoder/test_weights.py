@@ -46,7 +46,7 @@ def test_extra_tensor_is_named(copied):
 
 def test_wrongly_shaped_tensor_is_named_with_both_shapes(copied):
     rewrite(copied, lambda tensors: tensors.update({QUERY: torch.zeros(3, 192)}))
-    with pytest.raises(WeightsError, match=rf"{QUERY} has shape \(3, 192\), config.json asks for \(192, 192\)"):
+    with pytest.raises(WeightsError, match=rf"{QUERY} has shape \(3, 192\), the model.s sizes ask for \(192, 192\)"):
         load_encoder(str(copied), 2)
 
 

@@ -240,14 +240,39 @@ def vectors(embeddings: list[Embedding]) -> np.ndarray:
     return np.stack([np.asarray(e.vector, np.float32) for e in embeddings])
 
 
+SMALL = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "crop_size": 64}
+SMALL |= {"pred_hidden_size": 16, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 1, "num_pooler_layers": 1}
+
+
 def save_checkpoint(folder: Path, poison: bool = False) -> Path:
     """A small V-JEPA 2 in transformers' format, optionally with a NaN in it."""
     from transformers import VJEPA2Config, VJEPA2Model
 
-    config = VJEPA2Config(hidden_size=64, num_hidden_layers=1, num_attention_heads=1, crop_size=64)
-    config.pred_hidden_size, config.pred_num_hidden_layers, config.pred_num_attention_heads = 16, 1, 1
-    model = VJEPA2Model(config)
+    model = VJEPA2Model(VJEPA2Config(**SMALL))
     if poison:
         model.encoder.layer[0].mlp.fc1.weight.data[0, 0] = float("nan")
     model.save_pretrained(folder)
     return folder
+
+
+def save_classifier(folder: Path, labels: tuple[str, ...]) -> Path:
+    """The same with an attentive probe."""
+    from transformers import VJEPA2Config, VJEPA2ForVideoClassification
+
+    VJEPA2ForVideoClassification(VJEPA2Config(**SMALL, id2label=dict(enumerate(labels)))).save_pretrained(folder)
+    return folder
+
+
+def save_adapter(model: Path, file: Path) -> None:
+    """A random causal adapter for a checkpoint."""
+    import torch
+
+    from saccade_ros.encoder.adapter import Adapter, target_layers
+    from saccade_ros.encoder.weights import load_encoder
+
+    loaded = load_encoder(str(model), 1)
+    tensors = {}
+    for name, linear in target_layers(loaded.encoder).items():
+        tensors |= {f"{name}.down": torch.randn(2, linear.in_features)}
+        tensors |= {f"{name}.up": torch.randn(linear.out_features, 2) * 0.01}
+    Adapter(loaded.sha256, 2, 2.0, tensors).save(file)

@@ -14,7 +14,9 @@ from graph import (  # noqa: E402
     drops,
     jpeg,
     raw_image,
+    save_adapter,
     save_checkpoint,
+    save_classifier,
     start_node,
     stop,
     vectors,
@@ -268,15 +270,35 @@ def test_shutdown_while_active_is_clean():
         assert graph.state() == "finalized"
 
 
+def test_adapter_and_video_classifier_load_by_parameter(tmp_path):
+    """One node has both: the adapter is merged into the classifier's encoder, and each tubelet gets a name."""
+    folder, adapter = save_classifier(tmp_path / "model", ("reach", "grasp")), tmp_path / "adapter.safetensors"
+    save_adapter(folder, adapter)
+    settings = {"model": str(folder), "adapter": str(adapter), "pooling": "probe"}
+    stream = Engine(tiny_config(encoder=EncoderConfig(window=3, **settings))).open_stream()
+    expected = [r for r in map(stream.push, frames_of(clip(8))) if r is not None]
+    with Graph(**{f"encoder__{name}": value for name, value in settings.items()}) as graph:
+        graph.wait_active()
+        received = graph.show(clip(8))
+    assert graph.infos[-1].weights == f"checkpoint {folder}, causal adapter {adapter}"
+    assert graph.infos[-1].pooling == "probe"
+    assert np.allclose(vectors(received), np.stack([r.vector for r in expected]), atol=1e-6)
+    assert [e.label for e in received] == [r.label for r in expected]
+    assert [e.score for e in received] == pytest.approx([r.score for r in expected], abs=1e-6)
+    assert {e.label for e in received} <= {"reach", "grasp"}
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"encoder.model": "no-such-model"}, "no-such-model' is no folder, no hub id"),
+        ({"encoder.model": "no-such-model"}, "no-such-model' is no folder, no .pt file, no hub id"),
         ({"encoder.window": 40}, "window 40 is outside 1..32"),
         ({"encoder.lookback": 5}, "encoder.lookback is 5, more than encoder.window 3"),
         ({"stream.max_gap_s": 0.1, "stream.fps": 4.0}, "stream.max_gap_s is 0.1 s"),
         ({"backend.device": "cuda"}, "torch sees no GPU"),
-        ({"encoder.pooling": "median"}, "choose one of newest, window"),
+        ({"encoder.pooling": "median"}, "choose one of newest, window, probe"),
+        ({"encoder.adapter": "absent.safetensors"}, "encoder.adapter absent.safetensors: cannot be read"),
+        ({"encoder.pooling": "probe"}, "RANDOM weights, size tiny, seed 0 has none"),
         ({"node.topics": ["/bad topic!"]}, "node.topics has '/bad topic!', which is no topic name"),
         ({"node.output_topic": "bad topic!"}, "node.output_topic has 'bad topic!', which is no topic name"),
     ],

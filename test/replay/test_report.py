@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -158,3 +159,12 @@ def test_streams_share_one_time_axis():
     assert shown.start_ns == row(0).stamp_ns
     assert "4.00 s" in Page(render(shown)).text
     assert "/late" in Page(render(shown)).text
+
+
+def test_named_moments_carry_their_label_and_the_summary_counts_them():
+    rows = [replace(row(i), label="<grasp>", score=0.75) for i in range(3)]
+    page = render(recording([*rows, row(3)]))
+    assert page.count("&lt;grasp&gt;") == 3
+    assert page.count("75%") == 3
+    assert recording([*rows, row(3)]).summary()["labels"] == {"<grasp>": 3}
+    assert Page(page).open == []

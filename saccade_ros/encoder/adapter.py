@@ -1,0 +1,120 @@
+"""A causal adapter: low-rank changes (LoRA, Hu et al. 2021) of the attention's linear layers, trained by `saccade
+train causal` so that the cached step gives what the bidirectional clip encoder would. Merged into the weights at
+load, it costs nothing at run time.
+
+File: safetensors. `layers.<i>.attention.<qkv|proj>.down` (rank, D) and `.up` (out, rank), and a header that names
+the weights it was trained on: on any others it would be noise, so it is refused there.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from saccade_ros.encoder.model import Layer, StreamingEncoder
+from saccade_ros.encoder.tensors import WeightsError, copy_tensors
+
+FORMAT = "saccade-causal-adapter-1"
+TARGETS = ("qkv", "proj")
+
+
+class LowRank(nn.Module):
+    """W -> W + (alpha / rank) up @ down: a parametrization of a linear layer's weight (torch.nn.utils.parametrize).
+
+    `up` starts at zero, so an untrained adapter changes nothing.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.scale = alpha / rank
+        down = torch.randn(rank, linear.in_features, generator=generator) / math.sqrt(linear.in_features)
+        self.down = nn.Parameter(down)  # (rank, in)
+        self.up = nn.Parameter(torch.zeros(linear.out_features, rank))  # (out, rank)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The changed weight, (out, in)."""
+        return weight + self.scale * (self.up @ self.down)
+
+
+def target_layers(encoder: StreamingEncoder) -> dict[str, nn.Linear]:
+    """The linear layers that an adapter changes, by name."""
+    found: dict[str, nn.Linear] = {}
+    for i, layer in enumerate(encoder.layers):
+        assert isinstance(layer, Layer)
+        found.update({f"layers.{i}.attention.{name}": getattr(layer.attention, name) for name in TARGETS})
+    return found
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter apart from any encoder.
+
+    Attributes:
+        base_sha256: fingerprint of the weights it belongs to.
+        tensors: `<layer>.down` and `<layer>.up`, by layer name.
+        trained: how it was trained, for people: model, window, clips, steps, seed.
+    """
+
+    base_sha256: str
+    rank: int
+    alpha: float
+    tensors: Mapping[str, Tensor]
+    trained: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, file: Path) -> None:
+        """Write it, whole or not at all."""
+        header = {"format": FORMAT, "base_sha256": self.base_sha256, "rank": self.rank, "alpha": self.alpha}
+        header |= {"targets": list(TARGETS), "trained": dict(self.trained)}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f".{file.name}.partial")
+        save_file(dict(self.tensors), partial, metadata={"adapter": json.dumps(header, sort_keys=True)})
+        os.replace(partial, file)
+
+    def merge_into(self, encoder: StreamingEncoder, base_sha256: str, file: Path) -> None:
+        """Change the encoder's weights for good.
+
+        Args:
+            base_sha256: fingerprint of the encoder as it is.
+            file: where the adapter is from, for messages.
+
+        Raises:
+            WeightsError: the adapter belongs to other weights, or its tensors do not fit.
+        """
+        if base_sha256 != self.base_sha256:
+            raise WeightsError(
+                f"{file}: the adapter was trained on weights {self.base_sha256[:12]}, encoder.model has "
+                f"{base_sha256[:12]}: give the checkpoint it belongs to, or train another adapter"
+            )
+        changes = {name: LowRank(linear, self.rank, self.alpha) for name, linear in target_layers(encoder).items()}
+        places = [(f"{name}.{part}", getattr(c, part).data) for name, c in changes.items() for part in ("down", "up")]
+        copy_tensors(file, self.tensors.items(), places)
+        with torch.no_grad():
+            for name, linear in target_layers(encoder).items():
+                linear.weight.copy_(changes[name](linear.weight))
+
+
+def load_adapter(file: Path) -> Adapter:
+    """Read an adapter file.
+
+    Raises:
+        WeightsError: it cannot be read, or is another kind of file.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = json.loads((opened.metadata() or {}).get("adapter", "{}"))
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError, ValueError) as broken:
+        raise WeightsError(f"encoder.adapter {file}: cannot be read ({broken}); give what `saccade train` wrote") from (
+            broken
+        )
+    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("targets") != list(TARGETS):
+        raise WeightsError(f"encoder.adapter {file}: is no {FORMAT}; give a file that `saccade train causal` wrote")
+    return Adapter(header["base_sha256"], int(header["rank"]), float(header["alpha"]), tensors, header["trained"])

@@ -1,0 +1,119 @@
+"""The `.pt` files that facebookresearch/vjepa2 releases: V-JEPA 2.1, and V-JEPA 2 in the same container.
+
+Such a file holds no config, so the sizes are read off the tensors; what no tensor tells (heads, input size) follows
+the repository's src/hub/backbones.py. Beside the encoder it holds the predictor, the optimizer and, of a distilled
+model, its teacher: `ema_encoder` of ViT-B and ViT-L, `target_encoder` of the others, are what the hub entry loads.
+"""
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from saccade_ros.encoder.model import Layer, StreamingEncoder
+from saccade_ros.encoder.spec import ModelSpec
+from saccade_ros.encoder.tensors import WeightsError, copy_tensors
+
+ENCODERS = ("ema_encoder", "target_encoder", "encoder")  # the first that a file has is the released model
+SUFFIXES = (".pt", ".pth")
+_HEADS = {1280: 16}  # ViT-H; every other released size has heads of 64 channels
+_NORMS = 4  # of V-JEPA 2.1: outputs of four depths are normalised, the last of them is the encoder's
+
+
+def read_released(file: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """The encoder's sizes and its tensors, by the names of the repository's modules, mapped from disk.
+
+    Raises:
+        WeightsError: not such a file, or cut.
+    """
+    tensors = _encoder_tensors(file)
+    return _spec_of(file, tensors), tensors
+
+
+def fill_from_released(encoder: StreamingEncoder, file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Copy what `read_released` read into the encoder, strictly.
+
+    V-JEPA 2.1 adds a learned vector to every patch embedding of a video; the patch embedding's bias takes it in.
+    """
+    width, is_21 = encoder.spec.width, bool(encoder.spec.rope_grid)
+    video = torch.zeros(1, 1, width)
+    placements = [*_placements(encoder), *([("video_mod_embed", video)] if is_21 else [])]
+    # V-JEPA 2's rotary positions replaced pos_embed, which some of its files still hold
+    copy_tensors(file, ((name, t) for name, t in tensors.items() if is_21 or name != "pos_embed"), placements)
+    encoder.patch_embed.bias.data += video.flatten()
+
+
+def _encoder_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        document = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as broken:
+        reason = str(broken).partition("\n")[0]
+        raise WeightsError(f"{file}: cannot be read ({reason}); download or copy it again") from broken
+    found = next((document[key] for key in ENCODERS if key in document), None) if isinstance(document, dict) else None
+    if not isinstance(found, dict):
+        raise WeightsError(
+            f"{file}: holds none of {', '.join(ENCODERS)}; give a .pt file that facebookresearch released"
+        )
+    # the wrappers of distributed training left their names in the keys
+    return {name.removeprefix("module.").removeprefix("backbone."): tensor for name, tensor in found.items()}
+
+
+def _spec_of(file: Path, tensors: Mapping[str, Tensor]) -> ModelSpec:
+    patch, mlp = (_required(file, tensors, name) for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"))
+    if patch.ndim != 5 or tuple(patch.shape[1:3]) != (3, 2):
+        raise WeightsError(
+            f"{file}: tensor patch_embed.proj.weight has shape {tuple(patch.shape)}, not (D, 3, 2, p, p)"
+        )
+    width, is_21 = patch.shape[0], "norms_block.0.weight" in tensors
+    in_name = re.search(r"[-_](\d{3})$", file.stem)
+    return ModelSpec(
+        file.stem,
+        width=width,
+        depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
+        heads=_HEADS.get(width, max(1, width // 64)),
+        input_size=int(in_name[1]) if in_name else (384 if is_21 else 256),
+        mlp_width=mlp.shape[0],
+        patch_size=patch.shape[-1],
+        rope="interleaved" if is_21 else "tiled",
+        rope_grid=256 // patch.shape[-1] if is_21 else 0,
+    )
+
+
+def _required(file: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise WeightsError(f"{file}: the checkpoint lacks tensor {name}; it is no V-JEPA encoder")
+    return tensors[name]
+
+
+def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor's name in a released file, and the parameter of ours that it fills."""
+    spec = encoder.spec
+    kernel = (spec.width, 3, spec.tubelet_size, spec.patch_size, spec.patch_size)
+    yield "patch_embed.proj.weight", encoder.patch_embed.weight.data.view(kernel)
+    yield "patch_embed.proj.bias", encoder.patch_embed.bias.data
+    for i, layer in enumerate(encoder.layers):
+        assert isinstance(layer, Layer)
+        parts = {"norm1": layer.norm1, "norm2": layer.norm2, "mlp.fc1": layer.fc1, "mlp.fc2": layer.fc2}
+        parts |= {"attn.qkv": layer.attention.qkv, "attn.proj": layer.attention.proj}
+        for name, module in parts.items():
+            for kind in ("weight", "bias"):
+                yield f"blocks.{i}.{name}.{kind}", getattr(module, kind).data
+    norm = f"norms_block.{_NORMS - 1}" if spec.rope_grid else "norm"
+    yield f"{norm}.weight", encoder.norm.weight.data
+    yield f"{norm}.bias", encoder.norm.bias.data
+    if spec.rope_grid:
+        yield from _unused(spec)
+
+
+def _unused(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
+    """What a stream of video does not need of V-JEPA 2.1: norms of three inner outputs, and the path of images."""
+    for i in range(_NORMS - 1):
+        for kind in ("weight", "bias"):
+            yield f"norms_block.{i}.{kind}", torch.empty(spec.width, device="meta")
+    yield "img_mod_embed", torch.empty(1, 1, spec.width, device="meta")
+    yield "patch_embed_img.proj.bias", torch.empty(spec.width, device="meta")
+    kernel = (spec.width, 3, 1, spec.patch_size, spec.patch_size)
+    yield "patch_embed_img.proj.weight", torch.empty(kernel, device="meta")

@@ -1,0 +1,1 @@
+"""Training offline: the causal adapter."""

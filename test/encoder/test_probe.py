@@ -1,0 +1,147 @@
+"""The attentive probe of transformers' video classifiers, over a stream's window."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from reference_model import random_clip, relative_error, scatter
+from safetensors.torch import load_file, save_file
+from transformers import VJEPA2Config, VJEPA2ForVideoClassification
+
+from saccade_ros.backends import load_backend
+from saccade_ros.config import BackendConfig, ConfigError, EncoderConfig
+from saccade_ros.encoder.weights import WeightsError, load_encoder
+
+LABELS = ("reach", "grasp", "lift", "place", "retreat")
+WINDOW = 3
+
+
+@pytest.fixture(scope="module")
+def classifier() -> VJEPA2ForVideoClassification:
+    torch.manual_seed(11)
+    config = VJEPA2Config(
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        crop_size=128,
+        initializer_range=0.1,
+        num_pooler_layers=2,
+        pred_hidden_size=24,
+        pred_num_hidden_layers=1,
+        pred_num_attention_heads=2,
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: i for i, label in enumerate(LABELS)},
+        attn_implementation="eager",
+    )
+    return scatter(VJEPA2ForVideoClassification(config).eval())
+
+
+@pytest.fixture
+def folder(classifier, tmp_path) -> Path:
+    classifier.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def rewrite(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def probing(folder: Path, lookback: int = 1, **changes: object):
+    config = EncoderConfig(model=str(folder), window=WINDOW, lookback=lookback, pooling="probe", **changes)
+    return load_backend(config, BackendConfig(threads=1))
+
+
+def vectors(backend, clip: torch.Tensor) -> list:
+    state = backend.new_state()
+    return [state.step(backend.embed(tubelet.numpy()).patches) for tubelet in clip]
+
+
+@torch.no_grad()
+def test_same_tokens_give_transformers_logits(classifier, folder):
+    tokens = torch.randn(2 * 64, 128, generator=torch.Generator().manual_seed(5))
+    pooled = load_encoder(str(folder), WINDOW, probe=True).probe(tokens)
+    expected = classifier.pooler(tokens[None])[0]
+    assert relative_error(pooled, expected) <= 1e-5
+    logits = torch.from_numpy(probing(folder).head.logits(pooled.numpy()))
+    assert relative_error(logits, classifier.classifier(expected)) <= 1e-5
+
+
+@torch.no_grad()
+def test_full_lookback_is_transformers_classification_of_the_window(classifier, folder):
+    clip, backend = random_clip(2 * WINDOW), probing(folder, lookback=WINDOW)
+    for n, vector in enumerate(vectors(backend, clip)):
+        seen = clip[max(0, n - WINDOW + 1) : n + 1].flatten(0, 1)[None]
+        logits = classifier(seen).logits[0]
+        assert relative_error(torch.from_numpy(backend.head.logits(vector)), logits) <= 1e-5
+        verdict = backend.head.classify(vector)
+        assert verdict.label == LABELS[int(logits.argmax())]
+        assert verdict.score == pytest.approx(float(logits.softmax(-1).max()), rel=1e-4)
+
+
+@torch.no_grad()
+def test_cached_step_is_probed_over_every_tubelet_as_last_computed(classifier, folder):
+    clip, lookback = random_clip(2 * WINDOW), 2
+    encoder = load_encoder(str(folder), WINDOW, lookback).encoder
+    ring, tokens = encoder.new_ring(), {}
+    for n, vector in enumerate(vectors(probing(folder, lookback), clip)):
+        block = encoder.step([encoder.embed(clip[n])], [ring])[0].tokens
+        tokens.update(enumerate(block, start=n - len(block) + 1))
+        window = torch.cat([tokens[t] for t in range(max(0, n - WINDOW + 1), n + 1)])
+        assert relative_error(torch.from_numpy(vector), classifier.pooler(window[None])[0]) <= 1e-5
+
+
+def test_reset_forgets_the_tokens(folder):
+    backend, clip = probing(folder), random_clip(5)
+    state = backend.new_state()
+    for tubelet in random_clip(4, seed=8):
+        state.step(backend.embed(tubelet.numpy()).patches)
+    state.reset()
+    again = [state.step(backend.embed(tubelet.numpy()).patches) for tubelet in clip]
+    assert all((a == b).all() for a, b in zip(again, vectors(backend, clip), strict=True))
+
+
+def test_classifier_checkpoint_is_an_encoder_as_well(classifier, folder, tmp_path_factory):
+    alone = tmp_path_factory.mktemp("alone")
+    classifier.vjepa2.save_pretrained(alone)
+    assert load_encoder(str(folder), WINDOW).sha256 == load_encoder(str(alone), WINDOW).sha256
+
+
+def test_checkpoint_without_probe_says_so(checkpoint):
+    with pytest.raises(WeightsError, match=r"has no probe .*video-classification"):
+        probing(checkpoint)
+    with pytest.raises(WeightsError, match=r"RANDOM weights, size tiny.* has none"):
+        probing(Path("tiny"))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("pooler.self_attention_layers.1.self_attn.out_proj.bias", None, "lacks tensor"),
+        ("classifier.weight", (4, 128), r"has shape \(4, 128\), .*\(5, 128\)"),
+        ("pooler.cross_attention_layer.cross_attn.out_proj.bias", (128,), "unexpected tensor"),
+    ],
+)
+def test_probe_is_loaded_strictly(folder, name, shape, said):
+    rewrite(folder, lambda tensors: tensors.update({name: torch.zeros(shape)}) if shape else tensors.pop(name))
+    with pytest.raises(WeightsError, match=said):
+        probing(folder)
+
+
+def test_labels_that_do_not_number_the_classes_are_refused(folder):
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "id2label": {"0": "a", "2": "b"}}))
+    with pytest.raises(WeightsError, match="id2label"):
+        probing(folder)
+
+
+def test_normalized_probe_is_refused(folder):
+    with pytest.raises(ConfigError, match="classifier needs the length"):
+        probing(folder, normalize=True)
+
+
+def test_probe_counts_in_the_memory_of_a_stream(folder):
+    plain = load_backend(EncoderConfig(model=str(folder), window=WINDOW), BackendConfig()).facts.cache_bytes
+    assert probing(folder).facts.cache_bytes - plain == WINDOW * 64 * 128 * 4

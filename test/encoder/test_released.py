@@ -1,0 +1,148 @@
+"""Released `.pt` files: what the public model makes of them, and refusal by name of what is not exactly one."""
+
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import released_model
+import torch
+from reference_model import random_clip, relative_error
+from transformers import VJEPA2Model
+
+from saccade_ros.encoder.weights import WeightsError, load_encoder
+
+RECORDED = Path(__file__).parent / "fixtures" / "vjepa21_small.npz"
+QKV = "module.backbone.blocks.3.attn.qkv.weight"
+
+
+def save(folder: Path, document: dict, name: str = "vjepa2_1_small_128.pt") -> str:
+    torch.save(document, folder / name)
+    return str(folder / name)
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+    return save(tmp_path, released_model.document())
+
+
+def clip_tokens(file: str, clip: torch.Tensor) -> torch.Tensor:
+    """The clip encoder: every tubelet recomputed with the whole clip in the window."""
+    encoder = load_encoder(file, window=len(clip), lookback=len(clip)).encoder
+    ring = encoder.new_ring()
+    for tubelet in clip:
+        out = encoder.step([encoder.embed(tubelet)], [ring])[0]
+    return out.tokens
+
+
+@pytest.mark.parametrize("key", ["ema_encoder", "target_encoder"])
+def test_vjepa21_gives_the_tokens_of_the_public_model(tmp_path, key):
+    file = save(tmp_path, released_model.document(key))
+    recorded = torch.from_numpy(np.load(RECORDED)["tokens"])
+    assert relative_error(clip_tokens(file, released_model.pictures()), recorded) <= 1e-5
+
+
+def test_vjepa21_needs_every_part_of_its_difference(file):
+    """Guards the comparison itself: without the stretched positions or the modality the tokens are others."""
+    recorded = torch.from_numpy(np.load(RECORDED)["tokens"])
+    document = released_model.document()
+    document["ema_encoder"]["module.backbone.video_mod_embed"].zero_()
+    torch.save(document, file)
+    assert relative_error(clip_tokens(file, released_model.pictures()), recorded) > 1e-3
+
+
+def test_sizes_are_read_off_the_tensors_and_the_name(file):
+    spec = load_encoder(file, 2).encoder.spec
+    assert (spec.width, spec.depth, spec.heads, spec.mlp_width, spec.input_size) == (128, 12, 2, 512, 128)
+    assert (spec.rope, spec.position_scale) == ("interleaved", 15 / 7)
+
+
+def test_input_is_384_where_the_name_does_not_tell(tmp_path):
+    file = save(tmp_path, released_model.document(), "mine.pt")
+    spec = load_encoder(file, 2).encoder.spec
+    assert (spec.input_size, spec.position_scale) == (384, 15 / 23)
+
+
+def test_released_vjepa2_is_transformers_model(reference: VJEPA2Model, tmp_path):
+    renamed = {"pos_embed": torch.zeros(1, 8, 192)}
+    for name, tensor in reference.state_dict().items():
+        if name.startswith("predictor."):
+            continue
+        for theirs, ours in (
+            ("encoder.embeddings.patch_embeddings", "patch_embed"),
+            ("encoder.layernorm", "norm"),
+            ("encoder.layer", "blocks"),
+            ("attention.proj", "attn.proj"),
+        ):
+            name = name.replace(theirs, ours)
+        renamed[name] = tensor
+    for i in range(len(reference.encoder.layer)):
+        for kind in ("weight", "bias"):
+            parts = [renamed.pop(f"blocks.{i}.attention.{part}.{kind}") for part in ("query", "key", "value")]
+            renamed[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(parts)
+    file = save(tmp_path, {"target_encoder": {f"module.{n}": t for n, t in renamed.items()}}, "vit_small-128.pt")
+    with torch.no_grad():
+        expected = oracle.clip_encoder(reference, random_clip(3))
+    assert relative_error(clip_tokens(file, random_clip(3)), expected) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [QKV, *(f"module.backbone.{n}" for n in ("norms_block.0.bias", "patch_embed_img.proj.weight", "video_mod_embed"))],
+)
+def test_missing_tensor_is_named_even_if_unused(tmp_path, name):
+    document = released_model.document()
+    del document["ema_encoder"][name]
+    with pytest.raises(WeightsError, match=f"lacks tensor {name.removeprefix('module.backbone.')}"):
+        load_encoder(save(tmp_path, document), 2)
+
+
+def test_extra_tensor_is_named(tmp_path):
+    document = released_model.document()
+    document["ema_encoder"]["module.backbone.registers"] = torch.zeros(1)
+    with pytest.raises(WeightsError, match="unexpected tensor registers"):
+        load_encoder(save(tmp_path, document), 2)
+
+
+def test_wrongly_shaped_tensor_is_named_with_both_shapes(tmp_path):
+    document = released_model.document()
+    document["ema_encoder"][QKV] = torch.zeros(3, 128)
+    with pytest.raises(WeightsError, match=r"blocks\.3\.attn\.qkv\.weight has shape \(3, 128\), .* \(384, 128\)"):
+        load_encoder(save(tmp_path, document), 2)
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ([1, 2], "holds none of ema_encoder"),
+        ({"predictor": {}}, "holds none of ema_encoder"),
+        ({"encoder": {"fc.weight": torch.zeros(2, 2)}}, r"lacks tensor patch_embed\.proj\.weight"),
+        ({"encoder": {"patch_embed.proj.weight": torch.zeros(2, 2)}}, r"lacks tensor blocks\.0"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, document, said):
+    with pytest.raises(WeightsError, match=said):
+        load_encoder(save(tmp_path, document), 2)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 1000, 0.5, 0.999])
+def test_truncated_file_is_refused_with_the_remedy(file, kept):
+    whole = Path(file).read_bytes()
+    Path(file).write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
+    with pytest.raises(WeightsError, match=r"cannot be read .*again"):
+        load_encoder(file, 2)
+
+
+def test_file_with_code_in_it_is_refused_unexecuted(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_encoder(save(tmp_path, {"encoder": Payload()}), 2)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_file_that_is_not_there_is_named():
+    with pytest.raises(WeightsError, match=r"absent\.pt' does not exist"):
+        load_encoder("absent.pt", 2)
