@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -310,11 +311,7 @@ def _bench_step(options: argparse.Namespace) -> int:
     names = ("model", "windows", "precisions", "lookbacks", "batches", "device", "threads", "rounds", "clip")
     result = StepBench(**{name: getattr(options, name) for name in names}).run()
     print_table(result)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(options.json)
-    return 0
+    return _save_json(result, options.json)
 
 
 def _bench_export(options: argparse.Namespace) -> int:
@@ -322,11 +319,7 @@ def _bench_export(options: argparse.Namespace) -> int:
 
     result = bench_export(options.folder, options.model, options.threads, options.rounds, options.clip)
     print_race(result)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        print(options.json)
-    return 0
+    return _save_json(result, options.json)
 
 
 def _export(options: argparse.Namespace) -> int:

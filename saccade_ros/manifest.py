@@ -104,13 +104,22 @@ class Manifest:
         )
 
     def check_fit(self, encoder: EncoderConfig) -> None:
-        """Raise ManifestError unless the export was made for this window and lookback, and one stream a call."""
+        """Raise ManifestError unless the export can do what is asked: window, lookback, pooling, one stream a call."""
         for name, wanted in (("window", encoder.window), ("lookback", encoder.lookback)):
             if self.shape[name] != wanted:
                 raise ManifestError(
                     f"encoder.{name} is {wanted}, but {self.folder} was exported for {self.shape[name]}: "
                     f"set encoder.{name} to {self.shape[name]}, or export again with --{name} {wanted}"
                 )
+        if encoder.pooling == "probe":
+            raise ManifestError(
+                f"encoder.pooling is 'probe', but {self.folder} holds no probe: set 'newest' or 'window'"
+            )
+        if encoder.adapter:
+            raise ManifestError(
+                f"encoder.adapter is {encoder.adapter!r}, but {self.folder} is exported, its weights fixed: leave it "
+                "empty, or merge the adapter in the export (saccade export --adapter)"
+            )
         if self.shape["batch"] != 1:
             raise ManifestError(
                 f"{self.folder} was exported for batches of {self.shape['batch']}: the node steps one stream at a "

@@ -38,6 +38,7 @@ def exported_facts(
         dim=shape.width,
         patch_scale=model.patch_scale,
         cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
+        depth=shape.depth,
     )
 
 
@@ -75,6 +76,14 @@ class ExportedState(ABC):
         self._means[tables.slots[-tables.size :]] = means
         self.count += 1
         return self._pooled(means[-1])
+
+    def peek(self, patches: Floats) -> Vector:
+        """See EncoderState. A step that is not counted: the next one writes the same slots first."""
+        count, block = self.count, self._block.copy()
+        try:
+            return self.step(patches)
+        finally:
+            self.count, self._block = count, block
 
     def reset(self) -> None:
         """See EncoderState."""

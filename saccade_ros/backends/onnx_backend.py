@@ -12,6 +12,7 @@ from saccade_ros.backends.exported import ExportedState, exported_facts, table_f
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
+from saccade_ros.heads import NoHead
 from saccade_ros.manifest import ManifestError, read_manifest
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -19,12 +20,14 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 
 
 class OnnxBackend:
-    """Loads the export that encoder.model names.
+    """Loads the export that encoder.model names. An export holds no classifier.
 
     Raises:
         ManifestError: the export is broken or does not fit the settings.
         BackendError: the provider asked for is not there, or refuses the graph.
     """
+
+    head = NoHead()
 
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
         manifest = read_manifest(encoder.model)

@@ -16,6 +16,7 @@ from saccade_ros.backends.exported import ExportedState, exported_facts, table_f
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
+from saccade_ros.heads import NoHead
 from saccade_ros.manifest import Artifact, ManifestError, read_manifest
 
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  # the last is what the RTX wheels install
@@ -130,12 +131,14 @@ class Cuda:
 
 
 class TensorRtBackend:
-    """Loads the engines of the export that encoder.model names.
+    """Loads the engines of the export that encoder.model names. An export holds no classifier.
 
     Raises:
         ManifestError: the export is broken, does not fit the settings, or was built for another TensorRT or GPU.
         BackendError: TensorRT, CUDA or the GPU is not there.
     """
+
+    head = NoHead()
 
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
         manifest = read_manifest(encoder.model)

@@ -98,8 +98,7 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
     if options.threads:
         torch.set_num_threads(options.threads)
     progress("loading the model", 0.0)
-    adapter = {"adapter": options.adapter} if options.adapter else {}
-    loaded = load_encoder(options.model, options.window, options.lookback, options.seed, **adapter)
+    loaded = load_encoder(options.model, options.window, options.lookback, options.seed, adapter=options.adapter)
     with whole_folder(options.out) as folder:
         manifest = _Export(options, loaded, folder, progress).run()
         manifest.save()
