@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "calibration": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
     "evaluate": {"config", "machine", "backends", "replay"},
     "train": {"config", "machine", "encoder", "replay"},
-    "bench": {"backends", "encoder", "machine", "replay"},
+    "bench": {"config", "backends", "encoder", "machine", "replay"},
     "export": {"config", "frames", "ledger", "machine", "manifest", "vision", "encoder", "backends", "replay"},
     "doctor": {"machine", "manifest", "backends"},
     "nodes": RUNTIME | {"replay", "export"},

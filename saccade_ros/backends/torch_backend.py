@@ -7,7 +7,7 @@ from torch import Tensor
 
 from saccade_ros.backends.base import BackendError, BackendFacts, Embedded, unit
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.encoder.graph import GraphedEncoder
+from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StepOutput, StreamingEncoder
 from saccade_ros.encoder.pooling import NewestPooling, Pooling, ProbePooling, WindowPooling
 from saccade_ros.encoder.probe import AttentiveProbe

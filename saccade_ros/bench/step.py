@@ -22,11 +22,12 @@ from torch import Tensor
 from saccade_ros.backends.torch_backend import DTYPES
 from saccade_ros.bench.floor import Rates, measure_rates, step_work
 from saccade_ros.bench.reencoder import make_reencoder
-from saccade_ros.encoder.graph import GraphedEncoder
+from saccade_ros.config import Config
+from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.machine import describe_machine
-from saccade_ros.replay.tubelets import read_tubelets
+from saccade_ros.replay.clip import read_tubelets
 
 STEPS_PER_ROUND = 10
 FIDELITY_WINDOWS = 4
@@ -205,8 +206,8 @@ def read_clip(path: Path | None, tubelets: int, size: int) -> Tensor:
     """The first tubelets of a clip, repeated if it is shorter; noise without one: (T, 2, 3, size, size)."""
     if path is None:
         return torch.randn(tubelets, 2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    read = [torch.from_numpy(pixels) for pixels in itertools.islice(read_tubelets(path, size), tubelets)]
-    return torch.stack([read[n % len(read)] for n in range(tubelets)])
+    read = torch.from_numpy(read_tubelets(path, Config(), size, tubelets))
+    return read[torch.arange(tubelets) % len(read)]
 
 
 def print_table(result: Result) -> None:

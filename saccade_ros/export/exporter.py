@@ -17,13 +17,13 @@ from saccade_ros.backends.onnx_backend import OnnxState, open_session
 from saccade_ros.backends.window import StepShape, WindowTables
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
-from saccade_ros.export.clip import read_tubelets
 from saccade_ros.export.folder import whole_folder
 from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step, step_shape
 from saccade_ros.export.parity import Reference, compare, compute_reference, race
 from saccade_ros.export.quantize import QUANTIZED, quantize, save
 from saccade_ros.machine import describe_machine
 from saccade_ros.manifest import Artifact, Manifest, ModelFacts, describe_files
+from saccade_ros.replay.clip import read_tubelets
 
 PRECISIONS = {
     "onnx": ("fp32", "fp16", "int8", "int8-static", "int4"),
@@ -142,10 +142,10 @@ class _Export:
     def _references(self) -> tuple[Reference, Reference]:
         """What torch computes in fp32 over the two clips."""
         options, spec = self._options, self._encoder.spec
-        clip = read_tubelets(options.calibration, spec.input_size, options.tubelets, Config())
+        clip = list(read_tubelets(options.calibration, Config(), spec.input_size, options.tubelets))
         name, other_name = Path(options.calibration).name, Path(options.held_out).name
         if options.held_out:
-            other = read_tubelets(options.held_out, spec.input_size, options.tubelets, Config())
+            other = list(read_tubelets(options.held_out, Config(), spec.input_size, options.tubelets))
         else:
             half = len(clip) // 2
             clip, other, name, other_name = clip[:half], clip[half:], f"{name} (first half)", f"{name} (second half)"

@@ -13,12 +13,12 @@ from saccade_ros.backends import load_backend
 from saccade_ros.backends.onnx_backend import OnnxBackend
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.weights import load_encoder
-from saccade_ros.export.clip import read_tubelets
 from saccade_ros.export.exporter import installed_versions
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.parity import compare, compute_reference, race
 from saccade_ros.machine import describe_machine
 from saccade_ros.manifest import Manifest, read_manifest
+from saccade_ros.replay.clip import read_tubelets
 
 
 class ProgressBar(Progress):
@@ -104,7 +104,7 @@ def _parity(manifest: Manifest, folder: str, model: str, threads: int, clip: str
     """Each ONNX artifact against torch fp32 over three windows of a clip."""
     shape = manifest.shape
     encoder = load_encoder(model, shape["window"], shape["lookback"]).encoder
-    tubelets = read_tubelets(clip, manifest.model.input_size, 3 * shape["window"], Config())
+    tubelets = list(read_tubelets(clip, Config(), manifest.model.input_size, 3 * shape["window"]))
     reference = compute_reference(encoder, Path(clip).name, tubelets, lambda share: None)
     settings = EncoderConfig(model=folder, window=shape["window"], lookback=shape["lookback"])
     found = {}

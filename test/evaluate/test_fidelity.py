@@ -91,7 +91,8 @@ def test_bounced_clip_has_no_cut():
     assert bounce(np.arange(1), 3).tolist() == [0, 0, 0]
 
 
-def test_command_writes_picture_and_json_that_name_the_weights(tmp_path, capsys):
+def test_command_writes_picture_and_json_that_name_the_weights(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     files = [write_video(tmp_path / f"{name}.mp4", frames=24, hold=hold) for name, hold in (("one", 3), ("two", 2))]
     settings = ["encoder.model=tiny", "encoder.window=4", "stream.fps=0", "backend.threads=1"]
     options = [part for setting in settings for part in ("--set", setting)]

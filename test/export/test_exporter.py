@@ -15,7 +15,6 @@ from scenes import frames_of, textured, tiny_config
 from saccade_ros.backends import BackendError, load_backend
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.engine import Engine
-from saccade_ros.export.clip import read_tubelets
 from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.parity import centred_cosine
@@ -140,7 +139,7 @@ def test_force_keeps_it_with_a_warning(options):
         ({"formats": ("coreml",)}, "formats coreml: choose of onnx, tensorrt"),
         ({"calibration": ""}, "no calibration clip"),
         ({"calibration": "absent.mp4"}, "absent.mp4 does not exist"),
-        ({"model": "nothing"}, "no folder, no hub id"),
+        ({"model": "nothing"}, "is no folder"),
         ({"window": 99}, "window 99 is outside 1..32"),
         ({"tubelets": 1}, "tubelets is 1"),
     ],
@@ -194,15 +193,6 @@ def test_killed_at_any_moment_nothing_loads_and_the_next_export_cleans_up(clip, 
     assert list(wanted.out.parent.iterdir())
     export(wanted, **SILENT)
     assert [path.name for path in wanted.out.parent.iterdir()] == [wanted.out.name]
-
-
-def test_tubelets_of_a_clip_are_the_nodes(clip):
-    from saccade_ros.config import Config
-
-    tubelets = read_tubelets(str(clip), 128, 5, Config())
-    assert [t.shape for t in tubelets] == [(2, 3, 128, 128)] * 5
-    with pytest.raises(ExportError, match="no two good frames"):
-        read_tubelets(str(clip), 128, 5, Config(stream=replace(Config().stream, fps=0.1, max_gap_s=60.0)))
 
 
 def test_centred_cosine_sees_what_the_plain_one_hides():

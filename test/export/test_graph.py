@@ -9,6 +9,8 @@ from reference_model import make_reference, random_clip
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
 from saccade_ros.backends.window import StepShape, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.encoder.amx import AmxAttention
+from saccade_ros.encoder.ring import Block
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
 from saccade_ros.export.quantize import save
@@ -38,19 +40,22 @@ def exported_state(encoder, folder, contract, precision="fp32"):
 
 @pytest.mark.parametrize("contract", ["scatter", "host"])
 @pytest.mark.parametrize(("window", "lookback"), [(4, 1), (4, 2), (3, 3), (1, 1)])
-def test_every_step_and_every_cache_is_torchs(checkpoint, tmp_path, contract, window, lookback):
+def test_every_step_and_every_cache_is_torchs(checkpoint, tmp_path, contract, window, lookback, monkeypatch):
     """Over three windows, so through warm-up, the first wrap and after."""
+    monkeypatch.setattr(AmxAttention, "serves", lambda spec, dtype: False)  # its ring is packed for its own use
     encoder = load_encoder(checkpoint, window, lookback).encoder
     state, ring = exported_state(encoder, tmp_path, contract), encoder.new_ring()
     for n, tubelet in enumerate(random_clip(3 * window + 2)):
-        patches = encoder.embed(tubelet)
+        patches, block = encoder.embed(tubelet), Block(ring)
+        _, _, depth = encoder.attention.turns(block)  # keys to their window positions: (fill, E, E)
         expected = encoder.step([patches], [ring])[0]
         state.step(patches.numpy())
         size = len(expected.tokens)
         assert state.fill == ring.fill
         assert relative_error(state.tokens()[-size:], expected.tokens.numpy()) <= 1e-5, n
         for layer in range(encoder.spec.depth):
-            for cached, reference in zip(state.cache(layer), (ring.keys[layer], ring.values[layer]), strict=True):
+            keys, values = ring.keys[layer][:, : block.fill] @ depth, ring.values[layer]
+            for cached, reference in zip(state.cache(layer), (keys, values), strict=True):
                 by_slot = cached.reshape(encoder.spec.heads, window, encoder.spec.tokens, -1)[:, : ring.fill]
                 assert relative_error(by_slot, reference[:, : ring.fill].numpy()) <= 1e-5, (n, layer)
 

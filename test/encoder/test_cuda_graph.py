@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from saccade_ros.encoder import graph
-from saccade_ros.encoder.graph import GraphedEncoder
+from saccade_ros.encoder import cuda_graph
+from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import NonFiniteError, StreamingEncoder
 from saccade_ros.encoder.weights import load_encoder
 
@@ -74,7 +74,7 @@ def test_a_failed_step_leaves_no_trace(encoder):
 
 
 def test_graphs_are_kept_for_the_latest_sets_of_rings_only(encoder, monkeypatch):
-    monkeypatch.setattr(graph, "MOST_GRAPHS", 3)
+    monkeypatch.setattr(cuda_graph, "MOST_GRAPHS", 3)
     graphed, patches = GraphedEncoder(encoder), tubelets(encoder, 1)
     for _ in range(5):
         graphed.step(patches, [encoder.new_ring()])
