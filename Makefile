@@ -110,9 +110,9 @@ demo: $(BUILD_STAMP) $(if $(BAG),,$(filter .cache/bikes.mp4,$(VIDEO)))
 	@echo '==> replaying $(or $(BAG),$(VIDEO)) into demo/'
 	@$(IN_ENV); python -m saccade_ros.nodes.replay_node '$(or $(BAG),$(VIDEO))' --params config/demo.yaml --out demo
 
-bench: $(BUILD_STAMP)
+bench: $(BUILD_STAMP) .cache/bikes.mp4
 	@echo '==> timing the encoder step'
-	@$(IN_ENV); saccade bench step --model vitl --window 8 --json demo/bench_step.json
+	@$(IN_ENV); saccade bench step --model vitl --windows 8 --clip .cache/bikes.mp4 --json demo/bench_step.json
 
 clean:
 	rm -rf $(WS) demo build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

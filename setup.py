@@ -1,9 +1,10 @@
 """The ROS-free core with pip alone: `pip install .`. ROS builds the package with colcon, through CMakeLists.txt."""
 
+import platform
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).resolve().parent
 
@@ -22,6 +23,17 @@ def long_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
+def kernels() -> list[Extension]:
+    """The C++ kernels, where they can run: no Python module, ctypes loads them. Without a compiler torch's serve."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return []
+    native = "saccade_ros/encoder/native"
+    options = ["-std=c++17", "-O3", "-fopenmp"]
+    sources = [f"{native}/attention.cpp", f"{native}/norm.cpp"]
+    name = f"{native.replace('/', '.')}.libsaccade_native"
+    return [Extension(name, sources, extra_compile_args=options, extra_link_args=["-fopenmp"], optional=True)]
+
+
 setup(
     name="saccade_ros",
     version=version(),
@@ -32,6 +44,7 @@ setup(
     author_email="maintainers@saccade-ros.example",
     license="Apache-2.0",
     packages=find_packages(include=["saccade_ros", "saccade_ros.*"]),
+    ext_modules=kernels(),
     package_data={"": ["*.html"], "saccade_ros": ["py.typed"]},
     entry_points={"console_scripts": ["saccade = saccade_ros.cli:main"]},
     python_requires=">=3.10",

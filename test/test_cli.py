@@ -53,7 +53,7 @@ def test_replay_twice_gives_the_same_novelty(clip, tmp_path):
         (["replay", "CLIP", "--set", "gate.tau"], "--set gate.tau: give NAME=VALUE"),
         (["replay", "CLIP", "--set", "gate.thau=1"], "gate.thau is no setting"),
         (["replay", "CLIP", "--set", "gate.tau=-1"], "gate.tau is -1.0: give at least 0"),
-        (["replay", "CLIP", "--set", "encoder.model=nothing"], "no folder, no hub id"),
+        (["replay", "CLIP", "--set", "encoder.model=nothing"], "is no folder, no .pt file, no hub id"),
         (["bench", "step", "--model", "tiny", "--windows", "99"], "window 99 is outside 1..32"),
     ],
 )

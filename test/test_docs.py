@@ -45,11 +45,17 @@ def test_every_message_field_is_documented(name):
     assert [line for line in declared if "#" not in line] == []
 
 
-def test_readme_results_are_the_recorded_ones():
-    result = json.loads((ROOT / "docs/results/step_vitl_w8_fp32.json").read_text(encoding="utf-8"))
-    for key in ("cached_step_ms", "full_reencode_ms"):
-        assert f"{result[key]['median']:.0f} ms" in README
-    assert f"{result['speedup']:.1f}x" in README
+@pytest.mark.parametrize("window", [8, 32])
+def test_readme_tells_the_recorded_steps(window):
+    result = json.loads((ROOT / f"docs/results/step_vitl_w{window}.json").read_text(encoding="utf-8"))
+    (part,) = result["windows"]
+    assert {row["batch"] for row in part["steps"]} >= {1}
+    for row in part["steps"]:
+        name = row["precision"] + (f", {row['batch']} streams in a step" if row["batch"] > 1 else "")
+        times = f"{row['per_stream_ms']:.0f} | {row['floor_ms'] / row['batch']:.0f}"
+        ratios = " | ".join(f"{row['speedup'][full]:.1f}x" for full in ("fp32", "bf16"))
+        cosine = ", ".join(f"{row['centred_cosine'][key]:.5f}" for key in ("mean", "worst"))
+        assert f"| {window} | {name} | {times} | {ratios} | {cosine} |" in README
 
 
 def test_fidelity_figures_are_the_recorded_ones():

@@ -284,7 +284,7 @@ def test_facts_name_the_weights():
     assert facts.weights.startswith("RANDOM")
     assert facts.weights_random
     assert facts.encoder_id == f"tiny-128:random-{facts.weights_sha256[:12]}:fp32"
-    assert facts.cache_bytes == 4 * (4 * 3 * 64 * 3 * (2 * 64 + 20) + 64 * 192 + 3 * 192)
+    assert facts.cache_bytes == 4 * (4 * 3 * 3 * 2 * 64 * 64 + 64 * 192 + 3 * 192)
 
 
 def test_stamps_and_frame_id_pass_through_unchanged(gated):

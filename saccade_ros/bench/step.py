@@ -112,6 +112,7 @@ class _WindowRun:
         self._bench, self._window, self._progress = bench, window, progress
         self._device = torch.device(bench.device)
         self._encoders: dict[tuple[str, int], StreamingEncoder] = {}
+        self._embedded: dict[tuple[str, int], Tensor] = {}
         spec = self._encoder("fp32", 1).spec
         self._clip = read_clip(bench.clip, FIDELITY_WINDOWS * window, spec.input_size)  # (T, 2, 3, H, W)
 
@@ -174,10 +175,14 @@ class _WindowRun:
         return {"mean": float(cosine.mean()), "worst": float(cosine.min()), "tubelets": len(cosine)}
 
     def _embeddings(self, precision: str, lookback: int) -> Tensor:
-        encoder = self._encoder(precision, lookback)
-        ring = encoder.new_ring()
-        outputs = [encoder.step([encoder.embed(tubelet)], [ring])[0] for tubelet in self._clip]
-        return torch.stack([output.newest.float().cpu() for output in outputs])  # (T, D)
+        """Of every tubelet of the clip, computed once: (T, D)."""
+        key = precision, lookback
+        if key not in self._embedded:
+            encoder = self._encoder(precision, lookback)
+            ring = encoder.new_ring()
+            outputs = [encoder.step([encoder.embed(tubelet)], [ring])[0] for tubelet in self._clip]
+            self._embedded[key] = torch.stack([output.newest.float().cpu() for output in outputs])
+        return self._embedded[key]
 
     def _row(
         self, variant: Variant, times: list[float], full_ms: dict[str, list[float]], result: Result, fidelity: Result

@@ -295,6 +295,8 @@ class EncoderNode(LifecycleNode):
 
     def _report(self, camera: Camera, trouble: Exception) -> None:
         """Warn about a lost tubelet or image, once per interval for each camera and cause; all are counted."""
+        if not self.context.ok():  # a signal has ended ROS under the worker: what fails now is no news
+            return
         cause, detail = "encoder_error", "".join(traceback.format_exception(trouble))
         if isinstance(trouble, MalformedImage):
             cause, detail = trouble.cause, str(trouble)

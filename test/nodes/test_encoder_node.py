@@ -330,7 +330,7 @@ def test_checkpoint_loads_by_parameter_and_a_poisoned_one_is_refused(tmp_path):
 def test_impossible_parameter_at_start_ends_with_its_name_and_the_remedy(setting):
     process = start_node({**FAST, **setting}, domain_id=99)
     log, _ = process.communicate(timeout=60)
-    name, default = next(iter(setting)), {"gate.tau": "0.3", "encoder.window": "8", "stream.fps": "4.0"}
+    name, default = next(iter(setting)), {"gate.tau": "0.2", "encoder.window": "8", "stream.fps": "4.0"}
     assert process.returncode == 1
     assert f"parameter {name}" in log
     assert f"such as {default[name]}" in log
