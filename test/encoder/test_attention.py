@@ -109,6 +109,16 @@ def test_other_precisions_are_left_to_torch(dtype):
     assert type(choose_attention(SPEC, rotary_tables(SPEC, 2), CPU, dtype)) is FusedAttention
 
 
+@pytest.mark.parametrize(("amx", "kernel"), [(False, MatmulAttention), (True, FusedAttention)])
+def test_plain_products_are_for_bf16_without_a_matrix_unit(monkeypatch, amx, kernel):
+    monkeypatch.setattr(AmxAttention, "serves", lambda spec, dtype: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    tables = rotary_tables(SPEC, 2)
+    assert type(choose_attention(SPEC, tables, CPU, torch.bfloat16)) is kernel
+    assert type(choose_attention(SPEC, tables, CPU, torch.float32)) is FusedAttention
+
+
 def test_shapes_that_tiles_do_not_fit_are_left_to_torch():
     odd = ModelSpec("odd", width=192, depth=1, heads=3, input_size=112)  # 49 tokens
     assert not AmxAttention.serves(odd, torch.bfloat16)
