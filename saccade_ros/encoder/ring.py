@@ -56,7 +56,7 @@ class RingCache:
     @property
     def nbytes(self) -> int:
         """Memory this cache holds, in bytes."""
-        return sum(t.nbytes for t in self._tensors)
+        return sum(t.nbytes for t in (self.keys, self.values, self.patches, self.means))
 
     @property
     def fill(self) -> int:
@@ -70,16 +70,6 @@ class RingCache:
     def advance(self) -> None:
         """A tubelet was encoded. Called in one place, at the end of a step that succeeded."""
         self.count += 1
-
-    def copy_from(self, other: "RingCache") -> None:
-        """Become a copy of a ring of the same model, in place."""
-        for mine, theirs in zip(self._tensors, other._tensors, strict=True):
-            mine.copy_(theirs)
-        self.count = other.count
-
-    @property
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return self.keys, self.values, self.patches, self.means
 
 
 class Block:

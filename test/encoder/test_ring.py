@@ -74,18 +74,6 @@ def test_memory_never_moves(encoder):
     assert [t.data_ptr() for t in (ring.keys, ring.values, ring.patches, ring.means)] == before
 
 
-def test_a_copy_goes_its_own_way_from_where_it_was_made(encoder):
-    ring, copy = encoder.new_ring(), encoder.new_ring()
-    encoder.step([patches(encoder)], [ring])
-    copy.copy_from(ring)
-    encoder.step([patches(encoder)], [copy])
-    new = patches(encoder)
-    again = encoder.new_ring()
-    again.copy_from(ring)
-    assert ring.count == 1
-    assert torch.equal(encoder.step([new], [ring])[0].newest, encoder.step([new], [again])[0].newest)
-
-
 def test_fill_counts_up_to_the_window_and_reset_empties(encoder):
     ring = encoder.new_ring()
     fills = [ring.fill]
