@@ -8,6 +8,7 @@ trained encoder would.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _scene_traces(engine: Engine, progress: Callable[[str], None]) -> list[Trace
     """The generated scenes, every frame of them."""
     config = replace(engine.config, stream=replace(engine.config.stream, fps=0.0))
     return [
-        record(s.name, s.frames(), config, engine.backend, s.events, lambda name=s.name: progress(f"encoding {name}"))  # type: ignore[misc]
+        record(s.name, s.frames(), config, engine.backend, s.events, partial(progress, f"encoding {s.name}"))
         for s in generated_scenes()
     ]
 
@@ -80,8 +81,8 @@ def _clip_traces(clips: Sequence[Path], engine: Engine, progress: Callable[[str]
     for path in clips:
         with open_source(path) as source:
             frames = frames_of(source, round(engine.config.vision.max_megapixels * 1e6))
-            step = lambda name=path.name: progress(f"encoding {name}")  # noqa: E731
-            traces.append(record(path.name, frames, engine.config, engine.backend, progress=step))
+            told = partial(progress, f"encoding {path.name}")
+            traces.append(record(path.name, frames, engine.config, engine.backend, progress=told))
     return traces
 
 

@@ -20,6 +20,7 @@ from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.export.folder import whole_folder
 from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step, step_shape
 from saccade_ros.export.parity import Reference, compare, compute_reference, race
+from saccade_ros.export.progress import within
 from saccade_ros.export.quantize import QUANTIZED, quantize, save
 from saccade_ros.machine import describe_machine
 from saccade_ros.manifest import Artifact, Manifest, ModelFacts, describe_files
@@ -197,7 +198,7 @@ class _Export:
         parity = {}
         for i, (use, reference) in enumerate((("calibration", self._calibration), ("held_out", self._held_out))):
             state.reset()
-            parity[use] = compare(state, reference, lambda share, i=i: progress(0.4 + 0.2 * (i + share)))  # type: ignore[misc]
+            parity[use] = compare(state, reference, within(progress, 0.4 + 0.2 * i, 0.2))
         patches = self._calibration.patches
 
         def exported_step() -> None:

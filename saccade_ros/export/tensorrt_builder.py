@@ -18,6 +18,7 @@ from typing import Any
 from saccade_ros.backends.tensorrt_backend import describe_gpu, describe_tensorrt, load_tensorrt
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step
+from saccade_ros.export.progress import within
 from saccade_ros.export.quantize import save
 from saccade_ros.manifest import Artifact, sha256_of
 
@@ -40,9 +41,9 @@ def build_artifact(
     contract = find_contract(trt, encoder.lookback)
     files, keys = {}, []
     with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
-        for role, model, share in (
-            ("embed_engine", build_embed(encoder), 0.1),
-            ("engine", build_step(encoder, batch, contract, precision), 0.9),
+        for role, model, start, span in (
+            ("embed_engine", build_embed(encoder), 0.0, 0.1),
+            ("engine", build_step(encoder, batch, contract, precision), 0.1, 0.9),
         ):
             source = Path(scratch) / f"{role}.onnx"
             save(model, source)
@@ -50,7 +51,7 @@ def build_artifact(
             target = folder / f"tensorrt-{precision}" / f"{role}-{key[:12]}.engine"
             cached = cache_folder() / f"{key}.engine"
             if not cached.is_file():
-                build_engine(trt, source, cached, lambda done, share=share: progress(share * done))  # type: ignore[misc]
+                build_engine(trt, source, cached, within(progress, start, span))
             target.parent.mkdir(exist_ok=True)
             write_whole(target, cached.read_bytes())
             files[role] = target.relative_to(folder).as_posix()
