@@ -77,7 +77,7 @@ $(WS)/env.sh: Makefile $(ENV_STAMP)
 # With --symlink-install only these change what is installed; launch and config are folders, newer when a file is
 # added or removed.
 BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard launch config) \
-  $(wildcard msg/*.msg action/*.action saccade_ros/encoder/native/*.cpp)
+  $(wildcard msg/*.msg action/*.action saccade_ros/encoder/native/*.cpp saccade_ros/encoder/native/*.h)
 
 $(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
 	@echo '==> building messages and package with colcon into $(WS)'

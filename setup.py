@@ -29,9 +29,13 @@ def kernels() -> list[Extension]:
         return []
     native = "saccade_ros/encoder/native"
     options = ["-std=c++17", "-O3", "-fopenmp"]
-    sources = [f"{native}/attention.cpp", f"{native}/norm.cpp"]
+    sources = [f"{native}/{name}.cpp" for name in ("attention", "linear", "norm")]
     name = f"{native.replace('/', '.')}.libsaccade_native"
-    return [Extension(name, sources, extra_compile_args=options, extra_link_args=["-fopenmp"], optional=True)]
+    headers = [f"{native}/x86.h"]
+    linked = ["-fopenmp"]
+    return [
+        Extension(name, sources, depends=headers, extra_compile_args=options, extra_link_args=linked, optional=True)
+    ]
 
 
 setup(

@@ -16,7 +16,7 @@ from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import Head, LinearHead, NoHead
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16}
 Step = Callable[[Sequence[Tensor], Sequence[RingCache]], list[StepOutput]]
 
 
@@ -41,7 +41,7 @@ class TorchBackend:
             adapter=encoder.adapter,
             probe=encoder.pooling == "probe",
         )
-        self._encoder = loaded.encoder.place(device, DTYPES[precision])
+        self._encoder = loaded.encoder.place(device, DTYPES[precision], int8=precision == "int8")
         self._step: Step = GraphedEncoder(self._encoder).step if device.type == "cuda" else self._encoder.step
         self._normalize = encoder.normalize
         self.head = _head(loaded.probe)

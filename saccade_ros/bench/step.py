@@ -149,7 +149,7 @@ class _WindowRun:
         if key not in self._encoders:
             loaded = load_encoder(self._bench.model, self._window, lookback)
             self._source = loaded.source
-            self._encoders[key] = loaded.encoder.place(self._device, DTYPES[precision])
+            self._encoders[key] = loaded.encoder.place(self._device, DTYPES[precision], int8=precision == "int8")
         return self._encoders[key]
 
     def _prepare(self, variant: Variant) -> Callable[[], object]:

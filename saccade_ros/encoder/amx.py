@@ -1,7 +1,7 @@
-"""Attention on the CPU's matrix unit; the work is in native/attention.cpp."""
+"""Attention and linear layers on the CPU's matrix unit; the work is in native/attention.cpp and native/linear.cpp."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saccade_ros.encoder.native import library
 from saccade_ros.encoder.ring import Block
@@ -9,6 +9,7 @@ from saccade_ros.encoder.rope import RotaryTables, Rotation
 from saccade_ros.encoder.spec import ModelSpec
 
 TILE = 32  # the matrix unit takes bf16 in rows of 32
+MOST_INT8 = 127  # int8 without -128, so that it is symmetric
 
 
 class AmxAttention:
@@ -38,7 +39,7 @@ class AmxAttention:
         fits = (
             dtype in (torch.bfloat16, torch.float32) and spec.tokens % TILE == 0 and spec.head_width % (TILE // 2) == 0
         )
-        return fits and library() is not None and bool(library().saccade_amx_available())
+        return fits and amx_available()
 
     def turns(self, block: Block) -> tuple[Tensor, ...]:
         """Of queries, (m, S, 4, P/2), and of keys by slot, (fill, 4, P/2)."""
@@ -56,6 +57,71 @@ class AmxAttention:
         if failed:
             raise MemoryError("no working memory for attention; lower backend.threads or encoder.lookback")
         return out
+
+
+class AmxLinear(nn.Module):
+    """A linear layer on the CPU's matrix unit, with the GELU fused.
+
+    int8: the weight has a scale for each output channel, the input one for each row, taken at every call (dynamic
+    quantization); sums are exact in int32, input and output bf16.
+
+    Raises:
+        MemoryError: from a call, if the kernel's working memory cannot be had.
+    """
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, int8: bool = False) -> None:
+        super().__init__()
+        weight, self._dtype = linear.weight.detach().float(), dtype
+        self._bias, self._scales = linear.bias.detach().float().clone(), None
+        kernels = library()
+        if int8:
+            self._scales = weight.abs().amax(dim=1).clamp(min=1e-30) / MOST_INT8  # (out,)
+            self._weight = _tiles((weight / self._scales[:, None]).round().to(torch.int8))
+            self._run = kernels.saccade_linear_int8
+        else:
+            self._weight = _tiles(weight.to(dtype))
+            self._run = {
+                torch.bfloat16: kernels.saccade_linear_bf16,
+                torch.float32: kernels.saccade_linear_fp32,
+            }[dtype]
+        self.out_features, self.in_features = weight.shape
+
+    @staticmethod
+    def serves(linear: nn.Linear, dtype: torch.dtype) -> bool:
+        """True if the kernel was built, the processor has AMX, and the layer's sizes fit its tiles."""
+        fits = linear.out_features % TILE == 0 and linear.in_features % (2 * TILE) == 0
+        return fits and dtype in (torch.bfloat16, torch.float32) and amx_available()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, in) -> (N, out)."""
+        return self._compute(x, ends_in_gelu=False)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU of the layer's output."""
+        return self._compute(x, ends_in_gelu=True)
+
+    def _compute(self, x: Tensor, ends_in_gelu: bool) -> Tensor:
+        if x.dtype != self._dtype or x.shape[1:] != (self.in_features,):
+            raise ValueError(f"input is {tuple(x.shape)} in {x.dtype}; takes (N, {self.in_features}) in {self._dtype}")
+        x = x.contiguous()
+        out = torch.empty(len(x), self.out_features, dtype=self._dtype)
+        sizes = (torch.get_num_threads(), len(x), self.in_features, self.out_features, ends_in_gelu)
+        arrays = (x, self._weight, self._bias, *(() if self._scales is None else (self._scales,)), out)
+        if self._run(*sizes, *(array.data_ptr() for array in arrays)):
+            raise MemoryError("no working memory for a linear layer; encode fewer streams at once")
+        return out
+
+
+def amx_available() -> bool:
+    """True if the kernels were built and the processor has AMX."""
+    return library() is not None and bool(library().saccade_amx_available())
+
+
+def _tiles(weight: Tensor) -> Tensor:
+    """A weight (out, in) as the kernel reads it: 16 outputs to a tile, 4 bytes of each to a row; in fp32 as in bf16."""
+    values = 4 if weight.dtype == torch.int8 else 2  # of an output, side by side
+    blocks = weight.unflatten(1, (-1, 16, values)).unflatten(0, (-1, 2, 16))  # (out/32, 2, 16, depths, 16, values)
+    return blocks.permute(0, 3, 1, 4, 2, 5).contiguous()
 
 
 def _padded(head_width: int) -> int:

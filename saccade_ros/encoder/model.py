@@ -116,19 +116,25 @@ class StreamingEncoder(nn.Module):
         """Memory of one stream's cache."""
         return RingCache.bytes_needed(self.spec, self.window, self.lookback, self.attention.key_slot, self.dtype)
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> "StreamingEncoder":
+    def place(self, device: torch.device, dtype: torch.dtype, int8: bool = False) -> "StreamingEncoder":
         """Move to where and how it shall compute, once; returns self.
 
         The patch embedding stays fp32: it is 0.4 % of a step, and the gate compares its small differences.
+
+        Args:
+            int8: linear layers in int8, quantized here; the rest, as the cache, in dtype.
+
+        Raises:
+            ValueError: int8 cannot be had there.
         """
+        if device.type == "cpu":
+            pack_linears(self.layers, dtype, rows=self.lookback * self.spec.tokens, int8=int8)
         self.to(device, dtype)
         self.patch_embed.to(torch.float32)
         for module in self.modules():
             if isinstance(module, ResidualNorm):
                 module.place(dtype)
         self._choose_attention(device, dtype)
-        if device.type == "cpu":
-            pack_linears(self.layers, rows=self.lookback * self.spec.tokens)
         return self
 
     def _choose_attention(self, device: torch.device, dtype: torch.dtype) -> None:

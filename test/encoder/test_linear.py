@@ -1,35 +1,151 @@
-"""Packed linear layers compute what unpacked ones do."""
+"""Packed linear layers compute what unpacked ones do: oneDNN's, and ours on the matrix unit."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from saccade_ros.encoder.amx import AmxLinear, amx_available
 from saccade_ros.encoder.linear import Linear, PackedLinear, pack_linears
+from saccade_ros.encoder.weights import load_encoder
 
-pytestmark = pytest.mark.skipif(
+needs_amx = pytest.mark.skipif(not amx_available(), reason="needs a processor with AMX and the kernels colcon builds")
+needs_bf16 = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bf16 arithmetic on this processor"
 )
+# inputs, outputs: one block of tiles; ViT-S's; no whole number of chunks; and inputs that are summed in pieces
+SIZES = [(64, 32), (384, 1152), (1408, 352), (4096, 256)]
+ROWS = [1, 31, 32, 257, 600]
 
 
-@pytest.fixture
-def linear() -> Linear:
+def layer(inputs: int, outputs: int, dtype: torch.dtype) -> Linear:
     torch.manual_seed(0)
-    return Linear(96, 160).bfloat16()
+    return Linear(inputs, outputs).to(dtype)
 
 
+def exactly(linear: Linear, x: Tensor) -> Tensor:
+    return F.linear(x.double(), linear.weight.detach().double(), linear.bias.detach().double())
+
+
+def error(got: Tensor, exact: Tensor) -> float:
+    return float((got.double() - exact).norm() / exact.norm())
+
+
+@needs_bf16
 @pytest.mark.parametrize("rows", [64, 32])  # as packed for, and another number
-def test_every_ending_is_that_of_the_plain_layer_to_bf16_rounding(linear, rows):
-    packed = PackedLinear(linear, rows=64)
+def test_onednn_gives_the_plain_layer_to_bf16_rounding(rows):
+    linear = layer(96, 160, torch.bfloat16)
+    packed = PackedLinear(linear, torch.bfloat16, rows=64)
     x = torch.randn(rows, 96).bfloat16()
-    exact = F.linear(x.double(), linear.weight.double(), linear.bias.double())
+    exact = exactly(linear, x)
     with torch.inference_mode():
         for got, expected in ((packed(x), exact), (packed.gelu(x), F.gelu(exact))):
             assert got.dtype == torch.bfloat16
-            assert (got.double() - expected).norm() / expected.norm() < 0.004
+            assert error(got, expected) < 0.004
 
 
-def test_packing_replaces_every_linear_of_a_module(linear):
-    module = torch.nn.Sequential(linear, torch.nn.ModuleDict({"inner": Linear(4, 4).bfloat16()}))
-    pack_linears(module, rows=8)
+@needs_amx
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_amx_is_as_close_to_exact_as_onednn_and_in_fp32_to_6e_7(inputs, outputs, rows, dtype):
+    linear = layer(inputs, outputs, dtype)
+    ours, onednn = AmxLinear(linear, dtype), PackedLinear(linear, dtype, rows)
+    x = torch.randn(rows, inputs).to(dtype)
+    exact = exactly(linear, x)
+    with torch.inference_mode():
+        for got, theirs, expected in ((ours(x), onednn(x), exact), (ours.gelu(x), onednn.gelu(x), F.gelu(exact))):
+            assert got.dtype == dtype
+            bound = max(1.02 * error(theirs, expected), 6e-7 if dtype == torch.float32 else 0)
+            assert error(got, expected) <= bound
+
+
+@needs_amx
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_int8_rounds_weights_by_output_and_inputs_by_row_and_nothing_else(inputs, outputs, rows):
+    linear = layer(inputs, outputs, torch.float32)
+    x = torch.randn(rows, inputs).bfloat16() * torch.logspace(-3, 3, rows)[:, None].bfloat16()
+    weight_step = linear.weight.detach().abs().amax(dim=1, keepdim=True) / 127
+    row_step = x.float().abs().amax(dim=1, keepdim=True) / 127
+    rounded = Linear(inputs, outputs)
+    rounded.load_state_dict({"weight": (linear.weight / weight_step).round() * weight_step, "bias": linear.bias})
+    exact = exactly(rounded, (x.float() * (1 / row_step)).round() * row_step)
+    ours = AmxLinear(linear, torch.bfloat16, int8=True)
+    assert error(ours(x), exact) < 0.003
+    assert error(ours.gelu(x), F.gelu(exact)) < 0.003
+
+
+@needs_amx
+def test_gelu_is_close_to_erf_everywhere():
+    """Weights of one pass each input on; from far below zero to far above."""
+    passing = Linear(64, 64)
+    passing.load_state_dict({"weight": torch.eye(64), "bias": torch.zeros(64)})
+    x = torch.linspace(-12, 12, 6400).reshape(100, 64)
+    for dtype, tolerance in ((torch.float32, 5e-7), (torch.bfloat16, 4e-5)):
+        given = x.to(dtype)
+        exact = F.gelu(given.double())
+        off = (AmxLinear(passing, dtype).gelu(given).double() - exact).abs()
+        rounding = exact.abs() * torch.finfo(dtype).eps
+        assert (off <= tolerance + rounding).all()
+
+
+@needs_amx
+@pytest.mark.parametrize(("dtype", "int8"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
+def test_amx_gives_the_same_bits_for_any_number_of_threads(dtype, int8):
+    linear = AmxLinear(layer(4096, 96, torch.float32), dtype, int8)
+    x = torch.randn(70, 4096).to(dtype)
+    threads = torch.get_num_threads()
+    try:
+        outputs = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            outputs.append(linear(x))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+
+
+@needs_amx
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_amx_passes_nan_on_in_its_row_only(dtype):
+    x = torch.randn(40, 64).to(dtype)
+    x[33, 5] = torch.nan
+    out = AmxLinear(layer(64, 32, torch.float32), dtype).gelu(x)
+    assert out[33].isnan().all()
+    assert out[[i for i in range(40) if i != 33]].isfinite().all()
+
+
+@needs_amx
+@pytest.mark.parametrize("x", [torch.zeros(4, 128), torch.zeros(4, 64).bfloat16()], ids=["width", "type"])
+def test_amx_refuses_another_input(x):
+    with pytest.raises(ValueError, match=r"takes \(N, 64\) in torch.float32"):
+        AmxLinear(layer(64, 32, torch.float32), torch.float32)(x)
+
+
+def test_packing_replaces_every_linear_of_a_module():
+    module = torch.nn.Sequential(Linear(64, 64), torch.nn.ModuleDict({"inner": Linear(4, 4)}))
+    pack_linears(module, torch.float32, rows=8)
     assert not any(isinstance(part, Linear) for part in module.modules())
-    assert sum(isinstance(part, PackedLinear) for part in module.modules()) == 2
+    assert isinstance(module[1]["inner"], PackedLinear)  # tiles do not fit it
+
+
+def test_int8_without_a_kernel_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(AmxLinear, "serves", lambda linear, dtype: False)
+    with pytest.raises(ValueError, match="int8 needs a CPU with AMX"):
+        pack_linears(torch.nn.Sequential(Linear(64, 64)), torch.bfloat16, rows=8, int8=True)
+
+
+@needs_amx
+def test_int8_stream_stays_near_the_fp32_one():
+    """Centred cosine of the embeddings, over more than four windows."""
+    window, tubelets = 3, 14
+    clip = torch.randn(tubelets, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    embeddings = []
+    for dtype, int8 in ((torch.float32, False), (torch.bfloat16, True)):
+        encoder = load_encoder("tiny", window).encoder.place(torch.device("cpu"), dtype, int8)
+        ring = encoder.new_ring()
+        embeddings.append(torch.stack([encoder.step([encoder.embed(t)], [ring])[0].newest.float() for t in clip]))
+    exact, rounded = (e - embeddings[0].mean(dim=0) for e in embeddings)
+    assert torch.cosine_similarity(exact, rounded).min() >= 0.99

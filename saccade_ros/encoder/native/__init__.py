@@ -21,6 +21,9 @@ def _declared(loaded: Any) -> Any:
     integer, pointer = ctypes.c_int, ctypes.c_void_p
     for attend in (loaded.saccade_amx_attend_bf16, loaded.saccade_amx_attend_fp32):
         attend.argtypes = [integer] * 8 + [pointer] * 8
+    for linear in (loaded.saccade_linear_bf16, loaded.saccade_linear_fp32):
+        linear.argtypes = [integer] * 5 + [pointer] * 4
+    loaded.saccade_linear_int8.argtypes = [integer] * 5 + [pointer] * 5
     for add_norm in (loaded.saccade_add_norm_bf16, loaded.saccade_add_norm_fp32):
         add_norm.argtypes = [integer] * 3 + [ctypes.c_float] + [pointer] * 5
         add_norm.restype = None

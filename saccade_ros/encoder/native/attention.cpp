@@ -18,7 +18,6 @@
 // Turns: what to rotate channel pairs by, in rows of 4 x P/2: cosines of the even channels, of the odd ones, sines of the
 // even ones (with a minus), of the odd ones. Cosine 1 and sine 0 leave a pair as it is.
 
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -29,21 +28,18 @@
 #include <memory>
 #include <type_traits>
 
+#include "x86.h"
+
 namespace {
 
-using bf16 = std::uint16_t;
+using namespace saccade;
 
-constexpr int kTile = 16;            // rows of a tile; fp32 values in one of them
-constexpr int kPair = 2 * kTile;     // bf16 values in a row of a tile
 constexpr int kQueries = 2 * kTile;  // queries handled at once
 constexpr float kLowest = -1e30f;    // a maximum before any score; finite, so that differences are
 constexpr float kMost = 1e20f;       // a sum of numerators far from overflow, and so are its products with values
 
 template <typename T>
 constexpr int kParts = std::is_same_v<T, float> ? 3 : 1;  // bf16 parts of a value
-
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
-#define AMX __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")))
 
 struct Shape {
   int heads, window, fill, tokens, width, padded, block;
@@ -65,24 +61,6 @@ struct Workspace {
   float *maxima;  // (N)
   float *totals;  // (N)
 };
-
-AVX512 inline __m512 widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
-AVX512 inline __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
-
-// Minimax polynomials of 2^x over [0, 1], highest power first; relative error far below the rounding of T.
-template <typename T>
-constexpr float kExp2[] = {7.8024523e-2f, 2.2606716e-1f, 6.9583356e-1f, 9.9992522e-1f};  // 1e-4
-template <>
-constexpr float kExp2<float>[] = {2.17022556e-4f, 1.24396878e-3f, 9.67884099e-3f, 5.54833420e-2f,
-                                  2.40229836e-1f, 6.93146984e-1f, 1.0f};  // 2e-9
-
-template <typename T>
-AVX512 inline __m512 exp2_of(__m512 x) {
-  const __m512 fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  __m512 y = _mm512_setzero_ps();
-  for (const float coefficient : kExp2<T>) y = _mm512_fmadd_ps(y, fraction, _mm512_set1_ps(coefficient));
-  return _mm512_scalef_ps(y, x);
-}
 
 // 16 channel pairs in fp32: first and second channel of each.
 struct Pairs {
@@ -302,10 +280,9 @@ AVX512 inline float raise(const Shape &s, const float *scores, float scale, floa
     __m512 high = exp2_of<T>(_mm512_fmadd_ps(_mm512_loadu_ps(scores + key + kTile), factor, minus));
     sum = _mm512_add_ps(sum, _mm512_add_ps(low, high));
     for (int part = 0; part < kParts<T>; ++part) {
-      const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-      _mm512_storeu_si512(weights + part * s.weight_plane() + key, both);
-      low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(both)));
-      high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64(both, 1)));
+      const __m512i rounded = round_pair(low, high);
+      _mm512_storeu_si512(weights + part * s.weight_plane() + key, rounded);
+      subtract(rounded, low, high);
     }
   }
   return _mm512_reduce_add_ps(sum);
@@ -339,9 +316,6 @@ AVX512 void soften(const Shape &s, float scale, bool first, const Workspace &w, 
     w.totals[query + row] += sum;
   }
 }
-
-AVX512 inline void store(bf16 *to, __m512 x) { _mm256_storeu_si256((__m256i *)to, narrow(x)); }
-AVX512 inline void store(float *to, __m512 x) { _mm512_storeu_ps(to, x); }
 
 // One head's keys and values -> its part of the output, `stride` apart per query.
 template <typename T>
@@ -378,16 +352,6 @@ AVX512 void attend_head(const Shape &s, const T *keys, const T *values, const fl
       store(out + query * stride + e, _mm512_mul_ps(_mm512_loadu_ps(w.sums + query * s.width + e), inverse));
   }
 }
-
-struct TileConfig {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {kTile, kTile, kTile, kTile, kTile, kTile, kTile, kTile};
-};
-alignas(64) const TileConfig kTiles;  // not on the stack: GCC's _tile_loadconfig declares 8 of its 64 bytes as read
-
-AMX void open_tiles() { _tile_loadconfig(&kTiles); }
-AMX void close_tiles() { _tile_release(); }
 
 // Bytes of the workspace; laid out from `memory` on, unless that is null.
 template <typename T>
@@ -451,12 +415,12 @@ int attend(int threads, const Shape &s, int turning, const T *qkv, const std::in
 
 extern "C" {
 
-// 1 if the processor has AMX for bf16 and Linux lets this process use it. torch asks the same; asking twice is harmless.
+// 1 if the processor has AMX and Linux lets this process use it. torch asks the same; asking twice is harmless.
 int saccade_amx_available() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // Linux, Documentation/arch/x86/xstate.rst
   __builtin_cpu_init();
-  return __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
-         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") &&
+         __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
 // Writes a block's keys and values into one layer of a ring, then attends to all of it.

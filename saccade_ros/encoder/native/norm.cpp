@@ -1,33 +1,19 @@
 // Residual sum and layer norm in one pass, for x86 processors with AVX-512. Plain C interface, as in attention.cpp.
 
-#include <immintrin.h>
-
 #include <cmath>
-#include <cstddef>
-#include <cstdint>
+
+#include "x86.h"
 
 namespace {
 
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
-
-constexpr int kLane = 16;
-
-AVX512 inline __m512 load(const float *from) { return _mm512_loadu_ps(from); }
-AVX512 inline __m512 load(const std::uint16_t *from) {
-  const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-}
-AVX512 inline void store(float *to, __m512 x) { _mm512_storeu_ps(to, x); }
-AVX512 inline void store(std::uint16_t *to, __m512 x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), (__m256i)_mm512_cvtneps_pbh(x));
-}
+using namespace saccade;
 
 // One row: x += update, out = (x - mean) / sqrt(variance + epsilon) * weight + bias.
 template <typename T>
 AVX512 void add_norm_row(int width, float *x, const T *update, const float *weight, const float *bias, float epsilon,
                          T *out) {
   __m512 sum = _mm512_setzero_ps();
-  for (int i = 0; i < width; i += kLane) {
+  for (int i = 0; i < width; i += kTile) {
     __m512 value = load(x + i);
     if (update) {
       value = _mm512_add_ps(value, load(update + i));
@@ -37,12 +23,12 @@ AVX512 void add_norm_row(int width, float *x, const T *update, const float *weig
   }
   const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / width);
   __m512 squares = _mm512_setzero_ps();
-  for (int i = 0; i < width; i += kLane) {
+  for (int i = 0; i < width; i += kTile) {
     const __m512 centred = _mm512_sub_ps(load(x + i), mean);
     squares = _mm512_fmadd_ps(centred, centred, squares);
   }
   const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / width + epsilon));
-  for (int i = 0; i < width; i += kLane) {
+  for (int i = 0; i < width; i += kTile) {
     const __m512 unit = _mm512_mul_ps(_mm512_sub_ps(load(x + i), mean), scale);
     store(out + i, _mm512_fmadd_ps(unit, load(weight + i), load(bias + i)));
   }
@@ -71,8 +57,8 @@ int saccade_norm_available() {
 
 // x (rows, width) in fp32 becomes x + update, unless update is null; out, of update's type, its layer norm. The width is
 // a multiple of 16.
-void saccade_add_norm_bf16(int threads, int rows, int width, float epsilon, float *x, const std::uint16_t *update,
-                           const float *weight, const float *bias, std::uint16_t *out) {
+void saccade_add_norm_bf16(int threads, int rows, int width, float epsilon, float *x, const bf16 *update,
+                           const float *weight, const float *bias, bf16 *out) {
   add_norm(threads, rows, width, x, update, weight, bias, epsilon, out);
 }
 
