@@ -121,7 +121,8 @@ def _tiles(weight: Tensor) -> Tensor:
     """A weight (out, in) as the kernel reads it: 16 outputs to a tile, 4 bytes of each to a row; in fp32 as in bf16."""
     values = 4 if weight.dtype == torch.int8 else 2  # of an output, side by side
     blocks = weight.unflatten(1, (-1, 16, values)).unflatten(0, (-1, 2, 16))  # (out/32, 2, 16, depths, 16, values)
-    return blocks.permute(0, 3, 1, 4, 2, 5).contiguous()
+    tiles: Tensor = blocks.permute(0, 3, 1, 4, 2, 5).contiguous()  # (out/32, depths, 2, 16, 16, values)
+    return tiles
 
 
 def _padded(head_width: int) -> int:

@@ -65,8 +65,8 @@ def _packed(linear: Linear, dtype: torch.dtype, rows: int, int8: bool) -> nn.Mod
         return AmxLinear(linear, dtype, int8)
     if int8:
         raise ValueError(
-            "int8 needs a CPU with AMX and the kernels that colcon or pip builds, or a GPU: take bf16 or fp32, or run an "
-            "int8 export on ONNX Runtime (saccade export)"
+            "int8 needs a CPU with AMX and the kernels that colcon or pip builds, or a GPU: take bf16 or fp32, or run "
+            "an int8 export on ONNX Runtime (saccade export)"
         )
     bf16 = dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     if torch.backends.mkldnn.is_available() and (bf16 or dtype == torch.float32):

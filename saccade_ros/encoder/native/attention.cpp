@@ -12,9 +12,10 @@
 // A plain C interface for ctypes, without torch's headers. OpenMP resolves to the library that torch has loaded, so both
 // share one pool of threads.
 //
-// Packed: the matrix unit takes pairs, so keys lie as (P/2, S, 2), channel pairs outermost, and values as (S/2, E, 2),
-// key pairs outermost. S tokens per tubelet, E head width, P = E padded to 32. In fp32 the ring holds keys as (P, S) and
-// values as (S, E), and packs their parts as it goes.
+// Tiles: all that the matrix unit reads and writes lies in tiles of 16 rows of 64 bytes, so that each is 1 KB in one piece.
+// It takes pairs of bf16: a tile of keys has 16 channel pairs of 16 keys, one of values 16 key pairs of 16 channels. S tokens
+// per tubelet, E head width, P = E padded to 32. Keys lie as (S/16, P/32) tiles, values as (S/32, E/16). In fp32 the ring
+// holds keys as (P, S) and values as (S, E), and their parts are made into tiles on the way.
 // Turns: what to rotate channel pairs by, in rows of 4 x P/2: cosines of the even channels, of the odd ones, sines of the
 // even ones (with a minus), of the odd ones. Cosine 1 and sine 0 leave a pair as it is.
 
@@ -35,6 +36,8 @@ namespace {
 using namespace saccade;
 
 constexpr int kQueries = 2 * kTile;  // queries handled at once
+constexpr int kKeys = 64;            // keys handled at once: scores and weights of two turns then fit the L1 cache
+constexpr int kWords = kTile * kTile;  // fp32 values of a tile; it has twice as many of bf16
 constexpr float kLowest = -1e30f;    // a maximum before any score; finite, so that differences are
 constexpr float kMost = 1e20f;       // a sum of numerators far from overflow, and so are its products with values
 
@@ -47,20 +50,29 @@ struct Shape {
   std::ptrdiff_t key_slot() const { return static_cast<std::ptrdiff_t>(padded) * tokens; }
   std::ptrdiff_t value_slot() const { return static_cast<std::ptrdiff_t>(width) * tokens; }
   std::ptrdiff_t query_plane() const { return static_cast<std::ptrdiff_t>(padded) * queries(); }
-  std::ptrdiff_t weight_plane() const { return static_cast<std::ptrdiff_t>(kQueries) * tokens; }
+  int key_steps() const { return padded / kPair; }
+  int columns() const { return width / kTile; }
 };
 
-// One thread's working memory. N queries; a leading axis of parts where values are bf16.
+// One thread's working memory, in tiles. N queries; a leading axis of parts where values are bf16. Scores and weights
+// twice, for two turns.
 struct Workspace {
-  float *scores;  // (32, S)
-  bf16 *weights;  // (parts, 32, S) softmax numerators
-  bf16 *keys;     // (parts, P/2, S, 2) a slot's keys, turned; in bf16 only the channel pairs that turn
-  bf16 *values;   // (parts, S/2, E, 2) a slot's values; fp32 only
-  bf16 *queries;  // (parts, N, P)
-  float *sums;    // (N, E) output before division by the totals
-  float *maxima;  // (N)
-  float *totals;  // (N)
+  float *scores[2];  // (keys/16, 2, 16, 16) of 32 queries
+  bf16 *weights[2];  // (parts, keys/32, 2, 16, 32) softmax numerators of them
+  bf16 *keys;        // (parts, S/16, P/32) tiles of a slot's keys, turned; in bf16 only of the channels that turn
+  bf16 *values;      // (parts, S/32, E/16) tiles of a slot's values; fp32 only
+  bf16 *queries;     // (parts, N/32, P/32, 2, 16, 32)
+  float *sums;       // (N/32, E/16, 2, 16, 16) output before division by the totals
+  float *totals;     // (N, 16) in lanes, to be added up
+  float *maxima;     // (N)
 };
+
+constexpr std::ptrdiff_t kWeightPlane = kQueries * kKeys;
+
+// Where a row of 32 begins in tiles of fp32; its next 16 columns are 2 tiles further.
+inline std::ptrdiff_t row_of_words(int row) { return row / kTile * kWords + row % kTile * kTile; }
+// The same of bf16, with 32 columns.
+inline std::ptrdiff_t row_of_pairs(int row) { return 2 * row_of_words(row); }
 
 // 16 channel pairs in fp32: first and second channel of each.
 struct Pairs {
@@ -141,20 +153,22 @@ AVX512 inline void transpose(__m512i r[kTile]) {
   }
 }
 
-// A tubelet's queries of one head, `stride` apart -> parts of (S, P).
+// A tubelet's queries of one head, `stride` apart -> tiles of their parts, from query `first` on.
 template <typename T>
-AVX512 void turn_queries(const Shape &s, const T *from, int stride, const float *turns, bf16 *to) {
-  for (int token = 0; token < s.tokens; ++token)
-    for (int pair = 0; pair < s.padded / 2; pair += kTile)
-      store_parts<T>(turned_pairs(s, from + token * stride, turns + token * 2 * s.padded, pair),
-                     to + token * s.padded + 2 * pair, s.query_plane());
+AVX512 void turn_queries(const Shape &s, const T *from, int stride, const float *turns, int first, bf16 *queries) {
+  for (int token = 0; token < s.tokens; ++token) {
+    const int query = first + token;
+    bf16 *to = queries + static_cast<std::ptrdiff_t>(query / kQueries) * kQueries * s.padded + row_of_pairs(query % kQueries);
+    for (int pair = 0; pair < s.padded / 2; pair += kTile, to += 4 * kWords)
+      store_parts<T>(turned_pairs(s, from + token * stride, turns + token * 2 * s.padded, pair), to, s.query_plane());
+  }
 }
 
 // A tubelet's keys of one head -> the ring's slot.
 template <typename T>
 AVX512 void keep_keys(const Shape &s, const T *from, int stride, const float *turns, T *slot) {
-  for (int pair = 0; pair < s.padded / 2; pair += kTile)
-    for (int token = 0; token < s.tokens; token += kTile) {
+  for (int token = 0; token < s.tokens; token += kTile)
+    for (int pair = 0; pair < s.padded / 2; pair += kTile) {
       __m512i rows[2][kTile];  // fp32: even channels, odd channels; bf16: both in the first
       for (int i = 0; i < kTile; ++i) {
         const Pairs p = turned_pairs(s, from + (token + i) * stride, turns + (token + i) * 2 * s.padded, pair);
@@ -168,14 +182,18 @@ AVX512 void keep_keys(const Shape &s, const T *from, int stride, const float *tu
       for (int kind = 0; kind < (std::is_same_v<T, float> ? 2 : 1); ++kind) {
         transpose(rows[kind]);
         for (int i = 0; i < kTile; ++i) {
-          T *row = slot + static_cast<std::ptrdiff_t>(2 * (pair + i)) * s.tokens;  // of this pair: S words or 2 x S fp32
           if constexpr (std::is_same_v<T, float>)
-            _mm512_storeu_si512(row + kind * s.tokens + token, rows[kind][i]);
+            _mm512_storeu_si512(slot + static_cast<std::ptrdiff_t>(2 * (pair + i) + kind) * s.tokens + token, rows[kind][i]);
           else
-            _mm512_storeu_si512(row + 2 * token, rows[kind][i]);
+            _mm512_storeu_si512(slot + token * s.padded + pair * kPair + i * kPair, rows[kind][i]);
         }
       }
     }
+}
+
+// Where the values of a pair of tokens lie among the tiles, from channel e on.
+inline std::ptrdiff_t value_at(const Shape &s, int token, int e) {
+  return static_cast<std::ptrdiff_t>(token / kPair) * kPair * s.width + e * kPair + token % kPair / 2 * kPair;
 }
 
 // A tubelet's values of one head -> the ring's slot.
@@ -185,62 +203,147 @@ AVX512 void keep_values(const Shape &s, const bf16 *from, int stride, bf16 *slot
       const __m256i first = _mm256_loadu_si256((const __m256i *)(from + token * stride + e));
       const __m256i second = _mm256_loadu_si256((const __m256i *)(from + (token + 1) * stride + e));
       const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(second), 16);
-      _mm512_storeu_si512(slot + token * s.width + 2 * e, _mm512_or_si512(_mm512_cvtepu16_epi32(first), high));
+      _mm512_storeu_si512(slot + value_at(s, token, e), _mm512_or_si512(_mm512_cvtepu16_epi32(first), high));
     }
 }
 void keep_values(const Shape &s, const float *from, int stride, float *slot) {
   for (int token = 0; token < s.tokens; ++token) std::copy_n(from + token * stride, s.width, slot + token * s.width);
 }
 
-// A slot's keys with the first `turning` channel pairs turned, packed: the first `pairs` pairs of them.
+// A slot's keys with the first `turning` channel pairs turned: tiles of the first `steps` times 16 pairs.
 template <typename T>
-AVX512 void turn_keys(const Shape &s, const T *slot, const float *turns, int turning, int pairs, bf16 *to) {
+AVX512 void turn_keys(const Shape &s, const T *slot, const float *turns, int turning, int steps, bf16 *to) {
   const int half = s.padded / 2;
-  for (int pair = 0; pair < pairs; ++pair) {
+  for (int pair = 0; pair < steps * kTile; ++pair) {
     const __m512 c0 = _mm512_set1_ps(turns[pair]), c1 = _mm512_set1_ps(turns[half + pair]);
     const __m512 s0 = _mm512_set1_ps(turns[2 * half + pair]), s1 = _mm512_set1_ps(turns[3 * half + pair]);
-    const T *row = slot + static_cast<std::ptrdiff_t>(2 * pair) * s.tokens;
+    const int in_tile = pair / kTile * 2 * kWords + pair % kTile * kPair;
     for (int token = 0; token < s.tokens; token += kTile) {
       Pairs p;
-      if constexpr (std::is_same_v<T, float>)
-        p = {_mm512_loadu_ps(row + token), _mm512_loadu_ps(row + s.tokens + token)};
-      else
-        p = unpack(_mm512_loadu_si512(row + 2 * token));
-      store_parts<T>(pair < turning ? turn(p, c0, c1, s0, s1) : p,
-                     to + static_cast<std::ptrdiff_t>(2 * pair) * s.tokens + 2 * token, s.key_slot());
+      if constexpr (std::is_same_v<T, float>) {
+        const T *row = slot + static_cast<std::ptrdiff_t>(2 * pair) * s.tokens + token;
+        p = {_mm512_loadu_ps(row), _mm512_loadu_ps(row + s.tokens)};
+      } else {
+        p = unpack(_mm512_loadu_si512(slot + token * s.padded + in_tile));
+      }
+      store_parts<T>(pair < turning ? turn(p, c0, c1, s0, s1) : p, to + token * steps * kPair + in_tile, s.key_slot());
     }
   }
 }
 
-// A slot's fp32 values -> parts of (S/2, E, 2).
+// A slot's fp32 values -> tiles of their parts.
 AVX512 void split_values(const Shape &s, const float *slot, bf16 *to) {
   for (int token = 0; token < s.tokens; token += 2)
     for (int e = 0; e < s.width; e += kTile) {
       const float *at = slot + token * s.width + e;
-      store_parts<float>({_mm512_loadu_ps(at), _mm512_loadu_ps(at + s.width)}, to + token * s.width + 2 * e,
-                         s.value_slot());
+      store_parts<float>({_mm512_loadu_ps(at), _mm512_loadu_ps(at + s.width)}, to + value_at(s, token, e), s.value_slot());
     }
 }
 
-// A packed right-hand side: parts `plane` apart; its first `split` rows may lie elsewhere.
-struct Packed {
-  const bf16 *first, *rest;
-  int split;
-  std::ptrdiff_t plane;
+// Numerators 2^(scale * score - maximum) of one query over some keys, in parts; returns their sum, in lanes.
+template <typename T>
+AVX512 inline __m512 raise(int keys, const float *scores, float scale, float maximum, bf16 *weights) {
+  const __m512 factor = _mm512_set1_ps(scale), minus = _mm512_set1_ps(-maximum);
+  __m512 sum = _mm512_setzero_ps();
+  for (int key = 0; key < keys; key += kPair, scores += 4 * kWords, weights += 4 * kWords) {
+    __m512 low = exp2_of<T>(_mm512_fmadd_ps(load(scores), factor, minus));
+    __m512 high = exp2_of<T>(_mm512_fmadd_ps(load(scores + 2 * kWords), factor, minus));
+    sum = _mm512_add_ps(sum, _mm512_add_ps(low, high));
+    for (int part = 0; part < kParts<T>; ++part) {
+      const __m512i rounded = round_pair(low, high);
+      _mm512_storeu_si512(weights + part * kWeightPlane, rounded);
+      subtract(rounded, low, high);
+    }
+  }
+  return sum;
+}
+
+// Rebases a query's total and sums on the maximum of these scores, if that is higher.
+AVX512 void rebase(const Shape &s, int keys, const float *scores, float scale, const Workspace &w, int query) {
+  __m512 top = load(scores);
+  for (int tile = 1; tile < keys / kTile; ++tile) top = _mm512_max_ps(top, load(scores + tile * 2 * kWords));
+  const float highest = std::max(w.maxima[query], _mm512_reduce_max_ps(top) * scale);
+  const __m512 shrink = exp2_of<float>(_mm512_set1_ps(w.maxima[query] - highest));
+  float *sums = w.sums + query / kQueries * kQueries * s.width + row_of_words(query % kQueries);
+  for (int column = 0; column < s.columns(); ++column, sums += 2 * kWords) store(sums, _mm512_mul_ps(load(sums), shrink));
+  float *total = w.totals + query * kTile;
+  store(total, _mm512_mul_ps(load(total), shrink));
+  w.maxima[query] = highest;
+}
+
+// The softmax of 32 queries over some keys, query by query, between the products of the turns before and after: the
+// vector unit works while the matrix unit does. The first maximum of a query serves its later keys too: floating point is
+// as precise at any scale, so rebasing on a higher one is needed only before something overflows. That waits until no
+// product is adding to the sums.
+template <typename T>
+struct Softmax {
+  const Shape &s;
+  const Workspace &w;
+  float scale;
+  int ticks;       // products that a whole softmax is spread over
+  int query = 0;   // the first
+  int buffer = 0;  // of scores and weights
+  int keys = 0;
+  bool first = true;
+  int done = kQueries, due = 0, late_count = 0;
+  int late[kQueries] = {};
+
+  void begin(int first_query, int which, int key_count, bool first_keys) {
+    query = first_query, buffer = which, keys = key_count, first = first_keys;
+    done = due = late_count = 0;
+  }
+  AVX512 inline __m512 raise_row(int row) {
+    return raise<T>(keys, w.scores[buffer] + row_of_words(row), scale, w.maxima[query + row],
+                    w.weights[buffer] + row_of_pairs(row));
+  }
+  AVX512 inline void add(int row, __m512 sum) {
+    float *total = w.totals + (query + row) * kTile;
+    store(total, _mm512_add_ps(load(total), sum));
+  }
+  AVX512 inline void next() {
+    const int row = done++;
+    if (first) rebase(s, keys, w.scores[buffer] + row_of_words(row), scale, w, query + row);
+    const __m512 sum = raise_row(row);
+    if (_mm512_cmp_ps_mask(sum, _mm512_set1_ps(kMost), _CMP_NLT_UQ))
+      late[late_count++] = row;
+    else
+      add(row, sum);
+  }
+  AVX512 inline void tick() {
+    for (due += kQueries; due >= ticks && done < kQueries; due -= ticks) next();
+  }
+  AVX512 void rest() {
+    while (done < kQueries) next();
+    while (late_count > 0) {
+      const int row = late[--late_count];
+      rebase(s, keys, w.scores[buffer] + row_of_words(row), scale, w, query + row);
+      add(row, raise_row(row));
+    }
+  }
 };
 
-// c (32, n) = or += a (32, k) b (k/2, n, 2), n a multiple of 16, k of 32; a's parts are `a_plane` apart.
-template <int parts>
-AMX void multiply(const bf16 *a, int a_stride, std::ptrdiff_t a_plane, Packed b, float *c, int c_stride, int n, int k,
-                  bool add) {
-  float *c_low = c + kTile * c_stride;
-  for (int j = 0; j < n; j += 2 * kTile) {
-    const bool both = j + kTile < n;
+// Tiles of a right-hand side: pairs of rows by step, columns by 16.
+struct Tiles {
+  const bf16 *data;
+  std::ptrdiff_t column, step, plane;  // of parts
+  const bf16 *at(int column_idx, int step_idx, int part) const {
+    return data + column_idx * column + step_idx * step + part * plane;
+  }
+};
+
+// c (columns, 2, 16, 16) = or += a (steps, 2, 16, 32) b, 32 rows; a's parts are `a_plane` apart. The first `split` steps of
+// b come from `b_first`.
+template <typename T>
+AMX void multiply(const bf16 *a, std::ptrdiff_t a_plane, const Tiles &b_first, int split, const Tiles &b, float *c,
+                  int columns, int steps, bool add, Softmax<T> &meanwhile) {
+  constexpr int parts = kParts<T>;
+  for (int column = 0; column < columns; column += 2, c += 4 * kWords) {
+    const bool both = column + 1 < columns;
     if (add) {
-      _tile_loadd(0, c + j, c_stride * 4);
-      _tile_loadd(1, c_low + j, c_stride * 4);
-      if (both) _tile_loadd(2, c + j + kTile, c_stride * 4);
-      if (both) _tile_loadd(3, c_low + j + kTile, c_stride * 4);
+      _tile_loadd(0, c, kRowBytes);
+      _tile_loadd(1, c + kWords, kRowBytes);
+      if (both) _tile_loadd(2, c + 2 * kWords, kRowBytes);
+      if (both) _tile_loadd(3, c + 3 * kWords, kRowBytes);
     } else {
       _tile_zero(0);
       _tile_zero(1);
@@ -249,107 +352,100 @@ AMX void multiply(const bf16 *a, int a_stride, std::ptrdiff_t a_plane, Packed b,
     }
     for (int left = parts - 1; left >= 0; --left)  // the smallest products first
       for (int right = parts - 1 - left; right >= 0; --right)
-        for (int i = 0; i < k; i += kPair) {
-          const bf16 *upper = a + left * a_plane + i;
-          const bf16 *rows = (i / 2 < b.split ? b.first : b.rest) + right * b.plane + i * n + 2 * j;
-          _tile_loadd(4, upper, a_stride * 2);
-          _tile_loadd(5, upper + kTile * a_stride, a_stride * 2);
-          _tile_loadd(6, rows, n * 4);
+        for (int step = 0; step < steps; ++step) {
+          const bf16 *rows = a + left * a_plane + step * 4 * kWords;
+          const Tiles &from = step < split ? b_first : b;
+          _tile_loadd(4, rows, kRowBytes);
+          _tile_loadd(5, rows + 2 * kWords, kRowBytes);
+          _tile_loadd(6, from.at(column, step, right), kRowBytes);
           _tile_dpbf16ps(0, 4, 6);
           _tile_dpbf16ps(1, 5, 6);
           if (both) {
-            _tile_loadd(7, rows + 2 * kTile, n * 4);
+            _tile_loadd(7, from.at(column + 1, step, right), kRowBytes);
             _tile_dpbf16ps(2, 4, 7);
             _tile_dpbf16ps(3, 5, 7);
           }
+          meanwhile.tick();
         }
-    _tile_stored(0, c + j, c_stride * 4);
-    _tile_stored(1, c_low + j, c_stride * 4);
-    if (both) _tile_stored(2, c + j + kTile, c_stride * 4);
-    if (both) _tile_stored(3, c_low + j + kTile, c_stride * 4);
+    _tile_stored(0, c, kRowBytes);
+    _tile_stored(1, c + kWords, kRowBytes);
+    if (both) _tile_stored(2, c + 2 * kWords, kRowBytes);
+    if (both) _tile_stored(3, c + 3 * kWords, kRowBytes);
   }
 }
 
-// Numerators 2^(scale * score - maximum) of one query over a slot's keys, in parts; returns their sum.
+// One share of an array, into L2.
 template <typename T>
-AVX512 inline float raise(const Shape &s, const float *scores, float scale, float maximum, bf16 *weights) {
-  const __m512 factor = _mm512_set1_ps(scale), minus = _mm512_set1_ps(-maximum);
-  __m512 sum = _mm512_setzero_ps();
-  for (int key = 0; key < s.tokens; key += kPair) {
-    __m512 low = exp2_of<T>(_mm512_fmadd_ps(_mm512_loadu_ps(scores + key), factor, minus));
-    __m512 high = exp2_of<T>(_mm512_fmadd_ps(_mm512_loadu_ps(scores + key + kTile), factor, minus));
-    sum = _mm512_add_ps(sum, _mm512_add_ps(low, high));
-    for (int part = 0; part < kParts<T>; ++part) {
-      const __m512i rounded = round_pair(low, high);
-      _mm512_storeu_si512(weights + part * s.weight_plane() + key, rounded);
-      subtract(rounded, low, high);
-    }
-  }
-  return _mm512_reduce_add_ps(sum);
+void fetch(const T *array, std::ptrdiff_t size, int share, int shares) {
+  for (std::ptrdiff_t i = size * share / shares; i < size * (share + 1) / shares; i += kRowBytes / sizeof(T))
+    _mm_prefetch(reinterpret_cast<const char *>(array + i), _MM_HINT_T1);
 }
 
-// Rebases a query's total and sums on the maximum of these scores, if that is higher.
-AVX512 void rebase(const Shape &s, const float *scores, float scale, const Workspace &w, int query) {
-  __m512 top = _mm512_loadu_ps(scores);
-  for (int key = kTile; key < s.tokens; key += kTile) top = _mm512_max_ps(top, _mm512_loadu_ps(scores + key));
-  const float highest = std::max(w.maxima[query], _mm512_reduce_max_ps(top) * scale);
-  const __m512 shrink = exp2_of<float>(_mm512_set1_ps(w.maxima[query] - highest));
-  float *sums = w.sums + query * s.width;
-  for (int e = 0; e < s.width; e += kTile) _mm512_storeu_ps(sums + e, _mm512_mul_ps(_mm512_loadu_ps(sums + e), shrink));
-  w.totals[query] *= _mm512_cvtss_f32(shrink);
-  w.maxima[query] = highest;
-}
-
-// 32 queries over one slot's scores. The first slot's maximum serves the others too: floating point is as precise at any
-// scale, so rebasing on a higher one is needed only before something overflows.
-template <typename T>
-AVX512 void soften(const Shape &s, float scale, bool first, const Workspace &w, int query) {
-  for (int row = 0; row < kQueries; ++row) {
-    const float *scores = w.scores + row * s.tokens;
-    bf16 *weights = w.weights + row * s.tokens;
-    if (first) rebase(s, scores, scale, w, query + row);
-    float sum = raise<T>(s, scores, scale, w.maxima[query + row], weights);
-    if (!(sum < kMost)) {
-      rebase(s, scores, scale, w, query + row);
-      sum = raise<T>(s, scores, scale, w.maxima[query + row], weights);
-    }
-    w.totals[query + row] += sum;
-  }
-}
-
-// One head's keys and values -> its part of the output, `stride` apart per query.
+// One head's keys and values -> its part of the output, `stride` apart per query. A turn is 32 queries and 64 keys, the
+// keys of a slot innermost, so that a block's sums stay in L1 while a slot goes by.
 template <typename T>
 AVX512 void attend_head(const Shape &s, const T *keys, const T *values, const float *depth_turns, int turning, T *out,
                         int stride, const Workspace &w) {
   constexpr bool in_parts = kParts<T> > 1;
   const float scale = static_cast<float>(M_LOG2E / std::sqrt(static_cast<double>(s.width)));
-  const int pairs = in_parts ? s.padded / 2 : (turning + kTile - 1) / kTile * kTile;  // whole tiles
+  const int turned_steps = in_parts ? s.key_steps() : (turning + kTile - 1) / kTile;
   std::fill_n(w.sums, s.queries() * s.width, 0.0f);
-  std::fill_n(w.totals, s.queries(), 0.0f);
+  std::fill_n(w.totals, s.queries() * kTile, 0.0f);
   std::fill_n(w.maxima, s.queries(), kLowest);
-  for (int slot = 0; slot < s.fill; ++slot) {
-    const T *slot_keys = keys + slot * s.key_slot(), *slot_values = values + slot * s.value_slot();
-    turn_keys(s, slot_keys, depth_turns + slot * 2 * s.padded, turning, pairs, w.keys);
-    Packed packed_keys{w.keys, nullptr, pairs, s.key_slot()}, packed_values{nullptr, nullptr, 0, s.value_slot()};
+  const int blocks = s.queries() / kQueries, chunks = (s.tokens + kKeys - 1) / kKeys;
+  const int products = kParts<T> * (kParts<T> + 1) / 2 * (kKeys / kPair) * (s.key_steps() + (s.columns() + 1) / 2);
+  Softmax<T> softmax{s, w, scale, products};
+  struct Turn {
+    int slot, query, key, keys;
+  };
+  const auto find = [&](int turn) {
+    const int key = turn % chunks * kKeys;
+    return Turn{turn / chunks / blocks, turn / chunks % blocks * kQueries, key, std::min(kKeys, s.tokens - key)};
+  };
+  const auto score = [&](int turn) {
+    const Turn at = find(turn);
+    const T *slot = keys + at.slot * s.key_slot();
+    if (at.query == 0 && at.key == 0)
+      turn_keys(s, slot, depth_turns + at.slot * 2 * s.padded, turning, turned_steps, w.keys);
+    const Tiles turned{w.keys + at.key * turned_steps * kPair, turned_steps * 2 * kWords, 2 * kWords, s.key_slot()};
+    Tiles kept{};
+    if constexpr (!in_parts) kept = {slot + at.key * s.padded, s.key_steps() * 2 * kWords, 2 * kWords, 0};
+    multiply<T>(w.queries + at.query * s.padded, s.query_plane(), turned, turned_steps, kept, w.scores[turn % 2],
+                at.keys / kTile, s.key_steps(), false, softmax);
+  };
+  const auto weigh = [&](int turn) {
+    const Turn at = find(turn);
+    const T *slot = values + at.slot * s.value_slot();
+    const bf16 *tiles;
     if constexpr (in_parts) {
-      split_values(s, slot_values, w.values);
-      packed_values.rest = w.values;
+      if (at.query == 0 && at.key == 0) split_values(s, slot, w.values);
+      tiles = w.values;
     } else {
-      packed_keys.rest = slot_keys;
-      packed_values.rest = slot_values;
+      tiles = slot;
     }
-    for (int query = 0; query < s.queries(); query += kQueries) {
-      multiply<kParts<T>>(w.queries + query * s.padded, s.padded, s.query_plane(), packed_keys, w.scores, s.tokens,
-                          s.tokens, s.padded, false);
-      soften<T>(s, scale, slot == 0, w, query);
-      multiply<kParts<T>>(w.weights, s.tokens, s.weight_plane(), packed_values, w.sums + query * s.width, s.width,
-                          s.width, s.tokens, true);
+    const Tiles packed{tiles + at.key * s.width, 2 * kWords, s.columns() * 2 * kWords, s.value_slot()};
+    multiply<T>(w.weights[turn % 2], kWeightPlane, packed, 0, packed, w.sums + at.query * s.width, s.columns(),
+                at.keys / kPair, true, softmax);
+  };
+  const int turns = s.fill * blocks * chunks;
+  score(0);
+  for (int turn = 0; turn <= turns; ++turn) {
+    const Turn at = find(turn);
+    if (turn < turns) softmax.begin(at.query, turn % 2, at.keys, at.slot == 0 && at.key == 0);
+    if (at.slot + 1 < s.fill) {
+      const int share = turn % (blocks * chunks);
+      fetch(keys + (at.slot + 1) * s.key_slot(), s.key_slot(), share, blocks * chunks);
+      fetch(values + (at.slot + 1) * s.value_slot(), s.value_slot(), share, blocks * chunks);
     }
+    if (turn > 0) weigh(turn - 1);
+    if (turn + 1 < turns) score(turn + 1);
+    softmax.rest();
   }
   for (int query = 0; query < s.queries(); ++query) {
-    const __m512 inverse = _mm512_set1_ps(1.0f / w.totals[query]);
-    for (int e = 0; e < s.width; e += kTile)
-      store(out + query * stride + e, _mm512_mul_ps(_mm512_loadu_ps(w.sums + query * s.width + e), inverse));
+    const __m512 inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(load(w.totals + query * kTile)));
+    const float *sums = w.sums + query / kQueries * kQueries * s.width + row_of_words(query % kQueries);
+    for (int column = 0; column < s.columns(); ++column, sums += 2 * kWords)
+      store(out + query * stride + column * kTile, _mm512_mul_ps(load(sums), inverse));
   }
 }
 
@@ -361,14 +457,16 @@ std::size_t lay_out(const Shape &s, char *memory, Workspace *w) {
     if (memory) array = reinterpret_cast<std::decay_t<decltype(array)>>(memory + end);
     end += (count * sizeof(*array) + 63) / 64 * 64;
   };
-  carve(w->scores, s.weight_plane());
-  carve(w->weights, kParts<T> * s.weight_plane());
+  for (int i = 0; i < 2; ++i) {
+    carve(w->scores[i], kQueries * kKeys);
+    carve(w->weights[i], kParts<T> * kWeightPlane);
+  }
   carve(w->keys, kParts<T> * s.key_slot());
   carve(w->values, kParts<T> > 1 ? kParts<T> * s.value_slot() : 0);
   carve(w->queries, kParts<T> * s.query_plane());
   carve(w->sums, static_cast<std::ptrdiff_t>(s.queries()) * s.width);
+  carve(w->totals, static_cast<std::ptrdiff_t>(s.queries()) * kTile);
   carve(w->maxima, s.queries());
-  carve(w->totals, s.queries());
   return end;
 }
 
@@ -399,7 +497,7 @@ int attend(int threads, const Shape &s, int turning, const T *qkv, const std::in
         for (int i = 0; i < s.block; ++i) {
           const T *from = qkv + i * tubelet + head * s.width;
           turn_queries(s, from, stride, query_turns + static_cast<std::ptrdiff_t>(i) * s.tokens * 2 * s.padded,
-                       w.queries + static_cast<std::ptrdiff_t>(i) * s.tokens * s.padded);
+                       i * s.tokens, w.queries);
           keep_keys(s, from + channels, stride, key_turns, head_keys + slots[i] * s.key_slot());
           keep_values(s, from + 2 * channels, stride, head_values + slots[i] * s.value_slot());
         }
