@@ -87,6 +87,7 @@ class EncoderNode(LifecycleNode):
         declare_parameters(self)
         self._worker: EncodeWorker | None = None
         self._cameras: list[Camera] = []
+        self._monitors: list[CameraMonitor] = []
         self._active = False
         self._next_warning_s: dict[tuple[str, str], float] = {}
         self._destroy: list[Callable[[], Any]] = []  # undoes configure, last first
@@ -220,7 +221,7 @@ class EncoderNode(LifecycleNode):
             self._worker = None
         while self._destroy:
             self._destroy.pop()()
-        self._cameras = []
+        self._cameras, self._monitors = [], []  # with them goes the model
 
     def _expect_worker(self) -> EncodeWorker:
         if self._worker is None:

@@ -465,3 +465,28 @@ def test_calibration_for_another_encoder_is_refused_at_configure_with_the_reason
         assert not graph.change_state("configure")
         assert graph.state() == "unconfigured"
     assert "gate.calibrated_for is 'vitl-256:0123:fp32', but the encoder is 'tiny-128:random-" in graph.log
+
+
+def test_cleanup_gives_the_model_back():
+    """Else a node that is configured anew holds two: the one that it loads, and the last one."""
+    import gc
+    import weakref
+
+    from rclpy.context import Context
+    from rclpy.parameter import Parameter
+
+    from saccade_ros.nodes.encoder_node import EncoderNode
+
+    context = Context()
+    rclpy.init(context=context, domain_id=98)
+    node = EncoderNode(context=context, parameter_overrides=[Parameter(k, value=v) for k, v in FAST.items()])
+    node.trigger_configure()
+    model = weakref.ref(node._cameras[0].encoder._backend)
+    node.trigger_activate()
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    gc.collect()
+    left = model()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+    assert left is None
