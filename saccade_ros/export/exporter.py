@@ -82,6 +82,10 @@ class ExportOptions:
         if not self.pairs():
             knows = "; ".join(f"{form} knows {', '.join(PRECISIONS[form])}" for form in self.formats)
             raise ExportError(f"no format takes precision {', '.join(self.precisions)}: {knows}")
+        if self.batch < 1:
+            raise ExportError(f"batch is {self.batch}: give 1 or more streams per call")
+        if self.batch > 1 and ("onnx", "int8-static") in self.pairs():
+            raise ExportError(f"batch is {self.batch}: int8-static is calibrated on a single stream; give 1")
         if not self.calibration:
             raise ExportError("no calibration clip: every artifact is measured on one; give a bag or a video")
         if not 4 <= self.tubelets <= 100_000:
@@ -178,8 +182,6 @@ class _Export:
         files = {"embed": "embed.onnx", "embed_data": "embed.onnx.data"}
         files |= {role: f"{folder.name}/{path.name}" for role, path in _named(folder)}
         artifact = Artifact("onnxruntime", precision, self._contract, files)
-        if self._options.batch > 1:
-            return replace(artifact, warnings=["not measured: the clips are single streams"])
         return self._measure(artifact, lambda: self._onnx_state(step), progress)
 
     def _make_tensorrt(self, precision: str, progress: Callable[[float], None]) -> Artifact:
@@ -198,6 +200,8 @@ class _Export:
 
     def _measure(self, artifact: Artifact, new_state: Callable[[], Any], progress: Callable[[float], None]) -> Artifact:
         """Parity on both clips, then a race against torch on a full ring."""
+        if self._options.batch > 1:
+            return replace(artifact, warnings=["not measured: the clips are single streams"])
         state = new_state()
         parity = {}
         for i, (use, reference) in enumerate((("calibration", self._calibration), ("held_out", self._held_out))):

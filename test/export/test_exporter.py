@@ -139,6 +139,8 @@ def test_force_keeps_it_with_a_warning(options):
         ({"precisions": ("fp8",)}, "precisions fp8: choose of"),
         ({"formats": ("coreml",)}, "formats coreml: choose of onnx, tensorrt"),
         ({"formats": ("tensorrt",), "precisions": ("int8", "int4")}, "int8, int4: tensorrt knows fp32, fp16, bf16"),
+        ({"batch": 0}, "batch is 0: give 1 or more"),
+        ({"batch": 2, "precisions": ("int8-static",)}, "batch is 2: int8-static is calibrated on a single stream"),
         ({"calibration": ""}, "no calibration clip"),
         ({"calibration": "absent.mp4"}, "absent.mp4 does not exist"),
         ({"model": "nothing"}, "is no folder"),
