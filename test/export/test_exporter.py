@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scenes import frames_of, textured, tiny_config
 
-from saccade_ros.backends import BackendError, load_backend
+from saccade_ros.backends import BackendError, load_backend, onnx_backend
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.engine import Engine
 from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export, has_in_place_caches
@@ -256,6 +256,16 @@ def test_cpu_stands_in_for_the_gpu_only_when_allowed(manifest):
     settings = BackendConfig(device="cuda", precision="fp32", threads=1, allow_cpu_fallback=True)
     backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), settings)
     assert backend.facts.device == "cpu"
+
+
+def test_by_itself_a_gpu_build_takes_the_cpu_where_there_is_no_gpu(manifest, monkeypatch):
+    """onnxruntime-gpu lists its provider everywhere, and leaves it out of a session that cannot have it."""
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnx_backend.ort, "get_available_providers", lambda: providers)
+    encoder = EncoderConfig(model=str(manifest.folder), window=3)
+    assert load_backend(encoder, BackendConfig(precision="fp32")).facts.device == "cpu"
+    with pytest.raises(BackendError, match="CUDAExecutionProvider was asked for, but ONNX Runtime fell back"):
+        load_backend(encoder, BackendConfig(precision="fp32", device="cuda"))
 
 
 def test_by_one_parameter_the_fastest_artifact_runs(manifest):
