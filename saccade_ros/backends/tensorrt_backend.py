@@ -1,7 +1,7 @@
 """The exported step as a TensorRT engine (10.3 or later, 11, or TensorRT-RTX), replayed as one CUDA graph.
 
 An engine is made by `saccade export`, never here: a node that builds at start keeps a robot waiting for minutes. Of
-this file only loading, refusing and the NumPy side have run so far; no GPU was at hand for the rest.
+this file the host's side has run, on a stand-in for the driver (test/backends); no GPU was at hand for the rest.
 """
 
 import ctypes
