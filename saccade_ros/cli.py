@@ -17,6 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, ArithmeticError, RuntimeError, OSError) as refused:  # ours say what and the remedy
         print(f"saccade: {refused}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as missing:
+        print(f"saccade: this needs {missing.name}: `saccade doctor` says what to install", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -334,11 +334,18 @@ def load_config(params_file: str | Path | None = None, overrides: Mapping[str, s
     if params_file is not None:
         try:
             document = yaml.safe_load(Path(params_file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as broken:
+        except (OSError, ValueError, yaml.YAMLError) as broken:
             raise ConfigError(f"params file {params_file}: cannot be read ({broken})") from broken
         for block in _parameter_blocks(document, params_file):
             values.update(_flatten(block))
-    values.update({name: yaml.safe_load(text) for name, text in (overrides or {}).items()})
+    for name, text in (overrides or {}).items():
+        try:
+            values[name] = yaml.safe_load(text)
+        except (ValueError, yaml.YAMLError) as broken:
+            reason = " ".join(str(broken).split())
+            raise ConfigError(
+                f"{name}={text}: is no YAML ({reason}); put text with special characters in quotes"
+            ) from broken
     return _build_config(values)
 
 

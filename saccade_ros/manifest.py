@@ -187,7 +187,7 @@ def read_manifest(model: str) -> Manifest:
     _check_version(file, document)
     try:
         return _parse(file.parent, document)
-    except (KeyError, TypeError, ValueError) as wrong:
+    except (AttributeError, KeyError, TypeError, ValueError) as wrong:
         raise ManifestError(
             f"{file}: {type(wrong).__name__} {wrong}; it was changed or is not ours: make the export again"
         ) from wrong

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,32 @@ def test_replay_twice_gives_the_same_novelty(clip, tmp_path):
     runs = [replay(open_source(clip), load_config(DEMO), lambda *_: None) for _ in range(2)]
     first, second = ([(row.stamp_ns, row.encoded, repr(row.novelty)) for row in run.rows] for run in runs)
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("onnx", "export --model tiny --out x --calibrate x.mp4"),
+        ("torch", "bench step --model tiny"),
+        ("matplotlib", "evaluate fidelity x.mp4"),
+    ],
+)
+def test_command_whose_package_is_not_installed_says_so(package, command):
+    """In an interpreter of its own, that cannot find it."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == sys.argv[1]: raise ModuleNotFoundError(f'No module named {name}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "from saccade_ros.cli import main\n"
+        "sys.exit(main(sys.argv[2:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, package, *command.split()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"saccade: this needs {package}: `saccade doctor` says what to install\n"
 
 
 @pytest.mark.parametrize(

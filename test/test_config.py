@@ -118,6 +118,12 @@ def test_overrides_win_and_are_yaml():
     assert config.encoder.model == "tiny"
 
 
+@pytest.mark.parametrize("text", ["[", "a: b: c", "@home", "2026-13-01"])
+def test_override_that_is_no_yaml_is_refused_by_name(text):
+    with pytest.raises(ConfigError, match=r"encoder\.model=.* is no YAML .* in quotes"):
+        load_config(overrides={"encoder.model": text})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -127,6 +133,7 @@ def test_overrides_win_and_are_yaml():
         ("just words", "no ros__parameters"),
         ("", "no ros__parameters"),
         ("a: [", "cannot be read"),
+        ("a: 2026-13-01", "cannot be read .month must be in"),
     ],
 )
 def test_file_that_is_wrong_is_refused_with_the_remedy(tmp_path, text, said):

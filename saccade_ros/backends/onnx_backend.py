@@ -148,7 +148,7 @@ def find_device(name: str) -> str:
 
 
 def open_session(file: Path, backend: BackendConfig, device: str) -> ort.InferenceSession:
-    """Load a graph on the provider asked for, and on no other unless backend.allow_cpu_fallback.
+    """Load a graph on the provider asked for, and on no other unless backend.allow_cpu_fallback, or none was asked for.
 
     Raises:
         BackendError: the provider is not there, or the runtime refuses the graph.
@@ -172,7 +172,8 @@ def open_session(file: Path, backend: BackendConfig, device: str) -> ort.Inferen
     except Exception as refused:  # ONNX Runtime's own exceptions share no base class
         reason = str(refused).partition("\n")[0]
         raise BackendError(f"{file}: ONNX Runtime {ort.__version__} cannot load it ({reason})") from refused
-    if session.get_providers()[0] != wanted and not backend.allow_cpu_fallback:
+    may_fall_back = backend.allow_cpu_fallback or backend.device == "auto"  # a GPU build where there is no GPU
+    if session.get_providers()[0] != wanted and not may_fall_back:
         raise BackendError(
             f"{file}: {wanted} was asked for, but ONNX Runtime fell back to {session.get_providers()[0]}: mend the "
             "GPU's driver and libraries, set backend.device 'cpu', or set backend.allow_cpu_fallback"

@@ -1,11 +1,12 @@
 """The exported step as a TensorRT engine (10.3 or later, 11, or TensorRT-RTX), replayed as one CUDA graph.
 
 An engine is made by `saccade export`, never here: a node that builds at start keeps a robot waiting for minutes. Of
-this file only loading, refusing and the NumPy side have run so far; no GPU was at hand for the rest.
+this file the host's side has run, on a stand-in for the driver (test/backends); no GPU was at hand for the rest.
 """
 
 import ctypes
 import importlib
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,15 @@ def can_run() -> bool:
 
 
 class Cuda:
-    """The few calls of the CUDA runtime that a step needs, on one stream; errors become BackendError."""
+    """The few calls of the CUDA runtime that a step needs, on one stream; errors become BackendError.
+
+    What is taken for an owner is given back when the owner goes: a node may be configured and cleaned up for years.
+    """
 
     def __init__(self) -> None:
         self._runtime = self.load()
         self.stream = self.check(self._runtime.cudaStreamCreate())
+        weakref.finalize(self, self._runtime.cudaStreamDestroy, self.stream)
         self._kinds = self._runtime.cudaMemcpyKind
 
     @staticmethod
@@ -90,14 +95,17 @@ class Cuda:
             raise BackendError(f"CUDA: {error.name}: is there an NVIDIA GPU with a driver for this CUDA version?")
         return values[0] if values else None
 
-    def allocate(self, nbytes: int) -> int:
+    def allocate(self, owner: object, nbytes: int) -> int:
         """Device memory."""
-        return int(self.check(self._runtime.cudaMalloc(nbytes)))
+        address = int(self.check(self._runtime.cudaMalloc(nbytes)))
+        weakref.finalize(owner, self._runtime.cudaFree, address)
+        return address
 
-    def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    def pinned(self, owner: object, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
         """Host memory that the GPU copies from and to on its own."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = int(self.check(self._runtime.cudaHostAlloc(nbytes, 0)))
+        weakref.finalize(owner, self._runtime.cudaFreeHost, address)
         return np.frombuffer((ctypes.c_byte * nbytes).from_address(address), dtype).reshape(shape)
 
     def upload(self, device: int, host: np.ndarray[Any, Any]) -> None:
@@ -118,13 +126,16 @@ class Cuda:
     def synchronize(self) -> None:
         self.check(self._runtime.cudaStreamSynchronize(self.stream))
 
-    def capture(self, work: Any) -> Any:
+    def capture(self, owner: object, work: Any) -> Any:
         """Record what `work` puts on the stream; returns a graph to launch."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.check(self._runtime.cudaStreamBeginCapture(self.stream, mode))
         work()
         graph = self.check(self._runtime.cudaStreamEndCapture(self.stream))
-        return self.check(self._runtime.cudaGraphInstantiate(graph, 0))
+        executable = self.check(self._runtime.cudaGraphInstantiate(graph, 0))
+        self.check(self._runtime.cudaGraphDestroy(graph))
+        weakref.finalize(owner, self._runtime.cudaGraphExecDestroy, executable)
+        return executable
 
     def launch(self, graph: Any) -> None:
         self.check(self._runtime.cudaGraphLaunch(graph, self.stream))
@@ -210,8 +221,8 @@ class BoundEngine:
         for name in [*engine.inputs, *engine.outputs]:
             if name not in resident:
                 dtype = engine.trt.nptype(engine.engine.get_tensor_dtype(name))
-                self._host[name] = self._cuda.pinned(engine.shape_of(name), dtype)
-                self._device[name] = self._cuda.allocate(engine.bytes_of(name))
+                self._host[name] = self._cuda.pinned(self, engine.shape_of(name), dtype)
+                self._device[name] = self._cuda.allocate(self, engine.bytes_of(name))
             self._context.set_tensor_address(name, self._device[name])
         self._up = [name for name in engine.inputs if name in self._host]
         self._down = [name for name in engine.outputs if name in self._host]
@@ -224,7 +235,7 @@ class BoundEngine:
         if self._graph is None:
             self._enqueue()
             self._cuda.synchronize()
-            self._graph = self._cuda.capture(self._enqueue)
+            self._graph = self._cuda.capture(self, self._enqueue)
         else:
             self._cuda.launch(self._graph)
             self._cuda.synchronize()
@@ -248,12 +259,12 @@ class TensorRtState(ExportedState):
         super().__init__(shape, tables, encoder)
         self._engine, self._cuda, self._contract = engine, engine.cuda, contract
         rings = [name for name in engine.inputs if name.startswith(("keys_", "values_"))]
-        self._resident = {name: self._cuda.allocate(engine.bytes_of(name)) for name in rings}
+        self._resident = {name: self._cuda.allocate(self, engine.bytes_of(name)) for name in rings}
         for name in engine.outputs:
             if "_out_" in name:
                 self._resident[name] = self._resident[engine.alias_of(name) or name.replace("_out_", "_")]
             elif "_new_" in name:
-                self._resident[name] = self._cuda.allocate(engine.bytes_of(name))
+                self._resident[name] = self._cuda.allocate(self, engine.bytes_of(name))
         self._itemsize = int(engine.engine.get_tensor_dtype("keys_0").itemsize)
         self._empty_ring()
         self._run_engine = engine.bind(self._resident)

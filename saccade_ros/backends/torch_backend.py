@@ -42,7 +42,6 @@ class TorchBackend:
             probe=encoder.pooling == "probe",
         )
         self._encoder = loaded.encoder.place(device, DTYPES[precision], int8=precision == "int8")
-        self._step: Step = GraphedEncoder(self._encoder).step if device.type == "cuda" else self._encoder.step
         self._normalize = encoder.normalize
         self.head = _head(loaded.probe)
         self._new_pooling = _pooling(encoder.pooling, loaded.probe, self._encoder)
@@ -75,7 +74,7 @@ class TorchBackend:
 
     def new_state(self) -> "TorchState":
         """See Backend."""
-        return TorchState(self._encoder.new_ring(), self._step, self._new_pooling(), self._normalize)
+        return TorchState(self._encoder.new_ring(), _step(self._encoder), self._new_pooling(), self._normalize)
 
 
 class TorchState:
@@ -108,6 +107,11 @@ class TorchState:
     def reset(self) -> None:
         """See EncoderState."""
         self._ring.reset()
+
+
+def _step(encoder: StreamingEncoder) -> Step:
+    """How one stream is stepped. Its graphs hold its ring, so they are its own and go when it goes."""
+    return GraphedEncoder(encoder).step if encoder.device.type == "cuda" else encoder.step
 
 
 def _pooling(name: str, probe: AttentiveProbe | None, encoder: StreamingEncoder) -> Callable[[], Pooling]:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 
 from saccade_ros import __version__
@@ -78,14 +79,21 @@ class ExportOptions:
         ):
             if not given or not set(given) <= set(allowed):
                 raise ExportError(f"{what}s {', '.join(given) or 'none'}: choose of {', '.join(sorted(allowed))}")
+        if not self.pairs():
+            knows = "; ".join(f"{form} knows {', '.join(PRECISIONS[form])}" for form in self.formats)
+            raise ExportError(f"no format takes precision {', '.join(self.precisions)}: {knows}")
+        if self.batch < 1:
+            raise ExportError(f"batch is {self.batch}: give 1 or more streams per call")
+        if self.batch > 1 and ("onnx", "int8-static") in self.pairs():
+            raise ExportError(f"batch is {self.batch}: int8-static is calibrated on a single stream; give 1")
         if not self.calibration:
             raise ExportError("no calibration clip: every artifact is measured on one; give a bag or a video")
         if not 4 <= self.tubelets <= 100_000:
             raise ExportError(f"tubelets is {self.tubelets}: give 4 or more, at least the window to fill the cache")
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Each (format, precision) that is wanted and exists."""
-        return [(f, p) for f in self.formats for p in self.precisions if p in PRECISIONS[f]]
+        """Each (format, precision) that is wanted and exists, once."""
+        return list(dict.fromkeys((f, p) for f in self.formats for p in self.precisions if p in PRECISIONS[f]))
 
 
 def export(options: ExportOptions, progress: Progress) -> Manifest:
@@ -174,8 +182,6 @@ class _Export:
         files = {"embed": "embed.onnx", "embed_data": "embed.onnx.data"}
         files |= {role: f"{folder.name}/{path.name}" for role, path in _named(folder)}
         artifact = Artifact("onnxruntime", precision, self._contract, files)
-        if self._options.batch > 1:
-            return replace(artifact, warnings=["not measured: the clips are single streams"])
         return self._measure(artifact, lambda: self._onnx_state(step), progress)
 
     def _make_tensorrt(self, precision: str, progress: Callable[[float], None]) -> Artifact:
@@ -194,6 +200,8 @@ class _Export:
 
     def _measure(self, artifact: Artifact, new_state: Callable[[], Any], progress: Callable[[float], None]) -> Artifact:
         """Parity on both clips, then a race against torch on a full ring."""
+        if self._options.batch > 1:
+            return replace(artifact, warnings=["not measured: the clips are single streams"])
         state = new_state()
         parity = {}
         for i, (use, reference) in enumerate((("calibration", self._calibration), ("held_out", self._held_out))):
@@ -287,7 +295,7 @@ _PLAIN = EncoderConfig()  # newest pooling, no normalisation: what parity is mea
 
 def has_in_place_caches() -> bool:
     """Does this ONNX Runtime have TensorScatter (opset 24)? It came with 1.24."""
-    major, minor = metadata.version("onnxruntime").split(".")[:2]
+    major, minor = onnxruntime.__version__.split(".")[:2]  # its package may be onnxruntime-gpu
     return (int(major), int(minor)) >= (1, 24)
 
 
@@ -308,7 +316,7 @@ def _as_dict(shape: StepShape) -> Mapping[str, Any]:
 def installed_versions() -> dict[str, str]:
     """Versions of whatever takes part in an export and is installed here."""
     found = {}
-    for name in ("torch", "onnx", "onnxruntime", "numpy", "tensorrt", "tensorrt_rtx_cu13_bindings"):
+    for name in ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt", "tensorrt_rtx_cu13_bindings"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

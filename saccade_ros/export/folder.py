@@ -58,8 +58,9 @@ def _sync(path: Path) -> None:
 
 def _remove_leftovers(target: Path) -> None:
     for path in target.parent.glob(f".{target.name}.partial-*"):
-        owner = re.search(r"partial-(\d+)(-old)?$", path.name)
-        if owner and not _is_alive(int(owner[1])):
+        owner = re.search(r"\.partial-(\d+)(-.*)?$", path.name)
+        # This process has none yet; in a container the one before had the same id.
+        if owner and (int(owner[1]) == os.getpid() or not _is_alive(int(owner[1]))):
             shutil.rmtree(path, ignore_errors=True)
 
 

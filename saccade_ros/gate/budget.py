@@ -31,6 +31,10 @@ class Threshold(Protocol):
         """A tubelet has got its embedding, fresh or reused."""
         ...
 
+    def restart(self) -> None:
+        """The stream starts afresh: the time until its next tubelet is no interval between tubelets."""
+        ...
+
     def state(self, config: GateConfig) -> State:
         """For diagnostics and the report."""
         ...
@@ -44,6 +48,9 @@ class FixedTau:
         return config.tau
 
     def record(self, config: GateConfig, encoded: bool, stamp_ns: int) -> None:
+        """See Threshold."""
+
+    def restart(self) -> None:
         """See Threshold."""
 
     def state(self, config: GateConfig) -> State:
@@ -65,8 +72,10 @@ class BudgetTau:
         return min(max(math.exp(self._log_tau), config.tau_min), config.tau_max)
 
     def record(self, config: GateConfig, encoded: bool, stamp_ns: int) -> None:
-        """See Threshold. A stream's first tubelet, or one after a jump of time, only starts the clock."""
-        elapsed_s = (stamp_ns - self._last_ns) / 1e9 if self._last_ns is not None else 0.0
+        """See Threshold. The first tubelet of all, or one after a jump of time, only starts the clock."""
+        elapsed_s = self._period_s or 0.0  # of a stream that started afresh
+        if self._last_ns is not None:
+            elapsed_s = (stamp_ns - self._last_ns) / 1e9
         self._last_ns = stamp_ns
         if elapsed_s <= 0:
             self._recent.clear()
@@ -79,6 +88,11 @@ class BudgetTau:
         self._recent.append((stamp_ns, encoded, allowed))
         while stamp_ns - self._recent[0][0] >= HORIZON_S * 1e9:
             self._recent.popleft()
+
+    def restart(self) -> None:
+        """See Threshold. A pause in the mean period would let tau leap for a hundred tubelets."""
+        self._last_ns = None
+        self._recent.clear()
 
     def state(self, config: GateConfig) -> State:
         """See Threshold. `clamp` says which one holds tau, if any."""

@@ -71,6 +71,7 @@ class SurpriseGate:
         """Forget the stream: the next tubelet is encoded. Only the budget's tau stays, as the budget is the robot's."""
         self._memory.reset()
         self._onsets.reset()
+        self._threshold.restart()
         self._drift = 0.0
         self._encoded_ns = 0
 

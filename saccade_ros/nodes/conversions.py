@@ -9,7 +9,7 @@ from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from saccade_ros import __version__
-from saccade_ros.backends.base import BackendFacts
+from saccade_ros.backends.base import BackendError, BackendFacts
 from saccade_ros.config import Config
 from saccade_ros.frames import EmbeddingResult, Picture
 from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
@@ -131,15 +131,29 @@ def find_converter() -> tuple[Convert, str]:
     """cv_bridge where the robot has a working one, else rosbags-image; and the name of the choice.
 
     cv_bridge is a compiled module: built for another numpy it raises at import, and not only ImportError.
+
+    Raises:
+        BackendError: there is neither.
     """
     try:
         from cv_bridge import CvBridge
 
         bridge = CvBridge()
     except Exception as broken:  # AttributeError under numpy 2, ImportError where absent
-        return convert_with_rosbags, f"rosbags-image (cv_bridge: {type(broken).__name__})"
+        return _stand_in(broken)
 
     def convert_with_cv_bridge(message: Any, encoding: str) -> Any:
         return bridge.imgmsg_to_cv2(message, encoding)
 
     return convert_with_cv_bridge, "cv_bridge"
+
+
+def _stand_in(broken: Exception) -> tuple[Convert, str]:
+    try:
+        import rosbags.image  # noqa: F401  # else it would be missed at the first image only
+    except ImportError as missing:
+        raise BackendError(
+            f"images cannot be decoded: cv_bridge does not import ({type(broken).__name__}: {broken}), and its "
+            f"stand-in is not installed ({missing}): pip install rosbags-image"
+        ) from missing
+    return convert_with_rosbags, f"rosbags-image (cv_bridge: {type(broken).__name__})"

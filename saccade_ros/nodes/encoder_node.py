@@ -40,7 +40,7 @@ from saccade_ros.nodes.conversions import (
 from saccade_ros.nodes.diagnostics import CameraMonitor
 from saccade_ros.nodes.parameters import changed_gate, declare_parameters, read_config, refuse_bad_gate
 from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker
-from saccade_ros.vision.decode import MalformedImage, check_image, decode_image
+from saccade_ros.vision.decode import MalformedImage, check_image, convert_with_rosbags, decode_image
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
@@ -87,6 +87,7 @@ class EncoderNode(LifecycleNode):
         declare_parameters(self)
         self._worker: EncodeWorker | None = None
         self._cameras: list[Camera] = []
+        self._monitors: list[CameraMonitor] = []
         self._active = False
         self._next_warning_s: dict[tuple[str, str], float] = {}
         self._destroy: list[Callable[[], Any]] = []  # undoes configure, last first
@@ -144,14 +145,15 @@ class EncoderNode(LifecycleNode):
         engine.warm_up()
         if facts.weights_random:
             self.get_logger().warning(f"{facts.weights}: the embeddings mean nothing; give encoder.model a checkpoint")
-        convert, converter = find_converter()
+        topics = self._image_topics()
+        raw = not all(_is_compressed(topic) for topic in topics)
+        convert, converter = find_converter() if raw else (convert_with_rosbags, "OpenCV")
         self._max_pixels = round(config.vision.max_megapixels * 1e6)
 
         def decode(arrival: Arrival) -> Picture:
             return decode_image(arrival.message, self._max_pixels, convert)
 
         self._decode = decode
-        topics = [self._resolve("node.topics", topic) for topic in config.node.topics]
         for topic in topics:
             ledger = FrameLedger()
             encoder = StreamEncoder(config, engine.backend, decode)
@@ -191,6 +193,12 @@ class EncoderNode(LifecycleNode):
             lambda: self.destroy_timer(timer),
         ]
 
+    def _image_topics(self) -> list[str]:
+        topics = [self._resolve("node.topics", topic) for topic in self._config.node.topics]
+        if len(set(topics)) < len(topics):
+            raise ConfigError(f"node.topics are, resolved, {', '.join(topics)}: name each topic once")
+        return topics
+
     def _resolve(self, parameter: str, topic: str) -> str:
         try:
             return str(self.resolve_topic_name(topic))
@@ -201,9 +209,8 @@ class EncoderNode(LifecycleNode):
             ) from invalid
 
     def _subscribe(self, camera: Camera) -> None:
-        compressed = camera.topic.endswith("/compressed")
         subscription = self.create_subscription(
-            CompressedImage if compressed else Image,
+            CompressedImage if _is_compressed(camera.topic) else Image,
             camera.topic,
             functools.partial(self._on_image, camera),
             qos_profile_sensor_data,
@@ -220,7 +227,7 @@ class EncoderNode(LifecycleNode):
             self._worker = None
         while self._destroy:
             self._destroy.pop()()
-        self._cameras = []
+        self._cameras, self._monitors = [], []  # with them goes the model
 
     def _expect_worker(self) -> EncodeWorker:
         if self._worker is None:
@@ -305,6 +312,10 @@ class EncoderNode(LifecycleNode):
             return
         self._next_warning_s[camera.topic, cause] = now_s + WARN_INTERVAL_S
         self.get_logger().warning(f"{camera.topic}: {cause}: {detail}")
+
+
+def _is_compressed(topic: str) -> bool:
+    return topic.endswith("/compressed")
 
 
 def spin(node: EncoderNode) -> None:

@@ -160,8 +160,10 @@ class ReplayNode(Node):
         self._info = message
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        self._counts = {pair.key: pair.value for status in message.status for pair in status.values}
-        self._counts_are_new = True
+        for status in message.status:
+            if status.name.startswith(f"{ENCODER}: "):  # others report here, too
+                self._counts = {pair.key: pair.value for pair in status.values}
+                self._counts_are_new = True
 
     def _on_embedding(self, message: Embedding) -> None:
         self.recording.rows.append(

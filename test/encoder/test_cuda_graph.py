@@ -1,8 +1,14 @@
 """Steps through captured graphs are plain steps. On a CPU the same static buffers are computed on eagerly."""
 
+import gc
+import weakref
+
+import numpy as np
 import pytest
 import torch
 
+from saccade_ros.backends.torch_backend import TorchBackend
+from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder import cuda_graph
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import NonFiniteError, StreamingEncoder
@@ -79,6 +85,18 @@ def test_graphs_are_kept_for_the_latest_sets_of_rings_only(encoder, monkeypatch)
     for _ in range(5):
         graphed.step(patches, [encoder.new_ring()])
     assert len(graphed._steps) == 3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_stream_that_goes_takes_its_graphs_and_its_ring_along(device):
+    """The first is that of the warm-up, which for ViT-L would keep 400 MB of the GPU for ever."""
+    backend = TorchBackend(EncoderConfig(model="tiny", window=3), BackendConfig(device=device))
+    state = backend.new_state()
+    state.step(backend.embed(np.zeros((2, 3, 128, 128), np.float32)).patches)
+    ring = weakref.ref(state._ring)
+    del state
+    gc.collect()
+    assert ring() is None
 
 
 def test_one_ring_twice_in_a_batch_is_refused(encoder):

@@ -7,15 +7,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import metadata
 
 import numpy as np
 import pytest
 from scenes import frames_of, textured, tiny_config
 
-from saccade_ros.backends import BackendError, load_backend
+from saccade_ros.backends import BackendError, load_backend, onnx_backend
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.engine import Engine
-from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export
+from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export, has_in_place_caches
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.parity import centred_cosine
 from saccade_ros.manifest import ManifestError, read_manifest
@@ -137,6 +138,9 @@ def test_force_keeps_it_with_a_warning(options):
     [
         ({"precisions": ("fp8",)}, "precisions fp8: choose of"),
         ({"formats": ("coreml",)}, "formats coreml: choose of onnx, tensorrt"),
+        ({"formats": ("tensorrt",), "precisions": ("int8", "int4")}, "int8, int4: tensorrt knows fp32, fp16, bf16"),
+        ({"batch": 0}, "batch is 0: give 1 or more"),
+        ({"batch": 2, "precisions": ("int8-static",)}, "batch is 2: int8-static is calibrated on a single stream"),
         ({"calibration": ""}, "no calibration clip"),
         ({"calibration": "absent.mp4"}, "absent.mp4 does not exist"),
         ({"model": "nothing"}, "is no folder"),
@@ -195,6 +199,30 @@ def test_killed_at_any_moment_nothing_loads_and_the_next_export_cleans_up(clip, 
     assert [path.name for path in wanted.out.parent.iterdir()] == [wanted.out.name]
 
 
+def test_leftovers_of_a_process_with_this_ones_id_are_removed(options):
+    """In a container every export may be process 1."""
+    wanted = options(precisions=("fp32",))
+    for name in (f".{wanted.out.name}.partial-{os.getpid()}{suffix}" for suffix in ("", "-old", "-k2v9x1_8")):
+        (wanted.out.parent / name).mkdir()
+    export(wanted, **SILENT)
+    assert [path.name for path in wanted.out.parent.iterdir()] == [wanted.out.name]
+
+
+def test_a_precision_named_twice_is_made_once(options):
+    assert options(precisions=("fp32", "int8", "fp32")).pairs() == [("onnx", "fp32"), ("onnx", "int8")]
+
+
+def test_onnx_runtime_may_be_installed_as_another_package(monkeypatch):
+    """onnxruntime-gpu is a distribution of its own."""
+    expected = has_in_place_caches()
+
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert has_in_place_caches() is expected
+
+
 def test_centred_cosine_sees_what_the_plain_one_hides():
     rng = np.random.default_rng(0)
     common, own = 100 * rng.standard_normal(64), rng.standard_normal((2, 20, 64))
@@ -228,6 +256,16 @@ def test_cpu_stands_in_for_the_gpu_only_when_allowed(manifest):
     settings = BackendConfig(device="cuda", precision="fp32", threads=1, allow_cpu_fallback=True)
     backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), settings)
     assert backend.facts.device == "cpu"
+
+
+def test_by_itself_a_gpu_build_takes_the_cpu_where_there_is_no_gpu(manifest, monkeypatch):
+    """onnxruntime-gpu lists its provider everywhere, and leaves it out of a session that cannot have it."""
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnx_backend.ort, "get_available_providers", lambda: providers)
+    encoder = EncoderConfig(model=str(manifest.folder), window=3)
+    assert load_backend(encoder, BackendConfig(precision="fp32")).facts.device == "cpu"
+    with pytest.raises(BackendError, match="CUDAExecutionProvider was asked for, but ONNX Runtime fell back"):
+        load_backend(encoder, BackendConfig(precision="fp32", device="cuda"))
 
 
 def test_by_one_parameter_the_fastest_artifact_runs(manifest):

@@ -11,7 +11,7 @@ import pytest
 
 from saccade_ros.backends import BackendError, load_backend
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.manifest import ManifestError, describe_files
+from saccade_ros.manifest import ManifestError, describe_files, read_manifest
 
 MUTATIONS = 120  # of files, each refused by its hash; the rest are those that the hash cannot see
 FOREIGN = 40
@@ -137,6 +137,14 @@ def test_a_file_outside_the_export_is_never_named(manifest, tmp_path):
     (folder / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(ManifestError, match="outside the export"):
         load_backend(EncoderConfig(model=str(folder), window=3), BackendConfig())
+
+
+@pytest.mark.parametrize("files", [[], "", 3, None])
+def test_manifest_without_a_table_of_files_is_refused(manifest, tmp_path, files):
+    document = json.loads((manifest.folder / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**document, "files": files}))
+    with pytest.raises(ManifestError, match="it was changed or is not ours: make the export again"):
+        read_manifest(str(tmp_path))
 
 
 def test_manifest_of_another_version_is_refused(manifest, tmp_path):

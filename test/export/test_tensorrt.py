@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from reference_model import random_clip
 
+from saccade_ros.backends import tensorrt_backend
 from saccade_ros.backends.base import BackendError
 from saccade_ros.backends.tensorrt_backend import as_stored, can_run, check_built_for, describe_tensorrt, load_tensorrt
 from saccade_ros.backends.window import INVALID
@@ -102,6 +103,12 @@ def test_without_a_gpu_an_engine_is_kept_only_by_force_and_refused_at_load(optio
         load_backend(EncoderConfig(model=str(forced.folder), window=3), BackendConfig())
     with pytest.raises(BackendError, match="TensorRT runs on GPUs only"):
         load_backend(EncoderConfig(model=str(forced.folder), window=3), BackendConfig(device="cpu"))
+
+
+def test_batches_are_not_measured_on_single_streams_where_a_gpu_could_run_them(options, monkeypatch):
+    monkeypatch.setattr(tensorrt_backend, "can_run", lambda: True)
+    kept = export(options(formats=("tensorrt",), precisions=("fp32",), batch=2), lambda what, share: None)
+    assert kept.artifacts[0].warnings == ["not measured: the clips are single streams"]
 
 
 def test_engine_of_another_tensorrt_or_gpu_is_refused(trt):

@@ -139,6 +139,30 @@ def test_jump_back_in_time_starts_the_clock_again():
     assert threshold.tau(config) < config.tau
 
 
+@pytest.mark.parametrize("pause_s", [10, 60, 86_400])
+def test_pause_of_the_stream_moves_tau_no_further_than_a_tubelet_does(pause_s):
+    config, rng = budget(), np.random.default_rng(0)
+    novelty, threshold, taus = 0.2 * rng.lognormal(0, 0.5, 1000), BudgetTau(config), []
+    for t, value in enumerate(novelty):
+        if t == 500:
+            threshold.restart()
+        taus.append(threshold.tau(config))
+        threshold.record(config, bool(value >= taus[-1]), round(t * 0.08 * S) + (t >= 500) * pause_s * S)
+    moves = np.abs(np.diff(np.log(taus)))
+    assert moves[500:].max() <= moves[100:500].max() * 1.01
+
+
+def test_first_encode_after_a_restart_counts_against_the_budget():
+    config = budget(budget_share=0.25)
+    threshold = BudgetTau(config)
+    for stamp in (0, S // 10, S // 5):
+        threshold.record(config, False, stamp)
+    before = threshold.tau(config)
+    threshold.restart()
+    threshold.record(config, True, 0)
+    assert threshold.tau(config) == pytest.approx(before * math.exp(0.75 * gain(config, 0.1)))
+
+
 def test_fixed_mode_is_tau_as_it_is():
     config = GateConfig(tau=0.7)
     threshold = choose_threshold(config)

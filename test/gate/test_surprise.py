@@ -46,6 +46,17 @@ def test_not_a_finite_number_is_an_error(bad):
         gate_for().decide(changed(bad), 1)
 
 
+def test_budget_takes_no_pause_before_a_reset_for_an_interval():
+    still, paused = ([gate_for(mode="budget", tau_min=0.001)] for _ in range(2))
+    for gates, pause_s in ((still, 0), (paused, 3600)):
+        for t in range(1, 40):
+            if t == 20:
+                gates[0].reset()
+            stamp_ns = t * PERIOD_NS + (t >= 20) * pause_s * 10**9
+            gates[0].accept(gates[0].decide(SCENE, stamp_ns), SCENE, stamp_ns)
+    assert paused[0].state()["tau"] == pytest.approx(still[0].state()["tau"])
+
+
 def test_first_tubelet_and_the_one_after_a_reset_are_encoded():
     gate = SurpriseGate(GateConfig(), BLIND)
     for _ in range(2):

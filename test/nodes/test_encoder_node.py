@@ -1,6 +1,10 @@
 """The encoder node over a real graph: exactness, accounts, lifecycle, parameters, and what must not kill it."""
 
+import gc
 import signal
+import sys
+import weakref
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -21,11 +25,15 @@ from graph import (  # noqa: E402
     stop,
     vectors,
 )
+from rclpy.context import Context  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from scenes import PERIOD_NS, frames_of, textured, tiny_config  # noqa: E402
 
 from saccade_ros.config import EncoderConfig  # noqa: E402
 from saccade_ros.engine import Engine  # noqa: E402
 from saccade_ros.nodes.conversions import stamp_to_ns  # noqa: E402
+from saccade_ros.nodes.encoder_node import EncoderNode  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -300,6 +308,7 @@ def test_adapter_and_video_classifier_load_by_parameter(tmp_path):
         ({"encoder.adapter": "absent.safetensors"}, "encoder.adapter absent.safetensors: cannot be read"),
         ({"encoder.pooling": "probe"}, "RANDOM weights, size tiny, seed 0 has none"),
         ({"node.topics": ["/bad topic!"]}, "node.topics has '/bad topic!', which is no topic name"),
+        ({"node.topics": ["/camera", "camera"]}, "node.topics are, resolved, /camera, /camera: name each topic once"),
         ({"node.output_topic": "bad topic!"}, "node.output_topic has 'bad topic!', which is no topic name"),
     ],
 )
@@ -465,3 +474,39 @@ def test_calibration_for_another_encoder_is_refused_at_configure_with_the_reason
         assert not graph.change_state("configure")
         assert graph.state() == "unconfigured"
     assert "gate.calibrated_for is 'vitl-256:0123:fp32', but the encoder is 'tiny-128:random-" in graph.log
+
+
+@contextmanager
+def node_of_this_process(**parameters: object):
+    context = Context()
+    rclpy.init(context=context, domain_id=98)
+    settings = {**FAST, **{key.replace("__", "."): value for key, value in parameters.items()}}
+    node = EncoderNode(context=context, parameter_overrides=[Parameter(k, value=v) for k, v in settings.items()])
+    try:
+        yield node
+    finally:
+        node.release()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_cleanup_gives_the_model_back():
+    """Else a node that is configured anew holds two: the one that it loads, and the last one."""
+    with node_of_this_process() as node:
+        node.trigger_configure()
+        model = weakref.ref(node._cameras[0].encoder._backend)
+        node.trigger_activate()
+        node.trigger_deactivate()
+        node.trigger_cleanup()
+        gc.collect()
+        assert model() is None
+
+
+@pytest.mark.parametrize(("topic", "works"), [("/camera/image_raw", False), ("/camera/image_raw/compressed", True)])
+def test_without_a_converter_raw_images_are_refused_at_configure(monkeypatch, capfd, topic, works):
+    """Not at each image: cv_bridge under numpy 2, and a robot that never replays a bag."""
+    monkeypatch.setitem(sys.modules, "cv_bridge", None)
+    monkeypatch.setitem(sys.modules, "rosbags.image", None)
+    with node_of_this_process(node__topics=[topic]) as node:
+        assert (node.trigger_configure() == TransitionCallbackReturn.SUCCESS) is works
+    assert ("pip install rosbags-image" in capfd.readouterr().err) is not works

@@ -5,13 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2; `make test` brings it")
 
+import rclpy
 from clips import write_video
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.context import Context
+from rclpy.node import Node
 from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -24,8 +29,8 @@ pytestmark = pytest.mark.ros
 DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
 
 
-def run_replay(source: Path, out: Path, params: Path = DEMO) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "ROS_DOMAIN_ID"}
+def run_replay(source: Path, out: Path, params: Path = DEMO, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "ROS_DOMAIN_ID"} | more
     return subprocess.run(
         [
             sys.executable,
@@ -134,6 +139,31 @@ def test_losses_on_the_way_are_told_and_the_accounts_still_balance(played, tmp_p
     assert summary["balanced"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert f"<td>frames_lost_in_transport</td><td>{61 - summary['frames_in']}</td>" in page
+
+
+def test_diagnostics_of_others_are_not_taken_for_the_encoders(played, tmp_path):
+    """In a domain that the user chose, other nodes report too."""
+    context = Context()
+    rclpy.init(context=context, domain_id=97)
+    other, ended = Node("driver", context=context), threading.Event()
+    publisher = other.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    message = DiagnosticArray(status=[DiagnosticStatus(name="driver: motor", message="warm")])
+
+    def report() -> None:
+        while not ended.wait(0.02):
+            publisher.publish(message)
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    try:
+        done = run_replay(bag_of(played), tmp_path / "out", ROS_DOMAIN_ID="97")
+    finally:
+        ended.set()
+        thread.join()
+        other.destroy_node()
+        rclpy.shutdown(context=context)
+    assert done.returncode == 0, done.stdout
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames_in"] == 61
 
 
 def test_ros1_bag_is_refused_with_the_way_out(tmp_path):

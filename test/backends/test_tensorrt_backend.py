@@ -1,0 +1,181 @@
+"""The TensorRT backend's host side on a stand-in for the driver: its GPU memory is this process's, and ONNX Runtime
+computes the engine's graph. What only a GPU can tell is in test/export/test_tensorrt.py."""
+
+# ruff: noqa: N802, N815  # the CUDA runtime has its own names
+
+import ctypes
+import gc
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from reference_model import random_clip
+
+from saccade_ros.backends import tensorrt_backend
+from saccade_ros.backends.tensorrt_backend import Engine, TensorRtState
+from saccade_ros.backends.window import WindowTables
+from saccade_ros.config import EncoderConfig
+from saccade_ros.encoder.weights import load_encoder
+from saccade_ros.export.graph import build_step, step_shape
+
+INPUT, OUTPUT = "input", "output"
+
+
+class Driver:
+    """cuda.bindings.runtime as far as it is used. `held` is what was taken and not given back."""
+
+    cudaMemcpyKind = SimpleNamespace(
+        **{f"cudaMemcpy{way}": way for way in ("HostToDevice", "DeviceToHost", "DeviceToDevice")}
+    )
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def __init__(self):
+        self.held, self._names, self._recorded = {}, itertools.count(1), None
+
+    def __getattr__(self, call):
+        """All that gives back: cudaFree(address), cudaGraphDestroy(graph), ..."""
+        if "Free" not in call and "Destroy" not in call:
+            raise AttributeError(call)
+        return lambda name: (self.held.pop(name) and 0,)
+
+    def _hold(self, thing, name=None):
+        name = next(self._names) if name is None else name
+        self.held[name] = thing
+        return 0, name
+
+    def cudaMalloc(self, nbytes):
+        memory = (ctypes.c_byte * nbytes)()
+        return self._hold(memory, ctypes.addressof(memory))
+
+    def cudaHostAlloc(self, nbytes, flags):
+        return self.cudaMalloc(nbytes)
+
+    def cudaStreamCreate(self):
+        return self._hold("stream")
+
+    def cudaStreamSynchronize(self, stream):
+        return (0,)
+
+    def enqueue(self, work):
+        """Now, or in each launch of the graph that is being captured."""
+        work() if self._recorded is None else self._recorded.append(work)
+        return (0,)
+
+    def cudaMemcpyAsync(self, target, source, nbytes, kind, stream):
+        return self.enqueue(lambda: ctypes.memmove(target, source, nbytes))
+
+    def cudaMemcpy2DAsync(self, target, pitch, source, source_pitch, width, rows, kind, stream):
+        def copy():
+            for row in range(rows):
+                ctypes.memmove(target + row * pitch, source + row * source_pitch, width)
+
+        return self.enqueue(copy)
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        self._recorded = []
+        return (0,)
+
+    def cudaStreamEndCapture(self, stream):
+        recorded, self._recorded = self._recorded, None
+        return self._hold(recorded)
+
+    def cudaGraphInstantiate(self, graph, flags):
+        return self._hold(list(self.held[graph]))
+
+    def cudaGraphLaunch(self, graph, stream):
+        for work in self.held[graph]:
+            work()
+        return (0,)
+
+
+class OrtEngine:
+    """An ICudaEngine and its context in one: a step's ONNX graph on memory that it is told the addresses of."""
+
+    def __init__(self, data, driver):
+        self._session, self._driver, self._addresses = ort.InferenceSession(data), driver, {}
+        self._tensors = {t.name: (INPUT, t) for t in self._session.get_inputs()}
+        self._tensors |= {t.name: (OUTPUT, t) for t in self._session.get_outputs()}
+        self.num_io_tensors = len(self._tensors)
+
+    def get_tensor_name(self, i):
+        return list(self._tensors)[i]
+
+    def get_tensor_mode(self, name):
+        return self._tensors[name][0]
+
+    def get_tensor_shape(self, name):
+        return self._tensors[name][1].shape
+
+    def get_tensor_dtype(self, name):
+        return np.dtype(np.int64 if name == "slots" else np.float32)
+
+    def create_execution_context(self):
+        return self
+
+    def set_tensor_address(self, name, address):
+        self._addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream):
+        self._driver.enqueue(self._run)
+        return True
+
+    def _run(self):
+        inputs = {n: self._array(n).copy() for n, (mode, _) in self._tensors.items() if mode == INPUT}
+        names = [n for n, (mode, _) in self._tensors.items() if mode == OUTPUT]
+        for name, value in zip(names, self._session.run(names, inputs), strict=True):
+            self._array(name)[...] = value
+
+    def _array(self, name):
+        shape, dtype = self.get_tensor_shape(name), self.get_tensor_dtype(name)
+        data = (ctypes.c_byte * (int(np.prod(shape)) * dtype.itemsize)).from_address(self._addresses[name])
+        return np.frombuffer(data, dtype).reshape(shape)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    driver = Driver()
+    monkeypatch.setattr(tensorrt_backend.Cuda, "load", staticmethod(lambda: driver))
+    return driver
+
+
+def new_state(driver, tmp_path, encoder, contract):
+    """A stream on a stand-in engine of the encoder's step."""
+    (tmp_path / "engine").write_bytes(build_step(encoder, 1, contract).SerializeToString())
+    trt = SimpleNamespace(
+        __version__="10.3",
+        TensorIOMode=SimpleNamespace(INPUT=INPUT),
+        Logger=type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None}),
+        Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: OrtEngine(data, driver)),
+        nptype=lambda dtype: dtype,
+    )
+    engine, shape = Engine(trt, tmp_path / "engine", tensorrt_backend.Cuda()), step_shape(encoder)
+    return TensorRtState(engine, shape, WindowTables(shape), EncoderConfig(window=4), contract)
+
+
+@pytest.mark.parametrize(("contract", "lookback"), [("scatter", 1), ("host", 1), ("host", 3)])
+def test_ring_on_the_device_is_torchs_over_a_whole_stream(driver, tmp_path, contract, lookback):
+    encoder = load_encoder("tiny", 4, lookback).encoder
+    state, ring = new_state(driver, tmp_path, encoder, contract), encoder.new_ring()
+    for n, tubelet in enumerate(random_clip(14)):
+        if n == 9:
+            state.reset()
+            ring.reset()
+        patches = encoder.embed(tubelet)
+        state.peek(np.zeros_like(patches.numpy()))
+        expected = encoder.step([patches], [ring])[0].newest.numpy()
+        assert np.abs(state.step(patches.numpy()) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_a_stream_gives_back_all_that_it_took(driver, tmp_path):
+    """GPU and page-locked memory is nobody's garbage to collect; a node may be configured again and again."""
+    encoder = load_encoder("tiny", 4).encoder
+    state = new_state(driver, tmp_path, encoder, "host")
+    for tubelet in random_clip(3):
+        state.step(encoder.embed(tubelet).numpy())
+    assert len(driver.held) > 2 * encoder.spec.depth
+    del state
+    gc.collect()
+    assert not driver.held
