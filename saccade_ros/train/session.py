@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from torch import Tensor
@@ -105,21 +106,24 @@ def _write_json(folder: Path, record: dict[str, Any]) -> Path:
 
 
 def _draw_curve(folder: Path, record: dict[str, Any]) -> Path:
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    rows = record["history"]
-    for i, name in enumerate(record["held_out"]):
-        axes.plot([row["step"] for row in rows], [row["gaps"][i] for row in rows], marker=".", label=f"gap on {name}")
+    """Gaps as shares of what they were, which is what the loss is, too."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes, rows = figure.subplots(), record["history"]
+    steps = [row["step"] for row in rows]
     axes.plot(
-        [row["step"] for row in rows[1:]],
-        [row["loss"] for row in rows[1:]],
-        color="0.7",
-        marker=".",
-        label="loss on the training clips",
+        steps[1:], [row["loss"] for row in rows[1:]], color="0.7", label="loss on new views of the training clips"
     )
-    axes.set(yscale="log", xlabel="training step", title=f"causal adapter, rank {record['rank']}: {record['weights']}")
-    axes.title.set_fontsize(9)
-    axes.legend(frameon=False)
+    for i, name in enumerate(record["held_out"]):
+        gaps = [row["gaps"][i] for row in rows]
+        label = f"gap on {name}: {gaps[0]:.4f}, in the end {gaps[-1]:.4f}"
+        axes.plot(steps, [gap / gaps[0] for gap in gaps], marker=".", label=label)
+    axes.axhline(1, color="black", linewidth=0.6, linestyle="--")
+    axes.set(yscale="log", xlabel="training step", ylabel="share of the cached step without adapter")
+    axes.set_title(f"causal adapter, rank {record['rank']}: {record['weights']}", fontsize=9)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.3)
     file = folder / "training.png"
     figure.savefig(file, dpi=100)
