@@ -51,12 +51,12 @@ class TrainingPlan:
 
     model: str
     window: int = 8
-    rank: int = 8
+    rank: int = 16
     alpha: float = 16.0
-    steps: int = 600
-    learning_rate: float = 2e-4
+    steps: int = 1200
+    learning_rate: float = 3e-4
     seed: int = 0
-    every: int = 50
+    every: int = 100
 
     def __post_init__(self) -> None:
         for name, least in (("window", 2), ("rank", 1), ("steps", 1), ("every", 1)):  # at window 1 there is no gap
