@@ -39,7 +39,7 @@ def train_causal(
         tubelets: of each clip's start; 0 takes all.
 
     Raises:
-        TrainingError: nothing to resume, or something to overwrite.
+        TrainingError: nothing to resume, something to overwrite, or a held-out clip too short to measure on.
         WeightsError, SourceError: the checkpoint or a clip cannot be read.
     """
     if not resume and (folder / "checkpoint.pt").exists():
@@ -55,6 +55,12 @@ def train_causal(
     def read(paths: Sequence[str], pixels: int) -> list[Tensor]:
         return [torch.from_numpy(read_tubelets(path, config, pixels, tubelets)) for path in paths]
 
+    tests = read(held_out, size)
+    for path, pixels in zip(held_out, tests, strict=True):
+        if len(pixels) <= plan.window:
+            raise TrainingError(
+                f"{path} has {len(pixels)} tubelets, no more than the window of {plan.window}: hold out a longer one"
+            )
     names = [Path(clip).name for clip in (*clips, *held_out)]
     trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, names, folder)
     if resume:
@@ -62,7 +68,7 @@ def train_causal(
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, TextColumn("{task.fields[note]}")) as bars:
         task = bars.add_task("", total=plan.steps, completed=trainer.progress.step, note="")
-        for progress in trainer.run(read(clips, int(MARGIN * size)), read(held_out, size)):
+        for progress in trainer.run(read(clips, int(MARGIN * size)), tests):
             latest = progress.history[-1]
             loss = f"loss {latest['loss']:.3f}" if "loss" in latest else ""
             gaps = [f"gap on {name} {gap:.4f}" for name, gap in zip(names[len(clips) :], latest["gaps"], strict=True)]

@@ -203,6 +203,12 @@ def test_training_is_not_overwritten_nor_mixed(clip, tmp_path):
     assert main(["train", "causal", clip, *options, "--steps", "3", "--resume"]) == 1
 
 
+def test_held_out_clip_no_longer_than_the_window_is_refused(clip, tmp_path, capsys):
+    options = [*SETTINGS, *SHORT, "--tubelets", "2", "--held-out", clip, "--out", str(tmp_path / "x")]
+    assert main(["train", "causal", clip, *options]) == 1
+    assert "hold out a longer one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
