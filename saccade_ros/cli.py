@@ -158,13 +158,12 @@ def _add_train(commands: Any) -> None:
     causal.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     causal.add_argument("--tubelets", type=int, default=0, help="of each clip's start; 0 takes all")
     for name, kind, default, about in (
-        ("rank", int, 8, "of the low-rank changes"),
+        ("rank", int, 16, "of the low-rank changes"),
         ("alpha", float, 16.0, "scale of the changes, times 1/rank"),
-        ("steps", int, 600, "of the optimizer"),
-        ("views", int, 25, "examples made of each clip"),
-        ("learning-rate", float, 2e-4, "at its highest"),
-        ("seed", int, 0, "of the start and of the order of examples"),
-        ("every", int, 50, "steps between checkpoints"),
+        ("steps", int, 1200, "of the optimizer"),
+        ("learning-rate", float, 3e-4, "at its highest"),
+        ("seed", int, 0, "of the start and of the views"),
+        ("every", int, 100, "steps between checkpoints"),
     ):
         causal.add_argument(f"--{name}", type=kind, default=default, help=f"{about} (default: %(default)s)")
     _add_settings(causal)
@@ -299,7 +298,7 @@ def _train_causal(options: argparse.Namespace) -> int:
     from saccade_ros.train.session import train_causal
 
     config = load_config(options.params, _settings(options.set))
-    names = ("rank", "alpha", "steps", "views", "learning_rate", "seed", "every")
+    names = ("rank", "alpha", "steps", "learning_rate", "seed", "every")
     plan = TrainingPlan(config.encoder.model, config.encoder.window, **{name: getattr(options, name) for name in names})
     for file in train_causal(
         config, plan, options.clips, options.held_out, options.out, options.resume, options.tubelets

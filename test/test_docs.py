@@ -73,6 +73,15 @@ def test_fidelity_figures_are_the_recorded_ones():
     assert record["forgetting"][0]["receptive_field"] == 29
 
 
+def test_adapter_figures_are_the_recorded_ones():
+    page = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
+    for name in ("adapter_small", "adapter_small_fast"):
+        record = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))
+        first, *_, last = (row["gaps"] for row in record["history"])
+        gaps = " | ".join(f"{before:.4f} | {after:.4f}" for before, after in zip(first, last, strict=True))
+        assert f"[{record['learning_rate']:g}, {record['steps']} steps](results/{name}.json) | {gaps} |" in page
+
+
 def test_readme_links_lead_somewhere():
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []

@@ -3,12 +3,16 @@
 Teacher: for each tubelet n, the clip encoder over the window that ends in n; its tokens of n. Student: the cached step
 with lookback 1 and an adapter on every attention layer's qkv and proj. Both see the past only, so all that the
 teacher knows is in the student's reach: it lacks only that older tubelets' keys and values were made before the
-newer ones came. The loss is the squared error of the tokens plus that of their mean, which is what is published.
+newer ones came. The loss is the share of its error that is left: of the tokens, and of their mean, which is what is
+published.
+
+The teacher answers for any picture, so no example is seen twice: every step draws a new view of a clip. With a fixed
+set of views the adapter learns the set.
 """
 
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +24,12 @@ from torch.nn.utils import parametrize
 
 from saccade_ros.encoder.adapter import Adapter, LowRank, target_layers
 from saccade_ros.encoder.model import StreamingEncoder
-from saccade_ros.train.stream import stream_tokens
+from saccade_ros.train.stream import clip_tokens, stream_tokens
+from saccade_ros.train.views import random_view
 
 WARM_UP_STEPS = 20  # the learning rate rises over these, then falls as a cosine
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
-FLOOR = 0.05  # share of the median
 
 
 class TrainingError(ValueError):
@@ -39,27 +43,25 @@ class TrainingPlan:
     Attributes:
         model: as encoder.model. window: tubelets in the cache.
         rank, alpha: of the adapter's changes.
-        views: examples made of each clip, each another crop, mirroring, direction and light.
         learning_rate: at its highest. Too high a rate moves the mean of all embeddings, which a still scene's cosine
             shows first.
-        seed: of the views, the adapter's start and the order of the examples.
+        seed: of the adapter's start and of the views.
         every: steps between two measurements and checkpoints.
     """
 
     model: str
     window: int = 8
-    rank: int = 8
+    rank: int = 16
     alpha: float = 16.0
-    steps: int = 600
-    views: int = 25
-    learning_rate: float = 2e-4
+    steps: int = 1200
+    learning_rate: float = 3e-4
     seed: int = 0
-    every: int = 50
+    every: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("window", "rank", "steps", "views", "every"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}: give at least 1")
+        for name, least in (("window", 2), ("rank", 1), ("steps", 1), ("every", 1)):  # at window 1 there is no gap
+            if getattr(self, name) < least:
+                raise TrainingError(f"{name} is {getattr(self, name)}: give at least {least}")
 
     @property
     def span(self) -> int:
@@ -73,44 +75,45 @@ class TrainingPlan:
 
 
 class Lesson(NamedTuple):
-    """A clip, prepared.
+    """A stretch of tubelets and what the teacher says of its end.
 
     Attributes:
         patches: patch embeddings, (T, S, D).
-        targets: the teacher's tokens of each tubelet, (T, S, D).
+        targets: the teacher's tokens of the last n tubelets, (n, S, D).
+        unadapted: the cached step's without an adapter, (n, S, D).
     """
 
     patches: Tensor
     targets: Tensor
+    unadapted: Tensor
 
 
 @dataclass
 class Progress:
-    """How far training is. `history` has a row per measurement: step, loss (not at the start), held-out gap."""
+    """How far training is.
+
+    Attributes:
+        losses: of the steps since the last measurement.
+        history: a row per measurement: step, mean of the losses (not at the start), gap on each held-out clip.
+    """
 
     step: int = 0
-    loss: float = float("nan")
-    history: list[dict[str, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def prepare(encoder: StreamingEncoder, pixels: Tensor, advance: Callable[[], None]) -> Lesson:
-    """Let the teacher, an encoder whose lookback is its window, see a clip (T, 2, 3, H, W)."""
-    ring = encoder.new_ring()
-    patches, targets = [], []
-    for tubelet in pixels:
-        embedded = encoder.embed(tubelet)
-        targets.append(encoder.step([embedded], [ring])[0].tokens[-1])
-        patches.append(embedded)
-        advance()
-    return Lesson(torch.stack(patches).clone(), torch.stack(targets).clone())  # no inference tensors: for autograd
+@torch.no_grad()
+def prepare(teacher: StreamingEncoder, pixels: Tensor, first: int) -> Lesson:
+    """Let the teacher see (T, 2, 3, H, W) and tell of each tubelet from the first that is wanted."""
+    patches = torch.stack([teacher.embed(tubelet) for tubelet in pixels]).clone()  # no inference tensor: for autograd
+    return Lesson(patches, clip_tokens(teacher, patches, first), stream_tokens(teacher, patches)[first:])
 
 
 class CausalTrainer:
     """Trains one adapter; `run` goes on from wherever the last checkpoint in `folder` stands.
 
     Args:
-        teacher: as load_encoder gives it, with lookback = window; its attention is adapted in place once the lessons
-            are prepared.
+        teacher: as load_encoder gives it.
         folder: for checkpoint.pt, adapter.safetensors and training.json.
     """
 
@@ -119,10 +122,11 @@ class CausalTrainer:
     ) -> None:
         self.plan, self.clips, self.folder = plan, tuple(clips), folder
         self.progress = Progress()
-        self._encoder, self._base_sha256 = teacher, base_sha256
+        self._teacher, self._base_sha256 = teacher, base_sha256
+        self._student = _twin(teacher)
         self._random = torch.Generator().manual_seed(plan.seed)
         self._changes: dict[str, LowRank] = {}
-        for name, linear in target_layers(teacher).items():
+        for name, linear in target_layers(self._student).items():
             self._changes[name] = LowRank(linear, plan.rank, plan.alpha, self._random)
             parametrize.register_parametrization(linear, "weight", self._changes[name])
         parameters = [p for change in self._changes.values() for p in change.parameters()]
@@ -133,40 +137,48 @@ class CausalTrainer:
         """Where training can be taken up again."""
         return self.folder / "checkpoint.pt"
 
-    def run(self, lessons: Sequence[Lesson], held_out: Sequence[Lesson]) -> Iterator[Progress]:
-        """Train to the last step of the plan; yields after every step."""
-        loss_of = _Loss(lessons, self.plan.settled)
+    def run(self, clips: Sequence[Tensor], held_out: Sequence[Tensor]) -> Iterator[Progress]:
+        """Train to the last step of the plan; yields after every step.
+
+        Args:
+            clips: pixels (T, 2, 3, B, B), larger than the encoder's input by views.MARGIN.
+            held_out: pixels (T, 2, 3, H, W) of what is measured on.
+        """
+        full = self.plan.window - 1  # where the window has filled, as `evaluate fidelity` measures
+        tests = [prepare(self._teacher, pixels, full) for pixels in held_out]
         if not self.progress.step:
-            self._measure(held_out)
+            self._measure(tests)
         while self.progress.step < self.plan.steps:
-            self._step(len(lessons), loss_of)
+            self._step(clips)
             if self.progress.step % self.plan.every == 0 or self.progress.step == self.plan.steps:
-                self._measure(held_out)
+                self._measure(tests)
                 self.save()
             yield self.progress
 
-    def _step(self, lessons: int, loss_of: "_Loss") -> None:
+    def _step(self, clips: Sequence[Tensor]) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = self.plan.learning_rate * _schedule(self.progress.step, self.plan.steps)
         self._optimizer.zero_grad()
-        loss = loss_of(self._encoder, int(torch.randint(lessons, (1,), generator=self._random)))
+        loss = lesson_loss(self._student, self._new_lesson(clips))
         loss.backward()
         parameters = self._optimizer.param_groups[0]["params"]
         torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         self._optimizer.step()
         self.progress.step += 1
-        self.progress.loss = float(loss.detach())
+        self.progress.losses.append(loss.item())
+
+    def _new_lesson(self, clips: Sequence[Tensor]) -> Lesson:
+        clip = clips[int(torch.randint(len(clips), (1,), generator=self._random))]
+        view = random_view(clip, self._teacher.spec.input_size, self.plan.span, self._random)
+        return prepare(self._teacher, view, self.plan.settled)
 
     @torch.no_grad()
-    def _measure(self, held_out: Sequence[Lesson]) -> None:
-        full = slice(self.plan.window - 1, None)  # where the window has filled, as `evaluate fidelity` measures
-        gaps = [
-            centred_gap(stream_tokens(self._encoder, lesson.patches)[full], lesson.targets[full]) for lesson in held_out
-        ]
-        row = {"step": float(self.progress.step)}
-        row |= {"loss": self.progress.loss} if self.progress.step else {}
-        row |= {"held_out_gap": sum(gaps) / len(gaps)} if gaps else {}
+    def _measure(self, tests: Sequence[Lesson]) -> None:
+        row: dict[str, Any] = {"step": self.progress.step}
+        row |= {"loss": statistics.fmean(self.progress.losses)} if self.progress.losses else {}
+        row |= {"gaps": [centred_gap(_learned(self._student, lesson), lesson.targets).item() for lesson in tests]}
         self.progress.history.append(row)
+        self.progress.losses.clear()
 
     def adapter(self) -> Adapter:
         """What has been learned so far."""
@@ -217,37 +229,41 @@ class CausalTrainer:
         return {**asdict(self.plan), "clips": list(self.clips), "weights": self._base_sha256}
 
 
-class _Loss:
-    """Squared error of a lesson's tokens and of their means, each in units of how much the teacher's vary in it.
+def _twin(encoder: StreamingEncoder) -> StreamingEncoder:
+    """Another encoder with the same weights, not copies of them: training leaves them alone."""
+    with torch.device("meta"):
+        twin = StreamingEncoder(encoder.spec, encoder.window)
+    twin.load_state_dict(encoder.state_dict(), assign=True)
+    return twin.requires_grad_(False)
 
-    The mean's unit has a floor, or a still scene, whose embedding hardly varies, would outweigh all others.
+
+def lesson_loss(student: StreamingEncoder, lesson: Lesson) -> Tensor:
+    """What is left of the error, the tokens' and that of their mean: 1 for the step as it was, 0 for the teacher.
+
+    In shares, a scene in which little happens counts as much as one that is all cuts, whose errors are far larger.
+    Lengths, not squares, or the few views that an adapter makes worse would outweigh all others.
     """
-
-    def __init__(self, lessons: Sequence[Lesson], first: int) -> None:
-        self._lessons, self._first = lessons, first
-        settled = [lesson.targets[first:] for lesson in lessons]
-        self._token_variance = sum(_variance(targets.flatten(0, 1)) for targets in settled) / len(settled)
-        of_means = [_variance(targets.mean(dim=1)) for targets in settled]
-        floor = FLOOR * statistics.median(of_means)
-        self._mean_variances = [max(floor, variance) for variance in of_means]
-
-    def __call__(self, encoder: StreamingEncoder, lesson_idx: int) -> Tensor:
-        patches, targets = self._lessons[lesson_idx]
-        error = (stream_tokens(encoder, patches) - targets)[self._first :]  # (n, S, D)
-        of_mean = error.mean(dim=1).square().mean() / self._mean_variances[lesson_idx]
-        return error.square().mean() / self._token_variance + of_mean
+    tokens = _learned(student, lesson)
+    of_tokens = _share_left(tokens, lesson.unadapted, lesson.targets)
+    of_means = _share_left(*(part.mean(dim=1) for part in (tokens, lesson.unadapted, lesson.targets)))
+    return (of_tokens + of_means) / 2
 
 
-def _variance(vectors: Tensor) -> float:
-    """Mean squared distance from their mean, per channel: (N, D)."""
-    return float((vectors - vectors.mean(dim=0)).square().mean())
+def _share_left(ours: Tensor, before: Tensor, wanted: Tensor) -> Tensor:
+    share: Tensor = torch.linalg.vector_norm(ours - wanted) / torch.linalg.vector_norm(before - wanted)
+    return share
 
 
-def centred_gap(tokens: Tensor, targets: Tensor) -> float:
-    """1 - cosine of the pooled embeddings, both less the targets' mean over the clip, averaged: (T, S, D) each."""
-    ours, theirs = tokens.mean(dim=1), targets.mean(dim=1)  # (T, D)
+def _learned(student: StreamingEncoder, lesson: Lesson) -> Tensor:
+    """The student's tokens where the lesson has targets: (n, S, D)."""
+    return stream_tokens(student, lesson.patches)[-len(lesson.targets) :]
+
+
+def centred_gap(tokens: Tensor, targets: Tensor) -> Tensor:
+    """1 - cosine of the pooled embeddings, both less the targets' mean over the clip, averaged: (n, S, D) each."""
+    ours, theirs = tokens.mean(dim=1), targets.mean(dim=1)  # (n, D)
     middle = theirs.mean(dim=0)
-    return float(1 - F.cosine_similarity(ours - middle, theirs - middle).mean())
+    return 1 - F.cosine_similarity(ours - middle, theirs - middle).mean()
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from torch import Tensor
 
 from saccade_ros.config import Config
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.machine import describe_machine
 from saccade_ros.replay.clip import read_tubelets
-from saccade_ros.train.causal import CausalTrainer, Lesson, TrainingError, TrainingPlan, prepare
-from saccade_ros.train.views import MARGIN, random_view
+from saccade_ros.train.causal import CausalTrainer, TrainingError, TrainingPlan
+from saccade_ros.train.views import MARGIN
 
 
 def train_causal(
@@ -37,7 +39,7 @@ def train_causal(
         tubelets: of each clip's start; 0 takes all.
 
     Raises:
-        TrainingError: nothing to resume, or something to overwrite.
+        TrainingError: nothing to resume, something to overwrite, or a held-out clip too short to measure on.
         WeightsError, SourceError: the checkpoint or a clip cannot be read.
     """
     if not resume and (folder / "checkpoint.pt").exists():
@@ -47,44 +49,33 @@ def train_causal(
             f"encoder.adapter is {config.encoder.adapter!r}: training starts from bare weights; unset it"
         )
     started = time.monotonic()
-    loaded = load_encoder(plan.model, plan.window, plan.window, config.encoder.seed)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    loaded = load_encoder(plan.model, plan.window, seed=config.encoder.seed)
+    size = loaded.encoder.spec.input_size
+
+    def read(paths: Sequence[str], pixels: int) -> list[Tensor]:
+        return [torch.from_numpy(read_tubelets(path, config, pixels, tubelets)) for path in paths]
+
+    tests = read(held_out, size)
+    for path, pixels in zip(held_out, tests, strict=True):
+        if len(pixels) <= plan.window:
+            raise TrainingError(
+                f"{path} has {len(pixels)} tubelets, no more than the window of {plan.window}: hold out a longer one"
+            )
+    names = [Path(clip).name for clip in (*clips, *held_out)]
+    trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, names, folder)
+    if resume:
+        trainer.resume()
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, TextColumn("{task.fields[note]}")) as bars:
-        lessons = _lessons(loaded, config, plan, clips, tubelets, bars)
-        tests = [_held_out(loaded, config, path, tubelets, bars) for path in held_out]
-        names = [Path(clip).name for clip in (*clips, *held_out)]
-        trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, names, folder)
-        if resume:
-            trainer.resume()
-        task = bars.add_task("training", total=plan.steps, completed=trainer.progress.step, note="")
-        for progress in trainer.run(lessons, tests):
-            gap = progress.history[-1].get("held_out_gap")
-            note = f"loss {progress.loss:.4f}" + ("" if gap is None else f", held-out gap {gap:.4f}")
+        task = bars.add_task("", total=plan.steps, completed=trainer.progress.step, note="")
+        for progress in trainer.run(read(clips, int(MARGIN * size)), tests):
+            latest = progress.history[-1]
+            loss = f"loss {latest['loss']:.3f}" if "loss" in latest else ""
+            gaps = [f"gap on {name} {gap:.4f}" for name, gap in zip(names[len(clips) :], latest["gaps"], strict=True)]
+            note = ", ".join(filter(None, (loss, *gaps)))
             bars.update(task, completed=progress.step, note=note)
     record = _record(loaded, trainer, clips, held_out, config, time.monotonic() - started)
     return [folder / "adapter.safetensors", _write_json(folder, record), _draw_curve(folder, record)]
-
-
-def _lessons(
-    loaded: LoadedEncoder, config: Config, plan: TrainingPlan, paths: Sequence[str], tubelets: int, bars: Bars
-) -> list[Lesson]:
-    """Views of every clip, as the teacher sees them."""
-    size, generator = loaded.encoder.spec.input_size, torch.Generator().manual_seed(plan.seed)
-    task = bars.add_task("teacher sees the views", total=len(paths) * plan.views * plan.span, note="")
-    lessons = []
-    for path in paths:
-        pixels = torch.from_numpy(read_tubelets(path, config, int(MARGIN * size), tubelets))
-        for _ in range(plan.views):
-            view = random_view(pixels, size, plan.span, generator)
-            lessons.append(prepare(loaded.encoder, view, lambda: bars.advance(task)))
-    return lessons
-
-
-def _held_out(loaded: LoadedEncoder, config: Config, path: str, tubelets: int, bars: Bars) -> Lesson:
-    """A clip as it is."""
-    pixels = torch.from_numpy(read_tubelets(path, config, loaded.encoder.spec.input_size, tubelets))
-    task = bars.add_task(f"teacher sees {Path(path).name}", total=len(pixels), note="held out")
-    return prepare(loaded.encoder, pixels, lambda: bars.advance(task))
 
 
 def _record(
@@ -121,17 +112,24 @@ def _write_json(folder: Path, record: dict[str, Any]) -> Path:
 
 
 def _draw_curve(folder: Path, record: dict[str, Any]) -> Path:
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for key, colour, label in (
-        ("loss", "#56b4e9", "loss on the training clips"),
-        ("held_out_gap", "#e69f00", f"gap on {', '.join(record['held_out'])}"),
-    ):
-        rows = [row for row in record["history"] if key in row]
-        axes.plot([row["step"] for row in rows], [row[key] for row in rows], color=colour, label=label, marker=".")
-    axes.set(yscale="log", xlabel="training step", title=f"causal adapter, rank {record['rank']}: {record['weights']}")
-    axes.title.set_fontsize(9)
-    axes.legend(frameon=False)
+    """Gaps as shares of what they were, which is what the loss is, too."""
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes, rows = figure.subplots(), record["history"]
+    steps = [row["step"] for row in rows]
+    axes.plot(
+        steps[1:], [row["loss"] for row in rows[1:]], color="0.7", label="loss on new views of the training clips"
+    )
+    for i, name in enumerate(record["held_out"]):
+        gaps = [row["gaps"][i] for row in rows]
+        label = f"gap on {name}: {gaps[0]:.4f}, in the end {gaps[-1]:.4f}"
+        axes.plot(steps, [gap / gaps[0] for gap in gaps], marker=".", label=label)
+    axes.axhline(1, color="black", linewidth=0.6, linestyle="--")
+    axes.set(yscale="log", xlabel="training step", ylabel="share of the cached step without adapter")
+    axes.set_title(f"causal adapter, rank {record['rank']}: {record['weights']}", fontsize=9)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.3)
     file = folder / "training.png"
     figure.savefig(file, dpi=100)

@@ -1,9 +1,9 @@
-"""The cached step with lookback 1 over a whole clip at once, in a form that gradients flow through.
+"""The stream with lookback 1, and the clip encoder, over a whole clip at once: what is taught, and what teaches.
 
-The step itself writes its ring in place and remembers nothing to differentiate. But each tubelet's keys and values are
-computed once and never changed, so a clip's stream is one banded pass: tubelet n attends to n-W+1..n, the newest at
-position min(n, W-1). While n < W that is a block-causal mask at absolute positions; later every query has its own
-rotation of the same keys, so the pass goes tubelet by tubelet inside a layer and needs no mask at all.
+The cached step writes its ring in place and remembers nothing to differentiate. But each tubelet's keys and values are
+computed once and never changed, so a clip's stream is one banded pass, which gradients flow through: tubelet n attends
+to n-W+1..n, the newest at position min(n, W-1). While n < W that is a block-causal mask at absolute positions; later
+every query has its own rotation of the same keys, so the pass goes tubelet by tubelet inside a layer and needs no mask.
 """
 
 import torch
@@ -20,13 +20,50 @@ def stream_tokens(encoder: StreamingEncoder, patches: Tensor) -> Tensor:
     x = patches  # (T, S, D)
     for layer in encoder.layers:
         assert isinstance(layer, Layer)
-        x = x + layer.attention.proj(_attend(layer.attention.qkv(layer.norm1(x)), encoder.spec.heads, positions))
-        x = x + layer.fc2(F.gelu(layer.fc1(layer.norm2(x))))
+        qkv = layer.attention.qkv(layer.norm1(x))  # (T, S, 3D)
+        x = _finish(layer, x, _attend_banded(qkv, encoder.spec.heads, positions))
     tokens: Tensor = encoder.norm(x)
     return tokens
 
 
-def _attend(qkv: Tensor, heads: int, positions: Rotation) -> Tensor:
+def clip_tokens(encoder: StreamingEncoder, patches: Tensor, first: int) -> Tensor:
+    """The clip encoder's tokens of each tubelet n >= first, over the window that ends in it.
+
+    Args:
+        patches: (T, S, D).
+        first: at least W-1, for every window to be full.
+
+    Returns:
+        (T - first, S, D)
+    """
+    table = rotary_tables(encoder.spec, encoder.window).query  # (W, S, E)
+    positions = Rotation(*(part.flatten(0, 1) for part in table))  # (W*S, E)
+    windows = (patches[n - encoder.window + 1 : n + 1] for n in range(first, len(patches)))
+    return torch.stack([_newest_of(encoder, window, positions) for window in windows])
+
+
+def _newest_of(encoder: StreamingEncoder, window: Tensor, positions: Rotation) -> Tensor:
+    """Every token attends to every other; the last tubelet's come out: (W, S, D) -> (S, D)."""
+    x = window.flatten(0, 1)  # (W*S, D)
+    for layer in encoder.layers:
+        assert isinstance(layer, Layer)
+        qkv = layer.attention.qkv(layer.norm1(x))  # (W*S, 3D)
+        q, k, v = qkv.unflatten(-1, (3, encoder.spec.heads, -1)).permute(1, 2, 0, 3)  # (A, W*S, E) each
+        q, k = rotate(q, positions), rotate(k, positions)
+        attended = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]  # (A, W*S, E)
+        x = _finish(layer, x, attended.transpose(0, 1).flatten(1))
+    tokens: Tensor = encoder.norm(x[-len(window[0]) :])
+    return tokens
+
+
+def _finish(layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
+    """A layer's way from what its heads attended to: (..., D), (..., D) -> (..., D)."""
+    x = x + layer.attention.proj(attended)
+    result: Tensor = x + layer.fc2(F.gelu(layer.fc1(layer.norm2(x))))
+    return result
+
+
+def _attend_banded(qkv: Tensor, heads: int, positions: Rotation) -> Tensor:
     """(T, S, 3D) -> (T, S, D)."""
     window = len(positions.cos)
     q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (T, A, S, E) each

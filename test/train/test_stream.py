@@ -7,7 +7,7 @@ from torch.nn.utils import parametrize
 from saccade_ros.encoder.adapter import LowRank, target_layers
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.weights import load_encoder
-from saccade_ros.train.stream import stream_tokens
+from saccade_ros.train.stream import clip_tokens, stream_tokens
 
 
 def random_patches(encoder: StreamingEncoder, tubelets: int) -> torch.Tensor:
@@ -21,6 +21,14 @@ def test_differentiable_stream_is_the_cached_step(window):
     patches, ring = random_patches(encoder, 3 * window + 2), encoder.new_ring()
     expected = torch.stack([encoder.step([tubelet], [ring])[0].tokens[-1] for tubelet in patches])
     difference = (stream_tokens(encoder, patches) - expected).abs().max()
+    assert difference <= 1e-5 * expected.abs().max()
+
+
+def test_clip_tokens_are_those_of_the_step_that_recomputes_its_whole_window():
+    encoder = load_encoder("tiny", 3, lookback=3).encoder
+    patches, ring = random_patches(encoder, 7), encoder.new_ring()
+    expected = torch.stack([encoder.step([tubelet], [ring])[0].tokens[-1] for tubelet in patches])[4:]
+    difference = (clip_tokens(encoder, patches, 4) - expected).abs().max()
     assert difference <= 1e-5 * expected.abs().max()
 
 
