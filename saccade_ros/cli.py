@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     step = bench.add_parser("step", help="the cached step in every variant, against transformers' re-encode")
     step.add_argument("--model", default="vitl", help="size or checkpoint folder (default: %(default)s)")
     step.add_argument("--windows", type=int, nargs="+", default=[8], metavar="W", help="tubelets (default: 8)")
-    step.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16", "fp16"))
+    step.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16", "fp16", "int8"))
     step.add_argument("--lookbacks", type=int, nargs="+", default=[1], metavar="R", help="recomputed (default: 1)")
     step.add_argument("--batches", type=int, nargs="+", default=[1], metavar="B", help="streams in a step (default: 1)")
     step.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

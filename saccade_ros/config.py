@@ -272,8 +272,9 @@ class BackendConfig(_Section):
     )
     precision: str = knob(
         "auto",
-        "Arithmetic of the encoder: fp32 is the reference, bf16 is faster where the CPU or GPU has it; fp16, "
-        "int8, int8-static and int4 come from an export. auto: what an exported folder prefers, else fp32.",
+        "Arithmetic of the encoder: fp32 is the reference, bf16 is faster where the CPU or GPU has it, int8 (linear "
+        "layers; the rest in bf16) faster still and less faithful; fp16 is for GPUs, int8-static and int4 come from "
+        "an export. auto: what an exported folder prefers, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16", "int8", "int8-static", "int4"),
     )
     threads: int = knob(0, "CPU threads for the encoder. 0 leaves the runtime's default.", at_least=0, at_most=1024)

@@ -102,7 +102,7 @@ class StepBench:
             yield Variant(precision, window, min(lookback, window), batch, launch)
 
     def _rates(self, precision: str) -> Rates:
-        return measure_rates(torch.device(self.device), DTYPES[precision], self.time_ms)
+        return measure_rates(torch.device(self.device), precision, self.time_ms)
 
 
 class _WindowRun:
@@ -124,10 +124,10 @@ class _WindowRun:
         steps = {variant: self._prepare(variant) for variant in variants}
         spec = self._encoder("fp32", 1).spec
         result["weights"] = self._source
-        clip, dtypes = self._clip[: self._window], {p: DTYPES[p] for p in bench.precisions}
+        clip, dtypes = self._clip[: self._window], {p: DTYPES[p] for p in bench.precisions if p != "int8"}
         reencoders = {p: make_reencoder(bench.model, spec, clip, self._device, d) for p, d in dtypes.items()}
         step_ms: dict[Variant, list[float]] = {variant: [] for variant in variants}
-        full_ms: dict[str, list[float]] = {precision: [] for precision in bench.precisions}
+        full_ms: dict[str, list[float]] = {precision: [] for precision in reencoders}
         for reencode in reencoders.values():
             reencode()
         self._progress.update(task, description=f"window {self._window}: measuring", total=bench.rounds, completed=0)
@@ -188,13 +188,13 @@ class _WindowRun:
         self, variant: Variant, times: list[float], full_ms: dict[str, list[float]], result: Result, fidelity: Result
     ) -> Result:
         encoder = self._encoder(variant.precision, variant.lookback)
-        dtype = DTYPES[variant.precision]
-        work = step_work(encoder.spec, variant.window, variant.lookback, variant.batch, dtype.itemsize)
+        work = step_work(encoder.spec, variant.window, variant.lookback, variant.batch, variant.precision)
         floor_ms = Rates(**result["rates"][variant.precision]).floor_ms(work)
         per_stream_ms = statistics.median(times) / variant.batch
         return {
             **vars(variant),
             "attention": type(encoder.attention).__name__,
+            "linear": type(encoder.layers[0].fc1).__name__,
             "step_ms": _spread(times),
             "per_stream_ms": per_stream_ms,
             "speedup": {precision: statistics.median(full) / per_stream_ms for precision, full in full_ms.items()},
@@ -238,7 +238,7 @@ def print_table(result: Result) -> None:
             console.print(f"  x {precision}: transformers' re-encode of the window, {spread['median']:.0f} ms")
     for precision, rates in result["rates"].items():
         console.print(
-            f"  {precision}: product {rates['flops'] / 1e9:.0f} GFLOP/s, copy {rates['bytes'] / 1e9:.0f} GB/s"
+            f"  {precision}: torch's product {rates['linear_flops'] / 1e9:.0f} GFLOP/s, copy {rates['bytes'] / 1e9:.0f} GB/s"
         )
     machine, facts = result["machine"], f"torch {result['torch']}; clip: {result['clip']}"
     console.print(f"  peak memory {result['peak_rss_mb']:.0f} MB; {result['weights']}; {machine}; {facts}", style="dim")

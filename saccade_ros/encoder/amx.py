@@ -75,8 +75,8 @@ class AmxLinear(nn.Module):
         self._bias, self._scales = linear.bias.detach().float().clone(), None
         kernels = library()
         if int8:
-            self._scales = weight.abs().amax(dim=1).clamp(min=1e-30) / MOST_INT8  # (out,)
-            self._weight = _tiles((weight / self._scales[:, None]).round().to(torch.int8))
+            rounded, self._scales = quantize_rows(weight)
+            self._weight = _tiles(rounded)
             self._run = kernels.saccade_linear_int8
         else:
             self._weight = _tiles(weight.to(dtype))
@@ -115,6 +115,12 @@ class AmxLinear(nn.Module):
 def amx_available() -> bool:
     """True if the kernels were built and the processor has AMX."""
     return library() is not None and bool(library().saccade_amx_available())
+
+
+def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 and what it is multiples of, by row and symmetric: (N, K) -> (N, K), (N, 1)."""
+    scales = values.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / MOST_INT8
+    return (values / scales).round().to(torch.int8), scales
 
 
 def _tiles(weight: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""Linear layers with the GELU that may follow, and the packed forms that a CPU computes them in."""
+"""Linear layers with the GELU that may follow, and the packed forms that they are computed in."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade_ros.encoder.amx import AmxLinear
+from saccade_ros.encoder.amx import AmxLinear, quantize_rows
 
 
 class Linear(nn.Linear):
@@ -40,8 +40,32 @@ class PackedLinear(nn.Module):
         return result
 
 
+class Int8Linear(nn.Module):
+    """A Linear in int8 by torch: as AmxLinear's, weights by output channel and inputs by row, sums in int32.
+
+    torchao computes the same, but its forward formats the input as text to find out whether it is traced: on a GPU that
+    waits in every layer and cannot be captured in a graph (torchao 0.18, kernel/intmm.py). It calls torch._int_mm, too.
+    """
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__()
+        weight, self._scales = quantize_rows(linear.weight.detach().float())
+        self._weight, self._scales = weight.t(), self._scales.flatten()  # (in, out), (out,)
+        self._bias = linear.bias.detach().float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, in) -> (N, out)."""
+        rounded, scales = quantize_rows(x.float())
+        sums = torch._int_mm(rounded, self._weight)  # (N, out)
+        return torch.addcmul(self._bias, sums * scales, self._scales).to(x.dtype)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU of the layer's output."""
+        return F.gelu(self(x))
+
+
 def pack_linears(module: nn.Module, dtype: torch.dtype, rows: int, int8: bool = False) -> None:
-    """Replace each Linear below `module` by the fastest form this CPU has for it, as measured (docs/log.md).
+    """Replace each Linear below `module` by the fastest form there is for it where it lies, as measured (docs/log.md).
 
     Ours on AMX processors: ViT-L's linear layers take 72 ms a step in bf16, 370 in fp32 and 41 in int8; oneDNN's 92 and
     500 in the same runs. bf16 layers stay as they are where oneDNN would compute them with its slow reference.
@@ -50,9 +74,6 @@ def pack_linears(module: nn.Module, dtype: torch.dtype, rows: int, int8: bool = 
         dtype: of the layers' input and output.
         rows: of the inputs expected; oneDNN takes others too, slower.
         int8: weights and, inside, inputs in int8.
-
-    Raises:
-        ValueError: int8 where only our kernel has it.
     """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -61,14 +82,12 @@ def pack_linears(module: nn.Module, dtype: torch.dtype, rows: int, int8: bool = 
 
 
 def _packed(linear: Linear, dtype: torch.dtype, rows: int, int8: bool) -> nn.Module:
-    if AmxLinear.serves(linear, dtype):
+    on_cpu = linear.weight.device.type == "cpu"
+    if on_cpu and AmxLinear.serves(linear, dtype):
         return AmxLinear(linear, dtype, int8)
     if int8:
-        raise ValueError(
-            "int8 needs a CPU with AMX and the kernels that colcon or pip builds, or a GPU: take bf16 or fp32, or run "
-            "an int8 export on ONNX Runtime (saccade export)"
-        )
+        return Int8Linear(linear)
     bf16 = dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if torch.backends.mkldnn.is_available() and (bf16 or dtype == torch.float32):
+    if on_cpu and torch.backends.mkldnn.is_available() and (bf16 or dtype == torch.float32):
         return PackedLinear(linear, dtype, rows)
     return linear

@@ -123,13 +123,11 @@ class StreamingEncoder(nn.Module):
 
         Args:
             int8: linear layers in int8, quantized here; the rest, as the cache, in dtype.
-
-        Raises:
-            ValueError: int8 cannot be had there.
         """
-        if device.type == "cpu":
+        self.to(device)
+        if device.type == "cpu" or int8:
             pack_linears(self.layers, dtype, rows=self.lookback * self.spec.tokens, int8=int8)
-        self.to(device, dtype)
+        self.to(dtype)
         self.patch_embed.to(torch.float32)
         for module in self.modules():
             if isinstance(module, ResidualNorm):

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saccade_ros.encoder.amx import AmxLinear, amx_available
-from saccade_ros.encoder.linear import Linear, PackedLinear, pack_linears
+from saccade_ros.encoder.amx import AmxLinear, amx_available, quantize_rows
+from saccade_ros.encoder.linear import Int8Linear, Linear, PackedLinear, pack_linears
 from saccade_ros.encoder.weights import load_encoder
 
 needs_amx = pytest.mark.skipif(not amx_available(), reason="needs a processor with AMX and the kernels colcon builds")
@@ -58,22 +58,6 @@ def test_amx_is_as_close_to_exact_as_onednn_and_in_fp32_to_6e_7(inputs, outputs,
             assert got.dtype == dtype
             bound = max(1.02 * error(theirs, expected), 6e-7 if dtype == torch.float32 else 0)
             assert error(got, expected) <= bound
-
-
-@needs_amx
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
-def test_int8_rounds_weights_by_output_and_inputs_by_row_and_nothing_else(inputs, outputs, rows):
-    linear = layer(inputs, outputs, torch.float32)
-    x = torch.randn(rows, inputs).bfloat16() * torch.logspace(-3, 3, rows)[:, None].bfloat16()
-    weight_step = linear.weight.detach().abs().amax(dim=1, keepdim=True) / 127
-    row_step = x.float().abs().amax(dim=1, keepdim=True) / 127
-    rounded = Linear(inputs, outputs)
-    rounded.load_state_dict({"weight": (linear.weight / weight_step).round() * weight_step, "bias": linear.bias})
-    exact = exactly(rounded, (x.float() * (1 / row_step)).round() * row_step)
-    ours = AmxLinear(linear, torch.bfloat16, int8=True)
-    assert error(ours(x), exact) < 0.003
-    assert error(ours.gelu(x), F.gelu(exact)) < 0.003
 
 
 @needs_amx
@@ -131,15 +115,27 @@ def test_packing_replaces_every_linear_of_a_module():
     assert isinstance(module[1]["inner"], PackedLinear)  # tiles do not fit it
 
 
-def test_int8_without_a_kernel_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(AmxLinear, "serves", lambda linear, dtype: False)
-    with pytest.raises(ValueError, match="int8 needs a CPU with AMX"):
-        pack_linears(torch.nn.Sequential(Linear(64, 64)), torch.bfloat16, rows=8, int8=True)
+@pytest.mark.parametrize("kernel", ["ours", "torch"])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("inputs", "outputs"), SIZES)
+def test_int8_rounds_weights_by_output_and_inputs_by_row_and_nothing_else(inputs, outputs, rows, kernel):
+    if kernel == "ours" and not amx_available():
+        pytest.skip("needs a processor with AMX and the kernels colcon builds")
+    linear = layer(inputs, outputs, torch.float32)
+    x = torch.randn(rows, inputs).bfloat16() * torch.logspace(-3, 3, rows)[:, None].bfloat16()
+    weight, weight_scales = quantize_rows(linear.weight.detach())
+    values, scales = quantize_rows(x.float())
+    exact = (values.double() @ weight.t().double()) * scales * weight_scales.t() + linear.bias.detach()
+    int8 = AmxLinear(linear, torch.bfloat16, int8=True) if kernel == "ours" else Int8Linear(linear)
+    assert error(int8(x), exact) < 0.003
+    assert error(int8.gelu(x), F.gelu(exact)) < 0.003
 
 
-@needs_amx
-def test_int8_stream_stays_near_the_fp32_one():
+@pytest.mark.parametrize("kernel", ["as chosen", "torch"])
+def test_int8_stream_stays_near_the_fp32_one(monkeypatch, kernel):
     """Centred cosine of the embeddings, over more than four windows."""
+    if kernel == "torch":
+        monkeypatch.setattr(AmxLinear, "serves", lambda linear, dtype: False)
     window, tubelets = 3, 14
     clip = torch.randn(tubelets, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     embeddings = []
