@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from saccade_ros.backends.torch_backend import DTYPES
-from saccade_ros.encoder.amx import quantize_rows
+from saccade_ros.encoder.linear import Linear, pack_linears
 from saccade_ros.encoder.spec import ModelSpec
 
 
@@ -56,15 +57,26 @@ class Rates:
 
 
 def measure_rates(device: torch.device, precision: str, time_ms: Callable[[Callable[[], object]], float]) -> Rates:
-    """Medians of torch's 2048-row product the size of ViT-L's MLP, and of a copy far larger than any cache."""
-    x, weight = (torch.randn(size, device=device).to(DTYPES[precision]) for size in ((2048, 1024), (4096, 1024)))
+    """Of products of 2048 rows the size of ViT-L's MLP, and of a copy far larger than any cache; medians."""
     block = torch.empty(256 * 2**20, dtype=torch.uint8, device=device)
     copied = torch.empty_like(block)
-    product_ms = statistics.median(time_ms(lambda: x @ weight.t()) for _ in range(9))
-    linear_ms = product_ms
-    if precision == "int8":
-        x, weight = (quantize_rows(part.float())[0] for part in (x, weight))
-        linear_ms = statistics.median(time_ms(lambda: torch._int_mm(x, weight.t())) for _ in range(9))
     copy_ms = statistics.median(time_ms(lambda: copied.copy_(block)) for _ in range(5))
+    linear_ms = _product_ms(device, DTYPES[precision], precision == "int8", time_ms)
+    attention_ms = _product_ms(device, DTYPES[precision], False, time_ms) if precision == "int8" else linear_ms
     flops = 2.0 * 2048 * 1024 * 4096
-    return Rates(flops / linear_ms * 1e3, flops / product_ms * 1e3, 2.0 * block.nbytes / copy_ms * 1e3)
+    return Rates(flops / linear_ms * 1e3, flops / attention_ms * 1e3, 2.0 * block.nbytes / copy_ms * 1e3)
+
+
+@torch.inference_mode()
+def _product_ms(
+    device: torch.device, dtype: torch.dtype, int8: bool, time_ms: Callable[[Callable[[], object]], float]
+) -> float:
+    """By torch and as the step's layers compute it: the faster of both."""
+    x = torch.randn(2048, 1024, device=device).to(dtype)
+    weight = torch.randn(4096, 1024, device=device).to(dtype)
+    layers = nn.Sequential(Linear(1024, 4096)).to(device)
+    if device.type == "cpu" or int8:
+        pack_linears(layers, dtype, rows=len(x), int8=int8)
+    layers.to(dtype)
+    ways: list[Callable[[], object]] = [lambda: layers(x)] if int8 else [lambda: layers(x), lambda: x @ weight.t()]
+    return min(statistics.median(time_ms(way) for _ in range(9)) for way in ways)

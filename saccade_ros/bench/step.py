@@ -237,9 +237,8 @@ def print_table(result: Result) -> None:
         for precision, spread in full.items():
             console.print(f"  x {precision}: transformers' re-encode of the window, {spread['median']:.0f} ms")
     for precision, rates in result["rates"].items():
-        console.print(
-            f"  {precision}: torch's product {rates['linear_flops'] / 1e9:.0f} GFLOP/s, copy {rates['bytes'] / 1e9:.0f} GB/s"
-        )
+        products, copy = rates["linear_flops"] / 1e9, rates["bytes"] / 1e9
+        console.print(f"  {precision}: large product {products:.0f} GFLOP/s, copy {copy:.0f} GB/s")
     machine, facts = result["machine"], f"torch {result['torch']}; clip: {result['clip']}"
     console.print(f"  peak memory {result['peak_rss_mb']:.0f} MB; {result['weights']}; {machine}; {facts}", style="dim")
 
