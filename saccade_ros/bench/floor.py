@@ -57,13 +57,13 @@ class Rates:
 
 
 def measure_rates(device: torch.device, precision: str, time_ms: Callable[[Callable[[], object]], float]) -> Rates:
-    """Of products of 2048 rows the size of ViT-L's MLP, and of a copy far larger than any cache; medians."""
+    """Of products of 512 rows the size of ViT-L's MLP, and of a copy far larger than any cache; medians."""
     block = torch.empty(256 * 2**20, dtype=torch.uint8, device=device)
     copied = torch.empty_like(block)
     copy_ms = statistics.median(time_ms(lambda: copied.copy_(block)) for _ in range(5))
     linear_ms = _product_ms(device, DTYPES[precision], precision == "int8", time_ms)
     attention_ms = _product_ms(device, DTYPES[precision], False, time_ms) if precision == "int8" else linear_ms
-    flops = 2.0 * 2048 * 1024 * 4096
+    flops = 2.0 * 512 * 1024 * 4096
     return Rates(flops / linear_ms * 1e3, flops / attention_ms * 1e3, 2.0 * block.nbytes / copy_ms * 1e3)
 
 
@@ -72,7 +72,7 @@ def _product_ms(
     device: torch.device, dtype: torch.dtype, int8: bool, time_ms: Callable[[Callable[[], object]], float]
 ) -> float:
     """By torch and as the step's layers compute it: the faster of both."""
-    x = torch.randn(2048, 1024, device=device).to(dtype)
+    x = torch.randn(512, 1024, device=device).to(dtype)
     weight = torch.randn(4096, 1024, device=device).to(dtype)
     layers = nn.Sequential(Linear(1024, 4096)).to(device)
     if device.type == "cpu" or int8:
