@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument("--model", required=True, help="what it was exported from")
     exported.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the runtimes' default")
     exported.add_argument("--rounds", type=int, default=15, help="steps of each (default: %(default)s)")
-    exported.add_argument("--clip", default="", help="bag or video for parity over three windows")
+    exported.add_argument("--clips", nargs="*", default=[], help="bags or videos for parity over three windows")
     exported.add_argument("--json", type=Path, metavar="FILE", help="save the result")
     exported.set_defaults(run=_bench_export)
 
@@ -319,7 +319,7 @@ def _bench_step(options: argparse.Namespace) -> int:
 def _bench_export(options: argparse.Namespace) -> int:
     from saccade_ros.export.report import bench_export, print_race
 
-    result = bench_export(options.folder, options.model, options.threads, options.rounds, options.clip)
+    result = bench_export(options.folder, options.model, options.threads, options.rounds, options.clips)
     print_race(result)
     return _save_json(result, options.json)
 

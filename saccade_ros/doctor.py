@@ -134,6 +134,19 @@ def _cpu_flags() -> set[str]:
     return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
 
 
+def kernels() -> Finding:
+    """Ours for torch on the CPU."""
+    from saccade_ros.encoder.native import library
+
+    built = library()
+    if built is not None and built.saccade_amx_available():
+        return Finding("kernels", "ok", "attention and linear layers on AMX: fp32, bf16, int8")
+    if built is not None or "amx_bf16" not in _cpu_flags():
+        return Finding("kernels", "ok", "torch's own; ours need AMX, which this processor or system lacks")
+    remedy = "build the package where GCC 11 or later is installed (colcon build, or pip install .)"
+    return Finding("kernels", "missing", "ours for AMX were not built; torch's are used, which are slower", remedy)
+
+
 def gpu() -> Finding:
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
@@ -251,5 +264,5 @@ def _guarded_export(file: Path) -> Finding:
 
 
 _PROBES = (
-    python, processor, gpu, ros, rmw, numpy, opencv, cv_bridge, torch, onnxruntime, tensorrt, exporting,
+    python, processor, kernels, gpu, ros, rmw, numpy, opencv, cv_bridge, torch, onnxruntime, tensorrt, exporting,
 )  # fmt: skip

@@ -97,11 +97,13 @@ def test_bench_step_measures_every_combination_in_turns(tmp_path, capsys, monkey
     monkeypatch.setenv("COLUMNS", "160")
     file = tmp_path / "deep" / "out.json"
     command = ["bench", "step", "--model", "tiny", "--windows", "2", "--lookbacks", "1", "2", "--batches", "1", "2"]
+    command += ["--precisions", "fp32", "bf16", "int8"]
     assert main([*command, "--threads", "1", "--rounds", "2", "--json", str(file)]) == 0
     result = json.loads(file.read_text())
     (part,) = result["windows"]
     steps = {(row["precision"], row["lookback"], row["batch"]): row for row in part["steps"]}
-    assert set(steps) == set(itertools.product(("fp32", "bf16"), (1, 2), (1, 2)))
+    assert set(steps) == set(itertools.product(("fp32", "bf16", "int8"), (1, 2), (1, 2)))
+    assert set(part["reencode_ms"]) == {"fp32", "bf16"}  # transformers has no int8
     for (precision, _, batch), row in steps.items():
         assert row["step_ms"]["runs"] == 20
         assert row["per_stream_ms"] == pytest.approx(row["step_ms"]["median"] / batch)

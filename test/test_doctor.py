@@ -18,7 +18,19 @@ ROOT = Path(saccade_ros.__file__).parents[1]
 def test_screen_names_everything_a_robot_may_lack(capsys):
     status = main(["doctor"])
     printed = capsys.readouterr().out
-    for name in ("python", "processor", "gpu", "ros", "rmw", "numpy", "cv_bridge", "torch", "onnxruntime", "tensorrt"):
+    for name in (
+        "python",
+        "processor",
+        "kernels",
+        "gpu",
+        "ros",
+        "rmw",
+        "numpy",
+        "cv_bridge",
+        "torch",
+        "onnxruntime",
+        "tensorrt",
+    ):
         assert name in printed
     assert status == 0
     assert "This machine can run the encoder." in printed

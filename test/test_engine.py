@@ -269,10 +269,13 @@ def test_full_lookback_with_window_pooling_forgets_all_but_the_window():
     assert np.allclose(run(engine, pictures)[-1].vector, run(engine, pictures[-6:])[-1].vector, atol=1e-5)
 
 
-def test_bf16_stays_close_to_fp32(ungated):
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_lower_precision_stays_close_to_fp32_and_is_named(ungated, precision):
     """Centred: random weights make plain cosine look falsely good."""
     pictures = lively(24)
-    reduced = Engine(tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision="bf16", threads=1)))
+    reduced = Engine(tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision=precision, threads=1)))
+    assert reduced.backend.facts.precision == precision
+    assert reduced.backend.facts.encoder_id.endswith(f":{precision}")
     exact, rounded = vectors(run(ungated, pictures)), vectors(run(reduced, pictures))
     exact, rounded = exact - exact.mean(0), rounded - exact.mean(0)
     cosine = (exact * rounded).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)

@@ -37,7 +37,7 @@ class Attention(Protocol):
 def choose_attention(spec: ModelSpec, tables: RotaryTables, device: torch.device, dtype: torch.dtype) -> Attention:
     """The fastest kernel for ViT-L at W=8, as measured (docs/log.md); not tuned at run time.
 
-    AMX processors: ours. A layer takes 2.0 ms in bf16 and 7.7 in fp32; torch's SDPA 3.6 and 11, and the keys' rotation.
+    AMX processors: ours. A layer takes 2.1 ms in bf16 and 6.7 in fp32; torch's SDPA 3.6 and 11, and the keys' rotation.
     AVX-512 BF16 without AMX (AMD Zen 4 and 5): in bf16 plain products, 354 ms a step against 567 with SDPA.
     All else: SDPA. In fp32 it takes 9.6 ms a layer, plain products 33; in bf16 with AMX, where ours does not serve, 3.5
     and 4.8; on a GPU it is flash attention.

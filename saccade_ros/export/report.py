@@ -1,6 +1,6 @@
 """What an export looks like on a screen, and how its artifacts race against torch once they are made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,11 @@ def print_manifest(manifest: Manifest) -> None:
         console.print(f"[red]refused:[/] {reason}")
 
 
-def bench_export(folder: str, model: str, threads: int, rounds: int, clip: str = "") -> dict[str, Any]:
-    """Median milliseconds of a step on a full cache: torch fp32, torch bf16 and each ONNX artifact, in turn.
+def bench_export(folder: str, model: str, threads: int, rounds: int, clips: Sequence[str] = ()) -> dict[str, Any]:
+    """Median milliseconds of a step on a full cache: torch in each precision and each ONNX artifact, in turn.
 
     Args:
-        clip: a bag or video; if given, parity of each ONNX artifact over its first 3W tubelets besides.
+        clips: bags or videos; parity of each ONNX artifact is taken over the first 3W tubelets of each.
 
     Raises:
         ExportError: the folder was exported from other weights than `model`'s.
@@ -76,7 +76,7 @@ def bench_export(folder: str, model: str, threads: int, rounds: int, clip: str =
     shape = manifest.shape
     sizes = {"window": shape["window"], "lookback": shape["lookback"]}
     steps: dict[str, Callable[[], None]] = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "int8"):
         backend = BackendConfig(name="torch", device="cpu", precision=precision, threads=threads)
         steps[f"torch {precision}"] = _stepper(EncoderConfig(model=model, **sizes), backend, manifest)
     for artifact in manifest.artifacts:
@@ -94,7 +94,7 @@ def bench_export(folder: str, model: str, threads: int, rounds: int, clip: str =
         "rounds": rounds,
         "step_ms": times,
         "times_torch_fp32": {name: round(times["torch fp32"] / ms, 2) for name, ms in times.items()},
-        "parity": _parity(manifest, folder, model, threads, clip) if clip else {},
+        "parity": [_parity(manifest, folder, model, threads, clip) for clip in clips],
         "machine": describe_machine(),
         "versions": installed_versions(),
     }

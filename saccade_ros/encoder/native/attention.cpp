@@ -12,9 +12,9 @@
 // A plain C interface for ctypes, without torch's headers. OpenMP resolves to the library that torch has loaded, so both
 // share one pool of threads.
 //
-// Tiles: all that the matrix unit reads and writes lies in tiles of 16 rows of 64 bytes, so that each is 1 KB in one piece.
-// It takes pairs of bf16: a tile of keys has 16 channel pairs of 16 keys, one of values 16 key pairs of 16 channels. S tokens
-// per tubelet, E head width, P = E padded to 32. Keys lie as (S/16, P/32) tiles, values as (S/32, E/16). In fp32 the ring
+// Tiles: all that the matrix unit reads and writes lies in tiles of 16 rows of 64 bytes, each of 1 KB in one piece. It takes
+// pairs of bf16: a tile of keys has 16 channel pairs of 16 keys, one of values 16 key pairs of 16 channels. S tokens per
+// tubelet, E head width, P = E padded to 32. Keys lie as (S/16, P/32) tiles, values as (S/32, E/16). In fp32 the ring
 // holds keys as (P, S) and values as (S, E), and their parts are made into tiles on the way.
 // Turns: what to rotate channel pairs by, in rows of 4 x P/2: cosines of the even channels, of the odd ones, sines of the
 // even ones (with a minus), of the odd ones. Cosine 1 and sine 0 leave a pair as it is.
@@ -90,7 +90,8 @@ AVX512 inline Pairs unpack(__m512i words) {
 }
 
 AVX512 inline __m512i pack(Pairs p) {
-  return _mm512_or_si512(_mm512_cvtepu16_epi32(narrow(p.even)), _mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow(p.odd)), 16));
+  const __m512i odd = _mm512_cvtepu16_epi32(narrow(p.odd));
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(narrow(p.even)), _mm512_slli_epi32(odd, 16));
 }
 
 // The parts of 16 pairs, each packed in a plane of its own.
@@ -158,7 +159,8 @@ template <typename T>
 AVX512 void turn_queries(const Shape &s, const T *from, int stride, const float *turns, int first, bf16 *queries) {
   for (int token = 0; token < s.tokens; ++token) {
     const int query = first + token;
-    bf16 *to = queries + static_cast<std::ptrdiff_t>(query / kQueries) * kQueries * s.padded + row_of_pairs(query % kQueries);
+    const std::ptrdiff_t block = static_cast<std::ptrdiff_t>(query / kQueries) * kQueries * s.padded;
+    bf16 *to = queries + block + row_of_pairs(query % kQueries);
     for (int pair = 0; pair < s.padded / 2; pair += kTile, to += 4 * kWords)
       store_parts<T>(turned_pairs(s, from + token * stride, turns + token * 2 * s.padded, pair), to, s.query_plane());
   }
@@ -183,7 +185,7 @@ AVX512 void keep_keys(const Shape &s, const T *from, int stride, const float *tu
         transpose(rows[kind]);
         for (int i = 0; i < kTile; ++i) {
           if constexpr (std::is_same_v<T, float>)
-            _mm512_storeu_si512(slot + static_cast<std::ptrdiff_t>(2 * (pair + i) + kind) * s.tokens + token, rows[kind][i]);
+            _mm512_storeu_si512(slot + (2 * (pair + i) + kind) * s.tokens + token, rows[kind][i]);
           else
             _mm512_storeu_si512(slot + token * s.padded + pair * kPair + i * kPair, rows[kind][i]);
         }
@@ -236,7 +238,7 @@ AVX512 void split_values(const Shape &s, const float *slot, bf16 *to) {
   for (int token = 0; token < s.tokens; token += 2)
     for (int e = 0; e < s.width; e += kTile) {
       const float *at = slot + token * s.width + e;
-      store_parts<float>({_mm512_loadu_ps(at), _mm512_loadu_ps(at + s.width)}, to + value_at(s, token, e), s.value_slot());
+      store_parts<float>({load(at), load(at + s.width)}, to + value_at(s, token, e), s.value_slot());
     }
 }
 
@@ -265,7 +267,8 @@ AVX512 void rebase(const Shape &s, int keys, const float *scores, float scale, c
   const float highest = std::max(w.maxima[query], _mm512_reduce_max_ps(top) * scale);
   const __m512 shrink = exp2_of<float>(_mm512_set1_ps(w.maxima[query] - highest));
   float *sums = w.sums + query / kQueries * kQueries * s.width + row_of_words(query % kQueries);
-  for (int column = 0; column < s.columns(); ++column, sums += 2 * kWords) store(sums, _mm512_mul_ps(load(sums), shrink));
+  for (int column = 0; column < s.columns(); ++column, sums += 2 * kWords)
+    store(sums, _mm512_mul_ps(load(sums), shrink));
   float *total = w.totals + query * kTile;
   store(total, _mm512_mul_ps(load(total), shrink));
   w.maxima[query] = highest;

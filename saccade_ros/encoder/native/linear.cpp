@@ -8,7 +8,7 @@
 // - 16 steps of 32 columns' weights (32 KB) stay in the L1 cache while all rows go by; the rows come from L2, past L1.
 // - What follows the sum (scales, bias, GELU) runs on the vector unit between the next products, row by row.
 //
-// fp32 is made of bf16 parts as in attention.cpp. The small products are summed before the large ones, to be rounded less.
+// fp32 is multiplied in bf16 parts as in attention.cpp. Its weights are kept whole, so as to read less, and split by chunk.
 
 #include <omp.h>
 
@@ -268,7 +268,8 @@ struct Layer {
       if constexpr (F::kParts > 1) split(reinterpret_cast<const float *>(w), depths, parts);
       for (int i = 0; i < count; ++i) {
         const char *rows = x + (first + i) * layout.block_bytes() + depth * F::kStep;
-        const Finish<F> now = depth + depths == layout.depths() ? finish(first + i, column, sums + i * kSums) : Finish<F>{};
+        const bool ends = depth + depths == layout.depths();
+        const Finish<F> now = ends ? finish(first + i, column, sums + i * kSums) : Finish<F>{};
         multiply_chunk<F>(rows, F::kParts > 1 ? parts : w, depths, depth == 0, sums + i * kSums, next, before, now);
         before = now;
       }
@@ -320,7 +321,8 @@ int linear(int threads, const Layout<F> &layout, bool ends_in_gelu, const typena
 #pragma omp for schedule(static) nowait  // static: each thread comes back to the columns whose sums it began
         for (int column = 0; column < layout.column_blocks(); ++column) {
           const int place = layout.in_pieces() ? column : omp_get_thread_num();
-          layer.multiply_piece(first, column, piece, sums + static_cast<std::ptrdiff_t>(place) * kBlocks * kSums, before);
+          char *kept_sums = sums + static_cast<std::ptrdiff_t>(place) * kBlocks * kSums;
+          layer.multiply_piece(first, column, piece, kept_sums, before);
         }
       }
     before.rest();
@@ -333,10 +335,9 @@ int linear(int threads, const Layout<F> &layout, bool ends_in_gelu, const typena
 
 extern "C" {
 
-// A layer: x (rows, inputs), out (rows, outputs), bias (outputs), weight (outputs / 32, inputs / depth, parts, 2, 16, 64
-// bytes): 16 columns of the output in a tile, in each of its rows 4 bytes of every one of them, that is 2 values of bf16
-// or 4 of int8. Depth is 32 values, in int8 64; parts 3 in fp32, else 1. Outputs are a multiple of 32, inputs of depth.
-// Each returns 0, or 1 if memory runs out.
+// A layer: x (rows, inputs), out (rows, outputs), bias (outputs), weight (outputs / 32, inputs / depth, 2, 16, 16, values):
+// tiles of 16 outputs, in each row some successive values of every one of them, 2 of bf16 and fp32, 4 of int8. Depth is 32
+// inputs, in int8 64. Outputs are a multiple of 32, inputs of depth. Each returns 0, or 1 if memory runs out.
 int saccade_linear_bf16(int threads, int rows, int inputs, int outputs, int ends_in_gelu, const bf16 *x,
                         const char *weight, const float *bias, bf16 *out) {
   return linear<Bf16>(threads, {rows, inputs, outputs}, ends_in_gelu, x, weight, nullptr, bias, out);

@@ -18,7 +18,9 @@ constexpr int kTile = 16;         // rows of a tile; 4-byte words in one of them
 constexpr int kPair = 2 * kTile;  // bf16 values in a row of a tile
 constexpr int kRowBytes = 64;
 
-AVX512 inline __m512 widen(__m256i half) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)); }
+AVX512 inline __m512 widen(__m256i half) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
 AVX512 inline __m256i narrow(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
 // 16 values of either type, in fp32.
@@ -61,7 +63,8 @@ struct TileConfig {
   std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   std::uint8_t rows[16] = {kTile, kTile, kTile, kTile, kTile, kTile, kTile, kTile};
 };
-alignas(64) inline const TileConfig kTiles;  // not on the stack: GCC's _tile_loadconfig declares 8 of its 64 bytes as read
+// Not on the stack: GCC's _tile_loadconfig declares 8 of its 64 bytes as read.
+alignas(64) inline const TileConfig kTiles;
 
 AMX inline void open_tiles() { _tile_loadconfig(&kTiles); }
 AMX inline void close_tiles() { _tile_release(); }
