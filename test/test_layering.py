@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "train": {"config", "machine", "encoder", "replay"},
     "bench": {"config", "backends", "encoder", "machine", "replay"},
     "export": {"config", "frames", "ledger", "machine", "manifest", "vision", "encoder", "backends", "replay"},
-    "doctor": {"machine", "manifest", "backends"},
+    "doctor": {"machine", "manifest", "encoder", "backends"},
     "nodes": RUNTIME | {"replay", "export"},
     "cli": RUNTIME | {"replay", "calibration", "evaluate", "train", "bench", "export", "doctor", "encoder"},
 }
