@@ -25,15 +25,15 @@ namespace {
 using namespace saccade;
 
 constexpr int kBlock = 2 * kTile;  // rows and columns multiplied at once
-constexpr int kBlocks = 8;         // row blocks that share a pass over the weights
 constexpr int kTileBytes = kTile * kRowBytes;
 constexpr int kSums = 4 * kTileBytes;  // bytes of the sums of a block: upper left, upper right, lower left, lower right
 
-// How values are multiplied. Depth: how many a product sums over; a chunk of depths is what of the weights stays in L1, a
-// piece what of the input stays in L2. A step: bytes of 32 rows, or columns, for one depth.
+// How values are multiplied. Depth: how many a product sums over; a chunk of depths is what of the weights stays in L1. A
+// step: bytes of 32 rows, or columns, for one depth. Row blocks share a pass over the weights, up to kBlocks, of which
+// kResident steps stay in L2. More of them are no gain but in fp32, whose weights are split in each pass.
 struct Bf16 {
   using Value = bf16;
-  static constexpr int kDepth = 32, kParts = 1, kChunk = 16, kPiece = 64;
+  static constexpr int kDepth = 32, kParts = 1, kChunk = 16, kBlocks = 8, kResident = 512;
   static constexpr std::ptrdiff_t kStep = 2 * kTileBytes, kWeightStep = kStep;
 };
 struct Int8 : Bf16 {
@@ -41,7 +41,7 @@ struct Int8 : Bf16 {
 };
 struct Fp32 {
   using Value = float;
-  static constexpr int kDepth = 32, kParts = 3, kChunk = 4, kPiece = 16;
+  static constexpr int kDepth = 32, kParts = 3, kChunk = 4, kBlocks = 32, kResident = 128;
   static constexpr std::ptrdiff_t kStep = kParts * 2 * kTileBytes, kWeightStep = 4 * kTileBytes;
 };
 
@@ -51,7 +51,9 @@ struct Layout {
   int depths() const { return inputs / F::kDepth; }
   int row_blocks() const { return (rows + kBlock - 1) / kBlock; }
   int column_blocks() const { return outputs / kBlock; }
-  bool in_pieces() const { return depths() > F::kPiece; }
+  int pass_blocks() const { return std::min(F::kBlocks, row_blocks()); }
+  int piece() const { return std::max(F::kChunk, F::kResident / pass_blocks()); }  // depths that a pass goes through at once
+  bool in_pieces() const { return depths() > piece(); }
   std::ptrdiff_t block_bytes() const { return depths() * F::kStep; }
   std::ptrdiff_t column_bytes() const { return depths() * F::kWeightStep; }
 };
@@ -256,8 +258,8 @@ struct Layer {
 
   // One piece of one column block, for the row blocks from `first` on.
   AMX void multiply_piece(int first, int column, int piece, char *sums, Finish<F> &before) const {
-    const int count = std::min(kBlocks, layout.row_blocks() - first);
-    const int end = std::min(piece + F::kPiece, layout.depths());
+    const int count = std::min(layout.pass_blocks(), layout.row_blocks() - first);
+    const int end = std::min(piece + layout.piece(), layout.depths());
     const char *w = weight + column * layout.column_bytes() + piece * F::kWeightStep;
     const int lines = (end - piece) * F::kWeightStep / kRowBytes, multiplications = (end - piece) * count;
     const char *following = w + layout.column_bytes();
@@ -302,7 +304,8 @@ int linear(int threads, const Layout<F> &layout, bool ends_in_gelu, const typena
   // sums of a column block: of all of them where another piece follows, else of one for each thread
   const int kept = layout.in_pieces() ? layout.column_blocks() : threads;
   const std::ptrdiff_t input_bytes = layout.row_blocks() * layout.block_bytes();
-  const std::ptrdiff_t sums_bytes = static_cast<std::ptrdiff_t>(kept) * kBlocks * kSums;
+  const std::ptrdiff_t column_sums = static_cast<std::ptrdiff_t>(layout.pass_blocks()) * kSums;
+  const std::ptrdiff_t sums_bytes = kept * column_sums;
   char *arranged = workspace(input_bytes + sums_bytes + layout.row_blocks() * kBlock * sizeof(float));
   if (!arranged) return 1;
   char *sums = arranged + input_bytes;
@@ -316,13 +319,12 @@ int linear(int threads, const Layout<F> &layout, bool ends_in_gelu, const typena
               arranged + row / kBlock * layout.block_bytes() + row % kBlock * kRowBytes, row_scales + row);
     open_tiles();
     Finish<F> before;
-    for (int first = 0; first < layout.row_blocks(); first += kBlocks)
-      for (int piece = 0; piece < layout.depths(); piece += F::kPiece) {
+    for (int first = 0; first < layout.row_blocks(); first += layout.pass_blocks())
+      for (int piece = 0; piece < layout.depths(); piece += layout.piece()) {
 #pragma omp for schedule(static) nowait  // static: each thread comes back to the columns whose sums it began
         for (int column = 0; column < layout.column_blocks(); ++column) {
           const int place = layout.in_pieces() ? column : omp_get_thread_num();
-          char *kept_sums = sums + static_cast<std::ptrdiff_t>(place) * kBlocks * kSums;
-          layer.multiply_piece(first, column, piece, kept_sums, before);
+          layer.multiply_piece(first, column, piece, sums + place * column_sums, before);
         }
       }
     before.rest();
