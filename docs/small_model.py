@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import VJEPA2Config, VJEPA2Model
 
 from saccade_ros.config import load_config
-from saccade_ros.replay.clip import read_tubelets
+from saccade_ros.recordings.clip import read_tubelets
 from saccade_ros.train.views import MARGIN, random_view
 
 SIZE, TUBELETS, PATCH, WIDTH = 64, 8, 16, 192

@@ -18,7 +18,7 @@ ARGUMENTS = (
     ("formats", "onnx", "Separated by commas: onnx, tensorrt."),
     ("precisions", "fp32,int8", "Separated by commas: fp32, fp16, bf16, int8, int8-static, int4."),
     ("window", "8", "Tubelets in the cache."),
-    ("lookback", "1", "Newest tubelets recomputed in each step."),
+    ("recompute", "1", "Newest tubelets recomputed in each step."),
     ("force", "false", "true keeps what would be refused, with a warning in the manifest."),
     ("serve", "false", "true waits for goals of the action ~/export instead."),
 )
@@ -43,7 +43,7 @@ def launch_export(context: LaunchContext) -> list:
 
     parameters = {name: given(name) for name in ("calibration", "out", "adapter", "held_out")}
     parameters |= {name: listed(name) for name in ("formats", "precisions")}
-    parameters |= {name: int(given(name)) for name in ("window", "lookback")}
+    parameters |= {name: int(given(name)) for name in ("window", "recompute")}
     parameters |= {"model": given("checkpoint"), "force": given("force").lower() == "true"}
     parameters |= {"autostart": given("serve").lower() != "true"}
     node = Node(

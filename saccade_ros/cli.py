@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--model", default="vitl", help="size or checkpoint folder (default: %(default)s)")
     step.add_argument("--windows", type=int, nargs="+", default=[8], metavar="W", help="tubelets (default: 8)")
     step.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16", "fp16", "int8"))
-    step.add_argument("--lookbacks", type=int, nargs="+", default=[1], metavar="R", help="recomputed (default: 1)")
+    step.add_argument("--recomputes", type=int, nargs="+", default=[1], metavar="R", help="recomputed (default: 1)")
     step.add_argument("--batches", type=int, nargs="+", default=[1], metavar="B", help="streams in a step (default: 1)")
     step.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's default")
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of onnx: fp32 fp16 int8 int8-static int4; of tensorrt: fp32 fp16 bf16 (default: fp32 int8)",
     )
     export.add_argument("--window", type=int, default=8, help="tubelets in the cache (default: %(default)s)")
-    export.add_argument("--lookback", type=int, default=1, help="tubelets recomputed each step (default: %(default)s)")
+    export.add_argument("--recompute", type=int, default=1, help="tubelets recomputed each step (default: %(default)s)")
     export.add_argument(
         "--batch", type=int, default=1, help="streams per call; the node takes 1 (default: %(default)s)"
     )
@@ -172,15 +172,15 @@ def _add_train(commands: Any) -> None:
 
 def _replay(options: argparse.Namespace) -> int:
     from saccade_ros.config import load_config
+    from saccade_ros.recordings.source import open_source
     from saccade_ros.replay.inprocess import replay
     from saccade_ros.replay.live import LiveView
     from saccade_ros.replay.report import save_report
-    from saccade_ros.replay.source import open_source
 
     config = load_config(options.params, _settings(options.set))
     with open_source(options.source, options.topic) as source, LiveView(source.duration_s) as view:
         recording = replay(source, config, view.update)
-        recording.facts["source"] = Path(options.source).name
+        recording.environment["source"] = Path(options.source).name
         view.finish(recording)
     for file in save_report(recording, Path(options.out)):
         print(file)
@@ -188,9 +188,9 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from saccade_ros.calibration.calibrate import calibrate, params_text
-    from saccade_ros.calibration.plots import save_curve
     from saccade_ros.config import load_config
+    from saccade_ros.studies.calibration import calibrate, params_text
+    from saccade_ros.studies.gate_plots import save_curve
 
     if not 0 < options.target_fidelity < 1:
         raise ValueError(f"--target-fidelity {options.target_fidelity}: give a cosine between 0 and 1, such as 0.98")
@@ -218,8 +218,8 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _bench_gate(options: argparse.Namespace) -> int:
-    from saccade_ros.calibration.cost import bench_gate, cost_table
     from saccade_ros.config import load_config
+    from saccade_ros.studies.gate_cost import bench_gate, cost_table
 
     with _spinner() as progress:
         result = bench_gate(load_config(options.params, _settings(options.set)), options.rounds, progress)
@@ -228,9 +228,9 @@ def _bench_gate(options: argparse.Namespace) -> int:
 
 
 def _bench_gates(options: argparse.Namespace) -> int:
-    from saccade_ros.calibration.compare import compare_gates, markdown
-    from saccade_ros.calibration.plots import save_table
     from saccade_ros.config import load_config
+    from saccade_ros.studies.gate_plots import save_table
+    from saccade_ros.studies.gates import compare_gates, markdown
 
     config = load_config(options.params, _settings(options.set))
     with _spinner() as progress:
@@ -283,7 +283,7 @@ def _evaluate_fidelity(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from saccade_ros.config import load_config
-    from saccade_ros.evaluate.report import evaluate_fidelity, save, table
+    from saccade_ros.studies.fidelity_report import evaluate_fidelity, save, table
 
     record = evaluate_fidelity(load_config(options.params, _settings(options.set)), options.clips, options.tubelets)
     Console().print(table(record))
@@ -308,9 +308,9 @@ def _train_causal(options: argparse.Namespace) -> int:
 
 
 def _bench_step(options: argparse.Namespace) -> int:
-    from saccade_ros.bench.step import StepBench, print_table
+    from saccade_ros.studies.step import StepBench, print_table
 
-    names = ("model", "windows", "precisions", "lookbacks", "batches", "device", "threads", "rounds", "clip")
+    names = ("model", "windows", "precisions", "recomputes", "batches", "device", "threads", "rounds", "clip")
     result = StepBench(**{name: getattr(options, name) for name in names}).run()
     print_table(result)
     return _save_json(result, options.json)
@@ -336,7 +336,7 @@ def _export(options: argparse.Namespace) -> int:
         formats=tuple(options.formats),
         precisions=tuple(options.precisions),
         window=options.window,
-        lookback=options.lookback,
+        recompute=options.recompute,
         batch=options.batch,
         seed=options.seed,
         adapter=options.adapter,

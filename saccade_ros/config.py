@@ -130,7 +130,7 @@ class GateConfig(_Section):
         at_most=10.0,
         live=True,
     )
-    top_share: float = knob(
+    top_fraction: float = knob(
         0.03,
         "Share of the picture's patches, the most changed ones, whose mean change is half of the novelty; the other "
         "half is the change that all patches have in common.",
@@ -163,7 +163,7 @@ class GateConfig(_Section):
         "Where the threshold comes from: 'fixed' is gate.tau, 'budget' moves it so that the encodes hold the budget.",
         choices=("fixed", "budget"),
     )
-    budget_share: float = knob(
+    budget_fraction: float = knob(
         0.25, "Budget mode: share of the tubelets to encode.", at_least=0.001, at_most=1.0, live=True
     )
     budget_hz: float = knob(
@@ -182,7 +182,7 @@ class GateConfig(_Section):
     tau_max: float = knob(
         10.0, "Budget mode never raises tau above this, whatever the budget.", at_least=1e-6, at_most=1000.0
     )
-    audit_rate: float = knob(
+    shadow_rate: float = knob(
         0.05,
         "Share of the skipped tubelets to encode after all, in idle time and without a trace, to measure how wrong "
         "reusing the embedding was. 0 never.",
@@ -226,7 +226,7 @@ class EncoderConfig(_Section):
     )
     seed: int = knob(0, "Seed of the random weights, when the model is a size.", at_least=0, at_most=2**31 - 1)
     window: int = knob(8, "Tubelets in the cache (W): what each step can look back on.", at_least=1, at_most=1024)
-    lookback: int = knob(
+    recompute: int = knob(
         1,
         "Newest tubelets recomputed in each step (r): 1 is the causal step, r = window is exactly the "
         "bidirectional clip encoder, at window times the cost.",
@@ -245,10 +245,10 @@ class EncoderConfig(_Section):
         super().__post_init__()
         if not self.model:
             raise ConfigError("encoder.model is empty: give a checkpoint folder, a hub id or a size such as tiny")
-        if self.lookback > self.window:
+        if self.recompute > self.window:
             raise ConfigError(
-                f"encoder.lookback is {self.lookback}, more than encoder.window {self.window}: "
-                "only tubelets in the window can be recomputed; lower lookback or raise window"
+                f"encoder.recompute is {self.recompute}, more than encoder.window {self.window}: "
+                "only tubelets in the window can be recomputed; lower recompute or raise window"
             )
         if self.normalize and self.pooling == "probe":
             raise ConfigError(

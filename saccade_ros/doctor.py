@@ -116,7 +116,7 @@ def python() -> Finding:
 
 
 def processor() -> Finding:
-    from saccade_ros.machine import describe_machine
+    from saccade_ros.measure.machine import describe_machine
 
     flags = _cpu_flags()
     fast = {"AVX2": "avx2", "AVX-512": "avx512f", "VNNI int8": "avx512_vnni", "bf16": "avx512_bf16"}
@@ -253,7 +253,7 @@ def _models() -> list[Finding]:
 
 
 def _guarded_export(file: Path) -> Finding:
-    from saccade_ros.manifest import ManifestError, read_manifest
+    from saccade_ros.backends.manifest import ManifestError, read_manifest
 
     try:
         manifest = read_manifest(str(file))

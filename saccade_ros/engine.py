@@ -15,12 +15,12 @@ import numpy as np
 from saccade_ros.backends import Backend, load_backend
 from saccade_ros.config import Config, ConfigError, GateConfig
 from saccade_ros.frames import EmbeddingResult, Frame, Item, Picture, Tubelet, Vector
-from saccade_ros.gate.audit import FidelityMonitor, decode_centre, is_audited
-from saccade_ros.gate.budget import State
-from saccade_ros.gate.patches import PatchResponse
-from saccade_ros.gate.surprise import Gate, OpenGate, SurpriseGate
-from saccade_ros.heads import NOTHING, Head
-from saccade_ros.ledger import FrameLedger
+from saccade_ros.heads import UNCLASSIFIED, Head
+from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
+from saccade_ros.plan.patches import PatchResponse
+from saccade_ros.plan.shadow import FidelityMonitor, decode_centre, is_shadowed
+from saccade_ros.plan.threshold import State
+from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.preprocess import tubelet_pixels, view_of
 from saccade_ros.vision.tubelet import TubeletBuffer
 
@@ -38,18 +38,18 @@ class Engine:
     def __init__(self, config: Config, backend: Backend | None = None, head: Head | None = None) -> None:
         self.config = config
         self.backend = backend or load_backend(config.encoder, config.backend)
-        wanted, found = config.gate.calibrated_for, self.backend.facts.encoder_id
+        wanted, found = config.gate.calibrated_for, self.backend.info.encoder_id
         if config.gate.enabled and wanted and wanted != found:
             raise ConfigError(
                 f"gate.calibrated_for is {wanted!r}, but the encoder is {found!r}: gate.tau means nothing for it; "
                 "run `saccade calibrate` with this encoder, or clear gate.calibrated_for and choose gate.tau yourself"
             )
         self.head = head or self.backend.head
-        self.head.classify(np.zeros(self.backend.facts.dim, np.float32))  # one that does not fit shows now
+        self.head.classify(np.zeros(self.backend.info.dim, np.float32))  # one that does not fit shows now
 
     def warm_up(self) -> None:
         """Encode one grey tubelet on a cache of its own: broken weights or too little memory show now, not later."""
-        size = self.backend.facts.input_size
+        size = self.backend.info.input_size
         patches, _ = self.backend.embed(np.zeros((2, 3, size, size), np.float32))
         self.backend.new_state().step(patches)
 
@@ -77,7 +77,7 @@ class StreamEncoder(Generic[Item]):
         self._gate: Gate = OpenGate(config.gate)
         if config.gate.enabled:
             self._gate = SurpriseGate(config.gate, patch_response(backend))
-        centre = decode_centre(config.gate.centre, backend.facts.dim) if config.gate.centre else None
+        centre = decode_centre(config.gate.centre, backend.info.dim) if config.gate.centre else None
         self._fidelity = FidelityMonitor(centre)
         self._skips = 0
         self._skipped: Any = None  # patches of the last tubelet, if it was skipped
@@ -98,7 +98,7 @@ class StreamEncoder(Generic[Item]):
             self._forget(tubelet.epoch)
         started = time.perf_counter()
         older, newer = self._decode(tubelet.older), self._decode(tubelet.newer)
-        size, fit = self._backend.facts.input_size, self._config.vision.fit
+        size, fit = self._backend.info.input_size, self._config.vision.fit
         pixels = tubelet_pixels(older, newer, size, fit)
 
         decoded = time.perf_counter()
@@ -111,12 +111,12 @@ class StreamEncoder(Generic[Item]):
             self._verdict = self._head.classify(self._vector)
             encoded = time.perf_counter()
             self._encoded_stamp_ns, self._reuse_count, self._skipped = tubelet.stamp_ns, 0, None
-            self._fidelity.saw_fresh(self._vector)
+            self._fidelity.record_fresh(self._vector)
         else:
             encoded = decided
             self._reuse_count, self._skipped, self._skips = self._reuse_count + 1, patches, self._skips + 1
         onset = self._gate.accept(decision, features, tubelet.stamp_ns)
-        self._fidelity.saw_age((tubelet.stamp_ns - self._encoded_stamp_ns) / 1e9)
+        self._fidelity.record_age((tubelet.stamp_ns - self._encoded_stamp_ns) / 1e9)
 
         return EmbeddingResult(
             vector=self._vector,
@@ -142,11 +142,11 @@ class StreamEncoder(Generic[Item]):
         )
 
     @property
-    def awaits_audit(self) -> bool:
-        """Is the last tubelet one that was skipped and that gate.audit_rate would have audited?"""
-        return self._skipped is not None and is_audited(self._skips, self._gate.config.audit_rate)
+    def shadow_due(self) -> bool:
+        """Is the last tubelet one that was skipped and that gate.shadow_rate would have audited?"""
+        return self._skipped is not None and is_shadowed(self._skips, self._gate.config.shadow_rate)
 
-    def audit(self) -> float:
+    def shadow_evaluate(self) -> float:
         """Encode the tubelet that was just skipped, without a trace, and note how wrong reuse was.
 
         Costs one step, in whose time nothing else can be encoded: the caller says when that is harmless.
@@ -155,14 +155,14 @@ class StreamEncoder(Generic[Item]):
             The milliseconds it took.
         """
         if self._skipped is None or self._vector is None:
-            raise RuntimeError("no skipped tubelet to audit: ask awaits_audit first")
+            raise RuntimeError("no skipped tubelet to audit: ask shadow_due first")
         started = time.perf_counter()
         patches, self._skipped = self._skipped, None
-        self._fidelity.saw_audit(self._vector, self._state.peek(patches))
+        self._fidelity.record_shadow(self._vector, self._state.peek(patches))
         return (time.perf_counter() - started) * 1e3
 
     def report(self) -> State:
-        """The gate's threshold and budget, how old embeddings got, and what the audits found."""
+        """The gate's threshold and budget, how old embeddings got, and what the shadow_evaluations found."""
         return {**self._gate.state(), **self._fidelity.state()}
 
     def _forget(self, epoch: int) -> None:
@@ -171,7 +171,7 @@ class StreamEncoder(Generic[Item]):
         self._gate.reset()
         self._vector = None
         self._skipped = None
-        self._verdict = NOTHING
+        self._verdict = UNCLASSIFIED
         self._encoded_stamp_ns = 0
         self._reuse_count = 0
 
@@ -203,13 +203,13 @@ class Stream:
         return result
 
     @property
-    def awaits_audit(self) -> bool:
+    def shadow_due(self) -> bool:
         """See StreamEncoder: when idle, and this is so, `audit`."""
-        return self._encoder.awaits_audit
+        return self._encoder.shadow_due
 
-    def audit(self) -> float:
+    def shadow_evaluate(self) -> float:
         """See StreamEncoder."""
-        return self._encoder.audit()
+        return self._encoder.shadow_evaluate()
 
     def report(self) -> State:
         """See StreamEncoder."""
@@ -226,12 +226,12 @@ class Stream:
 
 def patch_response(backend: Backend) -> PatchResponse:
     """How the backend's patch embedding answers to uniform light, which is the same for every patch."""
-    size = backend.facts.input_size
+    size = backend.info.input_size
     pixels = np.zeros((4, 2, 3, size, size), np.float32)
     for colour in range(3):
         pixels[1 + colour, :, colour] = 1
     grey, *uniform = (backend.embed(picture).features[0].copy() for picture in pixels)
-    return PatchResponse(grey, np.stack(uniform) - grey, backend.facts.patch_scale)
+    return PatchResponse(grey, np.stack(uniform) - grey, backend.info.patch_scale)
 
 
 def _check_picture(frame: Frame) -> None:

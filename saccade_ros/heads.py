@@ -9,7 +9,7 @@ import numpy.typing as npt
 from saccade_ros.frames import Vector
 
 
-class Verdict(NamedTuple):
+class Classification(NamedTuple):
     """The likeliest class of an embedding.
 
     Attributes:
@@ -21,13 +21,13 @@ class Verdict(NamedTuple):
     score: float
 
 
-NOTHING = Verdict("", float("nan"))
+UNCLASSIFIED = Classification("", float("nan"))
 
 
 class Head(Protocol):
     """Anything that names an embedding."""
 
-    def classify(self, vector: Vector) -> Verdict:
+    def classify(self, vector: Vector) -> Classification:
         """Name one embedding (dim,)."""
         ...
 
@@ -35,9 +35,9 @@ class Head(Protocol):
 class NoHead:
     """Names nothing."""
 
-    def classify(self, vector: Vector) -> Verdict:
+    def classify(self, vector: Vector) -> Classification:
         """See Head."""
-        return NOTHING
+        return UNCLASSIFIED
 
 
 class LinearHead:
@@ -73,8 +73,8 @@ class LinearHead:
         scores: npt.NDArray[np.float32] = self.weight @ vector + self.bias
         return scores
 
-    def classify(self, vector: Vector) -> Verdict:
+    def classify(self, vector: Vector) -> Classification:
         """See Head."""
         scores = self.logits(vector)
         likeliest = int(scores.argmax())
-        return Verdict(self.labels[likeliest], float(1 / np.exp(scores - scores[likeliest]).sum()))
+        return Classification(self.labels[likeliest], float(1 / np.exp(scores - scores[likeliest]).sum()))

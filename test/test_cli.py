@@ -40,8 +40,8 @@ def test_replay_samples_at_the_rate_asked_for(clip, tmp_path):
 
 def test_replay_twice_gives_the_same_novelty(clip, tmp_path):
     from saccade_ros.config import load_config
+    from saccade_ros.recordings.source import open_source
     from saccade_ros.replay.inprocess import replay
-    from saccade_ros.replay.source import open_source
 
     runs = [replay(open_source(clip), load_config(DEMO), lambda *_: None) for _ in range(2)]
     first, second = ([(row.stamp_ns, row.encoded, repr(row.novelty)) for row in run.rows] for run in runs)
@@ -96,12 +96,12 @@ def test_refusal_is_one_line_with_the_remedy(clip, arguments, said, capsys):
 def test_bench_step_measures_every_combination_in_turns(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     file = tmp_path / "deep" / "out.json"
-    command = ["bench", "step", "--model", "tiny", "--windows", "2", "--lookbacks", "1", "2", "--batches", "1", "2"]
+    command = ["bench", "step", "--model", "tiny", "--windows", "2", "--recomputes", "1", "2", "--batches", "1", "2"]
     command += ["--precisions", "fp32", "bf16", "int8"]
     assert main([*command, "--threads", "1", "--rounds", "2", "--json", str(file)]) == 0
     result = json.loads(file.read_text())
     (part,) = result["windows"]
-    steps = {(row["precision"], row["lookback"], row["batch"]): row for row in part["steps"]}
+    steps = {(row["precision"], row["recompute"], row["batch"]): row for row in part["steps"]}
     assert set(steps) == set(itertools.product(("fp32", "bf16", "int8"), (1, 2), (1, 2)))
     assert set(part["reencode_ms"]) == {"fp32", "bf16"}  # transformers has no int8
     for (precision, _, batch), row in steps.items():
@@ -115,7 +115,7 @@ def test_bench_step_measures_every_combination_in_turns(tmp_path, capsys, monkey
     printed = capsys.readouterr().out
     for words in (
         "window 2",
-        "bf16, lookback 2, 2 streams",
+        "bf16, recompute 2, 2 streams",
         "re-encode of the window",
         "GFLOP/s",
         "RANDOM",
@@ -160,7 +160,7 @@ def test_calibration_is_a_params_file_that_loads_and_is_tied_to_its_encoder(clip
     assert (config.encoder.model, config.stream.fps) == ("tiny", 0.0)
     assert min(result["chosen"][part]["p5"] for part in ("tuning", "held_out")) >= 0.5
     assert set(result["curves"]) == {"surprise", "pixel difference", "previous tubelet"}
-    assert {"encode_rate", "audits"} <= set(result["audited"])
+    assert {"encode_rate", "shadow_evaluations"} <= set(result["audited"])
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert f"gate.tau {result['tau']:.4f}" in capsys.readouterr().out
     Engine(config)
@@ -169,7 +169,7 @@ def test_calibration_is_a_params_file_that_loads_and_is_tied_to_its_encoder(clip
 
 
 def test_promise_that_no_tau_keeps_is_refused_and_the_curve_is_there(clip, tmp_path, capsys, monkeypatch):
-    import saccade_ros.calibration.calibrate as calibration
+    import saccade_ros.studies.calibration as calibration
 
     monkeypatch.setattr(calibration, "TAUS", calibration.TAUS[-3:])  # none that is small
     out = tmp_path / "calibrated.yaml"
@@ -185,12 +185,12 @@ def test_bench_gate_prints_the_share_of_the_step(tmp_path, capsys):
     file = tmp_path / "gate.json"
     assert main(["bench", "gate", "--set", "encoder.model=tiny", "--rounds", "3", "--json", str(file)]) == 0
     result = json.loads(file.read_text())
-    assert result["gate_share"] == pytest.approx(max(result["skip_ms"], result["open_ms"]) / result["step_ms"])
+    assert result["gate_fraction"] == pytest.approx(max(result["skip_ms"], result["open_ms"]) / result["step_ms"])
     assert "of the step" in capsys.readouterr().out
 
 
 def test_bench_gates_makes_the_table_and_the_picture(clip, tmp_path, capsys, monkeypatch):
-    import saccade_ros.calibration.compare as compare
+    import saccade_ros.studies.gates as compare
 
     scenes = [scene for scene in compare.generated_scenes() if scene.name in ("static", "cut")]
     monkeypatch.setattr(compare, "generated_scenes", lambda: scenes)

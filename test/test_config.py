@@ -29,16 +29,16 @@ from saccade_ros.config import (
         (GateConfig, {"tau": math.nan}, "gate.tau is nan: give a finite number"),
         (GateConfig, {"tau": "high"}, "gate.tau is 'high', a str: give a float"),
         (GateConfig, {"enabled": 1}, "gate.enabled is 1, a int: give a bool"),
-        (GateConfig, {"top_share": 1.5}, "gate.top_share is 1.5: give at most 1"),
+        (GateConfig, {"top_fraction": 1.5}, "gate.top_fraction is 1.5: give at most 1"),
         (GateConfig, {"mode": "free"}, "gate.mode is 'free': choose one of fixed, budget"),
-        (GateConfig, {"budget_share": 0.0}, "gate.budget_share is 0.0: give at least 0.001"),
+        (GateConfig, {"budget_fraction": 0.0}, "gate.budget_fraction is 0.0: give at least 0.001"),
         (GateConfig, {"tau_min": 2.0, "tau_max": 1.0}, "gate.tau_min is 2.0, more than gate.tau_max 1.0"),
-        (GateConfig, {"audit_rate": 1.1}, "gate.audit_rate is 1.1: give at most 1"),
+        (GateConfig, {"shadow_rate": 1.1}, "gate.shadow_rate is 1.1: give at most 1"),
         (StreamConfig, {"fps": -4.0}, "stream.fps is -4.0"),
         (StreamConfig, {"fps": 4.0, "max_gap_s": 0.25}, "raise one of the two"),
         (EncoderConfig, {"window": 0}, "encoder.window is 0: give at least 1"),
         (EncoderConfig, {"window": 2.5}, "encoder.window is 2.5, a float: give a int"),
-        (EncoderConfig, {"window": 4, "lookback": 5}, "encoder.lookback is 5, more than encoder.window 4"),
+        (EncoderConfig, {"window": 4, "recompute": 5}, "encoder.recompute is 5, more than encoder.window 4"),
         (EncoderConfig, {"pooling": "max"}, "encoder.pooling is 'max': choose one of newest, window"),
         (EncoderConfig, {"model": ""}, "encoder.model is empty"),
         (
@@ -76,7 +76,7 @@ def test_every_setting_is_described_and_sectioned():
 
 def test_only_what_can_change_live_is_live():
     live = [f"{s.name}.{k.name}" for s in fields(Config) for k in fields(s.default) if knob_of(k).live]
-    assert live == ["gate.tau", "gate.max_skip_s", "gate.budget_share", "gate.budget_hz", "gate.audit_rate"]
+    assert live == ["gate.tau", "gate.max_skip_s", "gate.budget_fraction", "gate.budget_hz", "gate.shadow_rate"]
 
 
 # Parameter files

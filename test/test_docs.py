@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from saccade_ros.config import Config
-from saccade_ros.ledger import DROP_CAUSES
 from saccade_ros.vision.decode import CAUSES
+from saccade_ros.vision.ledger import DROP_CAUSES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,9 +65,9 @@ def test_fidelity_figures_are_the_recorded_ones():
         r"^\| (?:W = (\d), )?r = (\d)[^|]*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE
     )
     assert len(table) == 5
-    rows = {(row["window"], row["lookback"]): row for row in record["fidelity"]}
-    for window, lookback, *figures in table:
-        row = rows[int(window or 8), int(lookback)]
+    rows = {(row["window"], row["recompute"]): row for row in record["fidelity"]}
+    for window, recompute, *figures in table:
+        row = rows[int(window or 8), int(recompute)]
         assert figures == [f"{row['ms']:.1f}", *(f"{row[key]:.3f}" for key in ("mean", "p5", "worst"))]
     assert record["forgetting"][0]["forgotten_after"]["0.1"] == 14
     assert record["forgetting"][0]["receptive_field"] == 29
@@ -109,7 +109,7 @@ def test_readme_python_runs(capsys):
 
 def test_readme_tells_the_recorded_cost_and_fidelity_of_the_gate():
     cost = json.loads((ROOT / "docs/results/gate_cost_vitl_w8.json").read_text(encoding="utf-8"))
-    assert f"{cost['skip_ms']:.1f} ms, {cost['open_ms']:.1f} ms: {cost['gate_share']:.2%} of the step" in README
+    assert f"{cost['skip_ms']:.1f} ms, {cost['open_ms']:.1f} ms: {cost['gate_fraction']:.2%} of the step" in README
     rows = json.loads((ROOT / "docs/results/gates_tiny.json").read_text(encoding="utf-8"))["rows"]
     for row in rows:
         p5 = [f"{row['gates'][name]['p5']:.3f}" for name in ("surprise", "pixel difference", "previous tubelet")]

@@ -169,46 +169,46 @@ def test_weights_with_nan_are_an_error_not_an_embedding(enabled):
         run(engine, [textured()] * 2)
 
 
-@pytest.mark.parametrize(("lookback", "pooling"), [(1, "newest"), (1, "window"), (2, "window"), (3, "newest")])
-def test_audits_change_nothing_to_the_bit(lookback, pooling):
+@pytest.mark.parametrize(("recompute", "pooling"), [(1, "newest"), (1, "window"), (2, "window"), (3, "newest")])
+def test_audits_change_nothing_to_the_bit(recompute, pooling):
     """Each skipped tubelet audited against none: same decisions, same bytes, from the warm-up to many windows on."""
-    encoder = EncoderConfig(model="tiny", window=3, lookback=lookback, pooling=pooling)
-    engine = Engine(tiny_config(encoder=encoder, gate=GateConfig(tau=0.3, audit_rate=1.0)))
+    encoder = EncoderConfig(model="tiny", window=3, recompute=recompute, pooling=pooling)
+    engine = Engine(tiny_config(encoder=encoder, gate=GateConfig(tau=0.3, shadow_rate=1.0)))
     pictures = lively(80)
     plain, stream, audited = run(engine, pictures), engine.open_stream(), []
     for frame in frames_of(pictures):
         if (result := stream.push(frame)) is not None:
             audited.append(result)
-            if stream.awaits_audit:
-                stream.audit()
+            if stream.shadow_due:
+                stream.shadow_evaluate()
     assert sum(r.encoded for r in plain) > 9
-    assert stream.report()["audits"] == sum(not r.encoded for r in plain) > 9
+    assert stream.report()["shadow_evaluations"] == sum(not r.encoded for r in plain) > 9
     assert [r.encoded for r in audited] == [r.encoded for r in plain]
     assert vectors(audited).tobytes() == vectors(plain).tobytes()
 
 
 def test_audit_that_fails_changes_nothing_either():
-    engine = Engine(tiny_config(gate=GateConfig(tau=0.3, audit_rate=1.0)))
+    engine = Engine(tiny_config(gate=GateConfig(tau=0.3, shadow_rate=1.0)))
     pictures, stream, results = lively(60), engine.open_stream(), []
     for frame in frames_of(pictures):
         if (result := stream.push(frame)) is not None:
             results.append(result)
-            if stream.awaits_audit:
+            if stream.shadow_due:
                 hook = engine.backend._encoder.layers[2].register_forward_hook(lambda *_: 1 / 0)
                 with pytest.raises(ZeroDivisionError):
-                    stream.audit()
+                    stream.shadow_evaluate()
                 hook.remove()
     assert vectors(results).tobytes() == vectors(run(engine, pictures)).tobytes()
 
 
 def test_audit_compares_the_reused_embedding_with_the_one_the_gate_withheld():
     """On the gated stream's own cache: what it would have published had the gate opened."""
-    engine = Engine(tiny_config(gate=GateConfig(tau=10.0, drift_limit=0.0, max_skip_s=0.0, audit_rate=1.0)))
+    engine = Engine(tiny_config(gate=GateConfig(tau=10.0, drift_limit=0.0, max_skip_s=0.0, shadow_rate=1.0)))
     first, then = [textured()] * 2, [textured(seed=1)] * 2
     stream = engine.open_stream()
     results = [r for r in map(stream.push, frames_of(first + then)) if r is not None]
     assert [r.encoded for r in results] == [True, False]
-    stream.audit()
+    stream.shadow_evaluate()
     opened = run(Engine(tiny_config(gate=GateConfig(enabled=False))), first + then)
     reused, fresh = stream._encoder._fidelity._pairs[0]
     assert np.array_equal(reused, opened[0].vector)
@@ -216,29 +216,29 @@ def test_audit_compares_the_reused_embedding_with_the_one_the_gate_withheld():
 
 
 def test_only_a_skipped_tubelet_awaits_an_audit_and_only_once():
-    engine = Engine(tiny_config(gate=GateConfig(audit_rate=1.0)))
+    engine = Engine(tiny_config(gate=GateConfig(shadow_rate=1.0)))
     stream = engine.open_stream()
     for frame in frames_of([textured()] * 4):
-        assert not stream.awaits_audit
+        assert not stream.shadow_due
         stream.push(frame)
-    assert stream.awaits_audit
-    stream.audit()
-    assert not stream.awaits_audit
-    with pytest.raises(RuntimeError, match="ask awaits_audit first"):
-        stream.audit()
+    assert stream.shadow_due
+    stream.shadow_evaluate()
+    assert not stream.shadow_due
+    with pytest.raises(RuntimeError, match="ask shadow_due first"):
+        stream.shadow_evaluate()
 
 
 def test_gate_calibrated_for_another_encoder_is_refused_with_the_remedy():
     with pytest.raises(ConfigError, match="run `saccade calibrate` with this encoder"):
         Engine(tiny_config(gate=GateConfig(calibrated_for="vitl-256:0123:fp32")))
-    encoder_id = Engine(tiny_config()).backend.facts.encoder_id
+    encoder_id = Engine(tiny_config()).backend.info.encoder_id
     Engine(tiny_config(gate=GateConfig(calibrated_for=encoder_id)))
 
 
 def test_budget_is_held_by_the_whole_engine():
     """400 tubelets that all differ, at 12.5 a second; a quarter may be encoded."""
     rng, scene = np.random.default_rng(0), textured()
-    engine = Engine(tiny_config(gate=GateConfig(mode="budget", budget_share=0.25)))
+    engine = Engine(tiny_config(gate=GateConfig(mode="budget", budget_fraction=0.25)))
     pictures = [np.roll(scene, int(shift), axis=1) for shift in np.cumsum(rng.integers(0, 9, 800))]
     results = run(engine, pictures)
     assert sum(r.encoded for r in results[25:]) / 375 == pytest.approx(0.25, rel=0.1)
@@ -263,7 +263,7 @@ def test_embeddings_have_length_one_when_asked():
 
 def test_full_lookback_with_window_pooling_forgets_all_but_the_window():
     """The one setting that is "the encoder over the last W tubelets", whatever came before."""
-    exact = EncoderConfig(model="tiny", window=3, lookback=3, pooling="window")
+    exact = EncoderConfig(model="tiny", window=3, recompute=3, pooling="window")
     engine = Engine(tiny_config(encoder=exact, gate=GateConfig(enabled=False)))
     pictures = lively(20)
     assert np.allclose(run(engine, pictures)[-1].vector, run(engine, pictures[-6:])[-1].vector, atol=1e-5)
@@ -274,8 +274,8 @@ def test_lower_precision_stays_close_to_fp32_and_is_named(ungated, precision):
     """Centred: random weights make plain cosine look falsely good."""
     pictures = lively(24)
     reduced = Engine(tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision=precision, threads=1)))
-    assert reduced.backend.facts.precision == precision
-    assert reduced.backend.facts.encoder_id.endswith(f":{precision}")
+    assert reduced.backend.info.precision == precision
+    assert reduced.backend.info.encoder_id.endswith(f":{precision}")
     exact, rounded = vectors(run(ungated, pictures)), vectors(run(reduced, pictures))
     exact, rounded = exact - exact.mean(0), rounded - exact.mean(0)
     cosine = (exact * rounded).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rounded, axis=1)
@@ -283,11 +283,11 @@ def test_lower_precision_stays_close_to_fp32_and_is_named(ungated, precision):
 
 
 def test_facts_name_the_weights():
-    facts = load_backend(EncoderConfig(model="tiny", window=3, seed=1), BackendConfig()).facts
-    assert facts.weights.startswith("RANDOM")
-    assert facts.weights_random
-    assert facts.encoder_id == f"tiny-128:random-{facts.weights_sha256[:12]}:fp32"
-    assert facts.cache_bytes == 4 * (4 * 3 * 3 * 2 * 64 * 64 + 64 * 192 + 3 * 192)
+    info = load_backend(EncoderConfig(model="tiny", window=3, seed=1), BackendConfig()).info
+    assert info.weights.startswith("RANDOM")
+    assert info.weights_random
+    assert info.encoder_id == f"tiny-128:random-{info.weights_sha256[:12]}:fp32"
+    assert info.cache_bytes == 4 * (4 * 3 * 3 * 2 * 64 * 64 + 64 * 192 + 3 * 192)
 
 
 def test_stamps_and_frame_id_pass_through_unchanged(gated):

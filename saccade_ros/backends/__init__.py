@@ -3,8 +3,8 @@
 import importlib
 
 from saccade_ros.backends.base import Backend, BackendError
+from saccade_ros.backends.manifest import choose_runtime, is_export
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.manifest import choose_runtime, is_export
 
 _RUNTIMES = {
     "torch": ("torch_backend", "TorchBackend"),

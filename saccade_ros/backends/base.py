@@ -15,7 +15,7 @@ class BackendError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class BackendFacts:
+class EncoderInfo:
     """What is constant about a loaded encoder; most of the EncoderInfo message.
 
     Attributes:
@@ -40,7 +40,7 @@ class BackendFacts:
     input_size: int
     tubelet_size: int
     window: int
-    lookback: int
+    recompute: int
     dim: int
     patch_scale: float
     cache_bytes: int
@@ -91,7 +91,7 @@ class Backend(Protocol):
     """A loaded encoder, shared by all streams."""
 
     @property
-    def facts(self) -> BackendFacts:
+    def info(self) -> EncoderInfo:
         """What was loaded."""
         ...
 

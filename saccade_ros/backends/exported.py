@@ -1,4 +1,4 @@
-"""What every runtime of an exported step shares: facts from the manifest, and one stream's state on the host."""
+"""What every runtime of an exported step shares: info from the manifest, and one stream's state on the host."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -6,22 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from saccade_ros.backends.base import BackendFacts, unit
+from saccade_ros.backends.base import EncoderInfo, unit
+from saccade_ros.backends.manifest import Artifact, Manifest
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables
 from saccade_ros.config import EncoderConfig
 from saccade_ros.frames import Vector
-from saccade_ros.manifest import Artifact, Manifest
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a cached value; integer precisions quantize weights, not the cache
 
 
-def exported_facts(
+def exported_info(
     manifest: Manifest, artifact: Artifact, encoder: EncoderConfig, device: str, threads: int
-) -> BackendFacts:
-    """BackendFacts of an artifact. The encoder id is torch's for the same weights, so fp32 vectors compare with it."""
+) -> EncoderInfo:
+    """EncoderInfo of an artifact. The encoder id is torch's for the same weights, so fp32 vectors compare with it."""
     model, shape = manifest.model, StepShape(**manifest.shape)
     weights = ("random-" if model.is_random else "") + model.sha256[:12]
-    return BackendFacts(
+    return EncoderInfo(
         encoder_id=f"{model.name}-{model.input_size}:{weights}:{artifact.precision}",
         model=encoder.model,
         weights=model.source,
@@ -34,7 +34,7 @@ def exported_facts(
         input_size=model.input_size,
         tubelet_size=model.tubelet_size,
         window=shape.window,
-        lookback=shape.lookback,
+        recompute=shape.recompute,
         dim=shape.width,
         patch_scale=model.patch_scale,
         cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
@@ -51,7 +51,7 @@ class ExportedState(ABC):
     def __init__(self, shape: StepShape, tables: WindowTables, encoder: EncoderConfig) -> None:
         self.shape, self._tables = shape, tables
         self._pooling, self._normalize = encoder.pooling, encoder.normalize
-        self._block: deque[Floats] = deque(maxlen=shape.lookback)
+        self._block: deque[Floats] = deque(maxlen=shape.recompute)
         self._means = np.zeros((shape.window, shape.width), np.float32)
         self.count = 0
 
@@ -67,8 +67,8 @@ class ExportedState(ABC):
             ArithmeticError: an output is NaN or infinite.
         """
         shape, tables = self.shape, self._tables.at(self.count)
-        kept = list(self._block)[-(shape.lookback - 1) :] if shape.lookback > 1 else []
-        missing = [np.zeros_like(patches)] * (shape.lookback - 1 - len(kept))
+        kept = list(self._block)[-(shape.recompute - 1) :] if shape.recompute > 1 else []
+        missing = [np.zeros_like(patches)] * (shape.recompute - 1 - len(kept))
         means = self._run(np.concatenate([*missing, *kept, patches]), tables)[-tables.size :]  # (m, D)
         if not np.isfinite(means).all():
             raise ArithmeticError("the encoder's output is NaN or infinite: check the weights and the input")
@@ -108,5 +108,5 @@ class ExportedState(ABC):
 def table_feeds(shape: StepShape, tables: StepTables, block: Floats) -> dict[str, Any]:
     """One stream's inputs of a step but the ring, by name, with the batch axis."""
     feeds: dict[str, Any] = {"patches": block[None], "slots": tables.slots[:, None]}
-    names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.lookback > 1)
+    names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
     return feeds | {name: getattr(tables, name)[None] for name in names}

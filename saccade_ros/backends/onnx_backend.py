@@ -8,12 +8,12 @@ import numpy as np
 import onnxruntime as ort
 
 from saccade_ros.backends.base import BackendError, Embedded
-from saccade_ros.backends.exported import ExportedState, exported_facts, table_feeds
+from saccade_ros.backends.exported import ExportedState, exported_info, table_feeds
+from saccade_ros.backends.manifest import ManifestError, read_manifest
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
 from saccade_ros.heads import NoHead
-from saccade_ros.manifest import ManifestError, read_manifest
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
@@ -45,11 +45,11 @@ class OnnxBackend:
         if (found := _sizes(self._step).get("patches")) != expected:
             raise ManifestError(f"{files['step']}: takes patches of {found}, its manifest says {expected}")
         threads = backend.threads or len(os.sched_getaffinity(0))
-        self.facts = exported_facts(manifest, artifact, encoder, self.device, threads)
+        self.info = exported_info(manifest, artifact, encoder, self.device, threads)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
-        size = self.facts.input_size
+        size = self.info.input_size
         if pixels.shape != (2, 3, size, size):
             raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {(2, 3, size, size)}")
         patches = self._embed.run(["patches"], {"pixels": pixels})[0]
@@ -126,7 +126,7 @@ class OnnxState(ExportedState):
     def tokens(self) -> Floats:
         """Tokens of the last step, oldest tubelet of the block first: (r, S, D)."""
         shape = self.shape
-        tokens: Floats = self._outputs["tokens"].numpy().reshape(shape.lookback, shape.tokens, shape.width)
+        tokens: Floats = self._outputs["tokens"].numpy().reshape(shape.recompute, shape.tokens, shape.width)
         return tokens
 
     def ring(self) -> dict[str, Floats]:

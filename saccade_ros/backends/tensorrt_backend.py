@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from saccade_ros.backends.base import BackendError, Embedded
-from saccade_ros.backends.exported import ExportedState, exported_facts, table_feeds
+from saccade_ros.backends.exported import ExportedState, exported_info, table_feeds
+from saccade_ros.backends.manifest import Artifact, ManifestError, read_manifest
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
 from saccade_ros.heads import NoHead
-from saccade_ros.manifest import Artifact, ManifestError, read_manifest
 
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  # the last is what the RTX wheels install
 LEAST_VERSION = (10, 3)
@@ -165,11 +165,11 @@ class TensorRtBackend:
         self._embed = Engine(trt, files["embed_engine"], self._cuda)
         self._step = Engine(trt, files["engine"], self._cuda)
         self._embed_run = self._embed.bind()
-        self.facts = exported_facts(manifest, artifact, encoder, "cuda", threads=0)
+        self.info = exported_info(manifest, artifact, encoder, "cuda", threads=0)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
-        size = self.facts.input_size
+        size = self.info.input_size
         if pixels.shape != (2, 3, size, size):
             raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {(2, 3, size, size)}")
         patches = self._embed_run({"pixels": pixels})["patches"].copy()
@@ -289,7 +289,7 @@ class TensorRtState(ExportedState):
                         ring + int(slot) * tubelet,
                         shape.window * tubelet,
                         new + j * tubelet,
-                        shape.lookback * tubelet,
+                        shape.recompute * tubelet,
                         tubelet,
                         shape.heads,
                     )
@@ -308,7 +308,7 @@ class TensorRtState(ExportedState):
     def tokens(self) -> Floats:
         """Tokens of the last step, oldest tubelet of the block first: (r, S, D)."""
         shape = self.shape
-        tokens: Floats = self._outputs["tokens"].reshape(shape.lookback, shape.tokens, shape.width)
+        tokens: Floats = self._outputs["tokens"].reshape(shape.recompute, shape.tokens, shape.width)
         return tokens
 
 

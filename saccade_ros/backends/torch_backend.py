@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from saccade_ros.backends.base import BackendError, BackendFacts, Embedded, unit
+from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, unit
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StepOutput, StreamingEncoder
@@ -36,18 +36,18 @@ class TorchBackend:
         loaded = load_encoder(
             encoder.model,
             encoder.window,
-            encoder.lookback,
+            encoder.recompute,
             encoder.seed,
             adapter=encoder.adapter,
             probe=encoder.pooling == "probe",
         )
-        self._encoder = loaded.encoder.place(device, DTYPES[precision], int8=precision == "int8")
+        self._encoder = loaded.encoder.prepare(device, DTYPES[precision], int8=precision == "int8")
         self._normalize = encoder.normalize
         self.head = _head(loaded.probe)
         self._new_pooling = _pooling(encoder.pooling, loaded.probe, self._encoder)
         spec = self._encoder.spec
         weights = ("random-" if loaded.is_random else "") + loaded.sha256[:12]
-        self.facts = BackendFacts(
+        self.info = EncoderInfo(
             encoder_id=f"{spec.name}-{spec.input_size}:{weights}:{precision}",
             model=encoder.model,
             weights=loaded.source,
@@ -60,7 +60,7 @@ class TorchBackend:
             input_size=spec.input_size,
             tubelet_size=spec.tubelet_size,
             window=encoder.window,
-            lookback=encoder.lookback,
+            recompute=encoder.recompute,
             dim=spec.width,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,

@@ -34,7 +34,7 @@ class StepShape:
 
     batch: int
     window: int
-    lookback: int
+    recompute: int
     depth: int
     width: int
     heads: int
@@ -49,7 +49,7 @@ class StepShape:
     @property
     def rows(self) -> int:
         """Tokens a step computes per stream, r*S."""
-        return self.lookback * self.tokens
+        return self.recompute * self.tokens
 
     @property
     def head_width(self) -> int:
@@ -139,9 +139,9 @@ class WindowTables:
     def at(self, count: int) -> StepTables:
         """The step that encodes tubelet number `count` of a stream (encoder/ring.py, Block, in other words)."""
         shape = self.shape
-        block_idx = np.arange(count - shape.lookback + 1, count + 1)  # (r,); negative: not there yet
+        block_idx = np.arange(count - shape.recompute + 1, count + 1)  # (r,); negative: not there yet
         shift = min(count, shape.window - 1) - count
-        offset = np.zeros((shape.lookback, shape.tokens, shape.key_width), np.float32)
+        offset = np.zeros((shape.recompute, shape.tokens, shape.key_width), np.float32)
         offset[block_idx < 0, :, shape.validity] = INVALID
         indices = [max(int(i), 0) for i in block_idx]
         query = [self._query_factors(i, shift) for i in indices]
@@ -153,7 +153,7 @@ class WindowTables:
             key_cos=np.concatenate([cos for cos, _ in key]),
             key_sin=np.concatenate([sin for _, sin in key]),
             key_offset=offset.reshape(shape.rows, shape.key_width),
-            size=min(shape.lookback, count + 1),
+            size=min(shape.recompute, count + 1),
         )
 
     def _query_factors(self, index: int, shift: int) -> tuple[Floats, Floats]:

@@ -55,7 +55,7 @@ class AmxAttention:
         memory = (*arrays, ring.keys[layer], ring.values[layer], out)
         failed = self._attend(*sizes, spec.rope_width // 2, *(array.data_ptr() for array in memory))
         if failed:
-            raise MemoryError("no working memory for attention; lower backend.threads or encoder.lookback")
+            raise MemoryError("no working memory for attention; lower backend.threads or encoder.recompute")
         return out
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saccade_ros.encoder.amx import AmxAttention
 from saccade_ros.encoder.ring import Block
-from saccade_ros.encoder.rope import RotaryTables, Rotation, rotate, turning_matrix
+from saccade_ros.encoder.rope import RotaryTables, Rotation, rotate, rotation_matrix
 from saccade_ros.encoder.spec import ModelSpec
 
 
@@ -58,7 +58,7 @@ class FusedAttention:
         self.value_slot: tuple[int, ...] = self.key_slot
         self._query = tables.query.to(device, dtype)
         self._key = tables.key.to(device, dtype)
-        self._depth = turning_matrix(tables.depth, spec.head_width).to(device, dtype)  # (W, E, E)
+        self._depth = rotation_matrix(tables.depth, spec.head_width).to(device, dtype)  # (W, E, E)
         slots = spec.heads * len(self._depth)
         self._turned = torch.empty(slots * spec.tokens * spec.head_width, device=device, dtype=dtype)
 

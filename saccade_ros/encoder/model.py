@@ -5,7 +5,7 @@
 
 Deeper layers see context that has left the window (receptive field L(W-1)+1 tubelets), because cached keys and values
 carry what they attended to when they were written. So the stream is not "the encoder over the last W tubelets" -
-unless lookback = W, which recomputes the whole window each step and then is exactly transformers' clip encoder.
+unless recompute = W, which recomputes the whole window each step and then is exactly transformers' clip encoder.
 """
 
 from collections.abc import Sequence
@@ -83,19 +83,19 @@ class StreamingEncoder(nn.Module):
     """The model shared by all streams. Each stream's state is a RingCache from `new_ring`.
 
     Raises:
-        ValueError: the window is longer than the clips the checkpoint was trained on, or lookback exceeds it.
+        ValueError: the window is longer than the clips the checkpoint was trained on, or recompute exceeds it.
     """
 
-    def __init__(self, spec: ModelSpec, window: int, lookback: int = 1) -> None:
+    def __init__(self, spec: ModelSpec, window: int, recompute: int = 1) -> None:
         super().__init__()
         if not 1 <= window <= spec.trained_tubelets:
             raise ValueError(
                 f"window {window} is outside 1..{spec.trained_tubelets}, the positions that {spec.name} was trained "
                 f"on ({spec.frames_per_clip} frames per clip)"
             )
-        if not 1 <= lookback <= window:
-            raise ValueError(f"lookback {lookback} is outside 1..{window}, the window")
-        self.spec, self.window, self.lookback = spec, window, lookback
+        if not 1 <= recompute <= window:
+            raise ValueError(f"recompute {recompute} is outside 1..{window}, the window")
+        self.spec, self.window, self.recompute = spec, window, recompute
         self.patch_embed = nn.Linear(spec.patch_values, spec.width)
         self.layers = nn.ModuleList(Layer(spec, i) for i in range(spec.depth))
         self.norm = ResidualNorm(spec.width, eps=spec.norm_eps)
@@ -114,9 +114,9 @@ class StreamingEncoder(nn.Module):
     @property
     def cache_bytes(self) -> int:
         """Memory of one stream's cache."""
-        return RingCache.bytes_needed(self.spec, self.window, self.lookback, self.attention.key_slot, self.dtype)
+        return RingCache.bytes_needed(self.spec, self.window, self.recompute, self.attention.key_slot, self.dtype)
 
-    def place(self, device: torch.device, dtype: torch.dtype, int8: bool = False) -> "StreamingEncoder":
+    def prepare(self, device: torch.device, dtype: torch.dtype, int8: bool = False) -> "StreamingEncoder":
         """Move to where and how it shall compute, once; returns self.
 
         The patch embedding stays fp32: it is 0.4 % of a step, and the gate compares its small differences.
@@ -126,12 +126,12 @@ class StreamingEncoder(nn.Module):
         """
         self.to(device)
         if device.type == "cpu" or int8:
-            pack_linears(self.layers, dtype, rows=self.lookback * self.spec.tokens, int8=int8)
+            pack_linears(self.layers, dtype, rows=self.recompute * self.spec.tokens, int8=int8)
         self.to(dtype)
         self.patch_embed.to(torch.float32)
         for module in self.modules():
             if isinstance(module, ResidualNorm):
-                module.place(dtype)
+                module.prepare(dtype)
         self._choose_attention(device, dtype)
         return self
 
@@ -142,7 +142,7 @@ class StreamingEncoder(nn.Module):
     def new_ring(self) -> RingCache:
         """An empty cache for one more stream."""
         slots = self.attention.key_slot, self.attention.value_slot
-        return RingCache(self.spec, self.window, self.lookback, *slots, self.device, self.dtype)
+        return RingCache(self.spec, self.window, self.recompute, *slots, self.device, self.dtype)
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Tensor:

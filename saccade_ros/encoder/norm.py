@@ -15,7 +15,7 @@ class ResidualNorm(nn.LayerNorm):
 
     dtype = torch.float32
 
-    def place(self, dtype: torch.dtype) -> None:
+    def prepare(self, dtype: torch.dtype) -> None:
         """Keep the weights in fp32, whatever the rest of the model was moved to."""
         self.to(torch.float32)
         self.dtype = dtype

@@ -2,7 +2,7 @@
 then one learned query that gathers them. transformers' VJEPA2ForVideoClassification holds it beside the encoder.
 
 The probe was trained on all tokens of a clip, so in a stream it sees those of the whole window, each tubelet's as
-last computed. With lookback = window these are the clip encoder's, and the result is transformers' to 1e-5.
+last computed. With recompute = window these are the clip encoder's, and the result is transformers' to 1e-5.
 """
 
 from collections.abc import Iterator, Mapping

@@ -29,29 +29,31 @@ class RingCache:
         self,
         spec: ModelSpec,
         window: int,
-        lookback: int,
+        recompute: int,
         key_slot: tuple[int, ...],
         value_slot: tuple[int, ...],
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.window, self.lookback = window, lookback
+        self.window, self.recompute = window, recompute
         slots = (spec.depth, spec.heads, window)
         self.keys = torch.zeros(*slots, *key_slot, device=device, dtype=dtype)  # (L, A, W, key slot)
         self.values = torch.zeros(*slots, *value_slot, device=device, dtype=dtype)  # (L, A, W, value slot)
-        self.patches = torch.zeros(lookback, spec.tokens, spec.width, device=device)  # fp32
+        self.patches = torch.zeros(recompute, spec.tokens, spec.width, device=device)  # fp32
         self.means = torch.zeros(window, spec.width, device=device, dtype=dtype)  # pooled outputs
         self.count = 0
 
     @staticmethod
-    def bytes_needed(spec: ModelSpec, window: int, lookback: int, key_slot: tuple[int, ...], dtype: torch.dtype) -> int:
+    def bytes_needed(
+        spec: ModelSpec, window: int, recompute: int, key_slot: tuple[int, ...], dtype: torch.dtype
+    ) -> int:
         """Memory of one stream's cache: L*W*A*(K + S*E) + W*D values, and r*S*D of fp32.
 
         K, a head's keys of one tubelet, is S*E; the AMX kernel pads E to 32, so that it is more for ViT-H, of width 80.
         """
         tubelet = spec.heads * (prod(key_slot) + spec.tokens * spec.head_width)
         values = spec.depth * window * tubelet + window * spec.width
-        return values * dtype.itemsize + lookback * spec.tokens * spec.width * torch.float32.itemsize
+        return values * dtype.itemsize + recompute * spec.tokens * spec.width * torch.float32.itemsize
 
     @property
     def nbytes(self) -> int:
@@ -79,7 +81,7 @@ class Block:
     for as long as the ring's fill stays.
 
     Attributes:
-        size: tubelets recomputed (m): lookback r, fewer while the stream is young.
+        size: tubelets recomputed (m): recompute r, fewer while the stream is young.
         fill: tubelets attended to, the new one included.
         slot_idx, position_idx: slots and window positions of the block's tubelets, newest last: (m,).
         key_position_idx: window position of the tubelet in each slot: (fill,).
@@ -88,7 +90,7 @@ class Block:
 
     def __init__(self, ring: RingCache) -> None:
         self.ring = ring
-        self.size = min(ring.lookback, ring.count + 1)
+        self.size = min(ring.recompute, ring.count + 1)
         self.fill = min(ring.count + 1, ring.window)
         self.turns: tuple[Tensor, ...] = ()
         parts = [self.size, self.size, self.size, self.fill]
@@ -108,7 +110,7 @@ class Block:
         tubelets = range(newest - self.size + 1, newest + 1)
         indices = [tubelet % window for tubelet in tubelets]
         indices += [newest_position - (newest - tubelet) for tubelet in tubelets]
-        indices += [tubelet % self.ring.lookback for tubelet in tubelets]
+        indices += [tubelet % self.ring.recompute for tubelet in tubelets]
         indices += [newest_position - (newest - slot) % window for slot in range(self.fill)]  # age, by slot
         on_gpu = self._indices.is_cuda
         self._indices.copy_(torch.tensor(indices, pin_memory=on_gpu), non_blocking=on_gpu)

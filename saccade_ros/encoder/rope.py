@@ -44,7 +44,7 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
     return torch.mul(x, by.cos).addcmul_(swapped, by.sin)
 
 
-def turning_matrix(by: Rotation, channels: int) -> Tensor:
+def rotation_matrix(by: Rotation, channels: int) -> Tensor:
     """A rotation of a head's first w channels, as matrices to multiply rows by: (P, w) -> (P, channels, channels)."""
     width = by.cos.shape[-1]
     matrix = torch.eye(channels, device=by.cos.device).repeat(len(by.cos), 1, 1)  # (P, channels, channels)

@@ -45,7 +45,7 @@ class LoadedEncoder:
 
 
 def load_encoder(
-    model: str, window: int, lookback: int = 1, seed: int = 0, adapter: str = "", probe: bool = False
+    model: str, window: int, recompute: int = 1, seed: int = 0, adapter: str = "", probe: bool = False
 ) -> LoadedEncoder:
     """Build the encoder that `model` names, in fp32 on the CPU.
 
@@ -61,37 +61,37 @@ def load_encoder(
         ValueError: the window does not suit the model.
     """
     if model in SIZES:
-        loaded = _load_random(model, window, lookback, seed)
+        loaded = _load_random(model, window, recompute, seed)
     elif Path(model).suffix in RELEASED_SUFFIXES:
-        loaded = _load_released(model, window, lookback)
+        loaded = _load_released(model, window, recompute)
     else:
-        loaded = _load_folder(model, window, lookback, probe)
+        loaded = _load_folder(model, window, recompute, probe)
     if probe and loaded.probe is None:
         raise WeightsError(f"encoder.pooling is 'probe' but {loaded.source} has none: give a video-classification one")
     return _with_adapter(loaded, Path(adapter)) if adapter else loaded
 
 
-def _load_random(model: str, window: int, lookback: int, seed: int) -> LoadedEncoder:
-    encoder = _allocate(SIZES[model], window, lookback)
+def _load_random(model: str, window: int, recompute: int, seed: int) -> LoadedEncoder:
+    encoder = _allocate(SIZES[model], window, recompute)
     fill_randomly(encoder, seed)
     return LoadedEncoder(encoder, f"RANDOM weights, size {model}, seed {seed}", fingerprint(encoder), is_random=True)
 
 
-def _load_released(model: str, window: int, lookback: int) -> LoadedEncoder:
+def _load_released(model: str, window: int, recompute: int) -> LoadedEncoder:
     file = Path(model).expanduser()
     if not file.is_file():
         raise WeightsError(f"encoder.model {model!r} does not exist: give the path of a released .pt file")
     spec, tensors = read_released(file)
-    encoder = _allocate(spec, window, lookback)
+    encoder = _allocate(spec, window, recompute)
     fill_from_released(encoder, file, tensors)
     return LoadedEncoder(encoder, f"checkpoint {model}", fingerprint(encoder), is_random=False)
 
 
-def _load_folder(model: str, window: int, lookback: int, probe: bool) -> LoadedEncoder:
+def _load_folder(model: str, window: int, recompute: int, probe: bool) -> LoadedEncoder:
     folder = _find_checkpoint(model)
     config = _read_config(folder)
     spec = spec_from_transformers(Path(model).resolve().name, config)  # a hub's own folder is named by a hash
-    encoder = _allocate(spec, window, lookback)
+    encoder = _allocate(spec, window, recompute)
     fill_from_transformers(encoder, folder, config)
     loaded_probe = load_probe(folder, spec, config) if probe else None
     return LoadedEncoder(encoder, f"checkpoint {model}", fingerprint(encoder), is_random=False, probe=loaded_probe)
@@ -103,10 +103,10 @@ def _with_adapter(loaded: LoadedEncoder, file: Path) -> LoadedEncoder:
     return replace(loaded, source=source, sha256=fingerprint(loaded.encoder))
 
 
-def _allocate(spec: ModelSpec, window: int, lookback: int) -> StreamingEncoder:
+def _allocate(spec: ModelSpec, window: int, recompute: int) -> StreamingEncoder:
     """An encoder with uninitialised weights: torch's own initialisation costs seconds and moves its global seed."""
     with torch.device("meta"):
-        encoder = StreamingEncoder(spec, window, lookback)
+        encoder = StreamingEncoder(spec, window, recompute)
     return encoder.to_empty(device="cpu").eval().requires_grad_(False)
 
 

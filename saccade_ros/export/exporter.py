@@ -14,6 +14,7 @@ import torch
 
 from saccade_ros import __version__
 from saccade_ros.backends.exported import table_feeds
+from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo, describe_files
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
 from saccade_ros.backends.window import StepShape, WindowTables
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
@@ -23,9 +24,8 @@ from saccade_ros.export.graph import Contract, ExportError, build_embed, build_s
 from saccade_ros.export.parity import Reference, compare, compute_reference, race
 from saccade_ros.export.progress import within
 from saccade_ros.export.quantize import QUANTIZED, quantize, save
-from saccade_ros.machine import describe_machine
-from saccade_ros.manifest import Artifact, Manifest, ModelFacts, describe_files
-from saccade_ros.replay.clip import read_tubelets
+from saccade_ros.measure.machine import describe_machine
+from saccade_ros.recordings.clip import read_tubelets
 
 PRECISIONS = {
     "onnx": ("fp32", "fp16", "int8", "int8-static", "int4"),
@@ -62,7 +62,7 @@ class ExportOptions:
     formats: tuple[str, ...] = ("onnx",)
     precisions: tuple[str, ...] = ("fp32", "int8")
     window: int = 8
-    lookback: int = 1
+    recompute: int = 1
     batch: int = 1
     seed: int = 0
     adapter: str = ""
@@ -107,7 +107,7 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
     if options.threads:
         torch.set_num_threads(options.threads)
     progress("loading the model", 0.0)
-    loaded = load_encoder(options.model, options.window, options.lookback, options.seed, adapter=options.adapter)
+    loaded = load_encoder(options.model, options.window, options.recompute, options.seed, adapter=options.adapter)
     with whole_folder(options.out) as folder:
         manifest = _Export(options, loaded, folder, progress).run()
         manifest.save()
@@ -264,7 +264,7 @@ class _Export:
 
     def _manifest(self, artifacts: Sequence[Artifact]) -> Manifest:
         loaded, spec = self._loaded, self._encoder.spec
-        facts = ModelFacts(
+        info = ModelInfo(
             name=spec.name,
             source=loaded.source,
             sha256=loaded.sha256,
@@ -278,7 +278,7 @@ class _Export:
             package_version=__version__,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             machine=describe_machine(),
-            model=facts,
+            model=info,
             shape={**_as_dict(self._shape), "batch": self._options.batch},
             artifacts=tuple(artifacts),
             refused=tuple(self._refused),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from saccade_ros.backends.manifest import FILE
 from saccade_ros.export.graph import ExportError
-from saccade_ros.manifest import FILE
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def step_shape(encoder: StreamingEncoder, batch: int = 1) -> StepShape:
     """The static sizes of this encoder's step."""
     spec = encoder.spec
     return StepShape(
-        batch, encoder.window, encoder.lookback, spec.depth, spec.width, spec.heads, spec.grid, rope=spec.rope
+        batch, encoder.window, encoder.recompute, spec.depth, spec.width, spec.heads, spec.grid, rope=spec.rope
     )
 
 
@@ -162,13 +162,13 @@ def build_step(
 def step_inputs(shape: StepShape, cached: int = TensorProto.FLOAT) -> list[onnx.ValueInfoProto]:
     """Names, types and shapes of what a step takes."""
     rows = [shape.batch, shape.rows]
-    tables = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.lookback > 1)
+    tables = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
     ring = [(f"keys_{i}", shape.keys) for i in range(shape.depth)]
     ring += [(f"values_{i}", shape.values) for i in range(shape.depth)]
     return [
         _tensor("patches", [*rows, shape.width]),
         *(_tensor(name, [*rows, shape.key_width]) for name in tables),
-        helper.make_tensor_value_info("slots", TensorProto.INT64, [shape.lookback, shape.batch]),
+        helper.make_tensor_value_info("slots", TensorProto.INT64, [shape.recompute, shape.batch]),
         *(_tensor(name, sizes, cached) for name, sizes in ring),
     ]
 
@@ -183,7 +183,7 @@ def step_outputs(shape: StepShape, contract: Contract, cached: int = TensorProto
     ]
     return [
         _tensor("tokens", [shape.batch, shape.rows, shape.width]),
-        _tensor("means", [shape.batch, shape.lookback, shape.width]),
+        _tensor("means", [shape.batch, shape.recompute, shape.width]),
         *(_tensor(name, sizes, cached) for name, sizes in ring),
     ]
 
@@ -207,11 +207,11 @@ class _StepBuilder:
         asked = np.zeros((1, 1, shape.key_width), np.float32)
         asked[..., shape.validity] = shape.scale
         self._asks_validity = graph.constant("asks_validity", asked)
-        names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.lookback > 1)
+        names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
         self._tables = {
             name: graph.reshape(graph.enter(name), shape.batch, 1, shape.rows, shape.key_width) for name in names
         }
-        self._slots = [self._slot(j) for j in range(shape.lookback)]
+        self._slots = [self._slot(j) for j in range(shape.recompute)]
 
     def layer(self, i: int, x: str) -> str:
         """x: (B, r*S, D) -> (B, r*S, D)."""
@@ -224,7 +224,7 @@ class _StepBuilder:
         """The final norm and each tubelet's mean."""
         shape, graph = self._shape, self._graph
         tokens = graph.leave(self._norm("norm", x), "tokens")
-        by_tubelet = graph.reshape(tokens, shape.batch, shape.lookback, shape.tokens, shape.width)
+        by_tubelet = graph.reshape(tokens, shape.batch, shape.recompute, shape.tokens, shape.width)
         graph.add("ReduceMean", by_tubelet, graph.ints(2), keepdims=0, output="means")
 
     def _attention(self, i: int, x: str) -> str:
@@ -267,21 +267,21 @@ class _StepBuilder:
             self._graph.add("Identity", new, output=f"{kind}_new_{i}")
         ring = f"{kind}_{i}"
         for j, (slot, block) in enumerate(zip(self._slots, self._tubelets(new), strict=True)):
-            last = j == self._shape.lookback - 1
+            last = j == self._shape.recompute - 1
             ring = self._write(ring, block, slot, f"{kind}_out_{i}" if last and self._contract == "scatter" else "")
         return ring
 
     def _tubelets(self, new: str) -> list[str]:
         """(B, A, r*S, .) -> r times (B, A, S, .)."""
         shape = self._shape
-        if shape.lookback == 1:
+        if shape.recompute == 1:
             return [new]
         return [
             self._graph.add(
                 "Slice", new, self._graph.ints(j * shape.tokens), self._graph.ints((j + 1) * shape.tokens),
                 self._graph.ints(2),
             )
-            for j in range(shape.lookback)
+            for j in range(shape.recompute)
         ]  # fmt: skip
 
     def _slot(self, j: int) -> str:

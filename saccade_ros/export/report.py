@@ -10,15 +10,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from saccade_ros.backends import load_backend
+from saccade_ros.backends.manifest import Manifest, read_manifest
 from saccade_ros.backends.onnx_backend import OnnxBackend
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.export.exporter import installed_versions
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.parity import compare, compute_reference, race
-from saccade_ros.machine import describe_machine
-from saccade_ros.manifest import Manifest, read_manifest
-from saccade_ros.replay.clip import read_tubelets
+from saccade_ros.measure.machine import describe_machine
+from saccade_ros.recordings.clip import read_tubelets
 
 
 class ProgressBar(Progress):
@@ -74,7 +74,7 @@ def bench_export(folder: str, model: str, threads: int, rounds: int, clips: Sequ
     """
     manifest = read_manifest(folder)
     shape = manifest.shape
-    sizes = {"window": shape["window"], "lookback": shape["lookback"]}
+    sizes = {"window": shape["window"], "recompute": shape["recompute"]}
     steps: dict[str, Callable[[], None]] = {}
     for precision in ("fp32", "bf16", "int8"):
         backend = BackendConfig(name="torch", device="cpu", precision=precision, threads=threads)
@@ -103,10 +103,10 @@ def bench_export(folder: str, model: str, threads: int, rounds: int, clips: Sequ
 def _parity(manifest: Manifest, folder: str, model: str, threads: int, clip: str) -> dict[str, Any]:
     """Each ONNX artifact against torch fp32 over three windows of a clip."""
     shape = manifest.shape
-    encoder = load_encoder(model, shape["window"], shape["lookback"]).encoder
+    encoder = load_encoder(model, shape["window"], shape["recompute"]).encoder
     tubelets = list(read_tubelets(clip, Config(), manifest.model.input_size, 3 * shape["window"]))
     reference = compute_reference(encoder, Path(clip).name, tubelets, lambda share: None)
-    settings = EncoderConfig(model=folder, window=shape["window"], lookback=shape["lookback"])
+    settings = EncoderConfig(model=folder, window=shape["window"], recompute=shape["recompute"])
     found = {}
     for artifact in (a for a in manifest.artifacts if a.runtime == "onnxruntime"):
         backend = OnnxBackend(settings, BackendConfig(device="cpu", precision=artifact.precision, threads=threads))
@@ -117,12 +117,12 @@ def _parity(manifest: Manifest, folder: str, model: str, threads: int, clip: str
 def _stepper(encoder: EncoderConfig, backend: BackendConfig, manifest: Manifest) -> Callable[[], None]:
     """One step of a loaded backend on a full cache."""
     loaded = load_backend(encoder, backend)
-    if loaded.facts.weights_sha256 != manifest.model.sha256:
+    if loaded.info.weights_sha256 != manifest.model.sha256:
         raise ExportError(
-            f"{encoder.model} has weights {loaded.facts.weights_sha256[:12]}, the export {manifest.model.sha256[:12]}: "
+            f"{encoder.model} has weights {loaded.info.weights_sha256[:12]}, the export {manifest.model.sha256[:12]}: "
             "give --model what it was exported from"
         )
-    size, state = loaded.facts.input_size, loaded.new_state()
+    size, state = loaded.info.input_size, loaded.new_state()
     noise = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
     patches = loaded.embed(noise).patches
 

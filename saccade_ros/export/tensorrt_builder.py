@@ -15,12 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from saccade_ros.backends.manifest import Artifact, sha256_of
 from saccade_ros.backends.tensorrt_backend import describe_gpu, describe_tensorrt, load_tensorrt
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step
 from saccade_ros.export.progress import within
 from saccade_ros.export.quantize import save
-from saccade_ros.manifest import Artifact, sha256_of
 
 REPORT_EVERY_S = 2.0
 
@@ -38,7 +38,7 @@ def build_artifact(
         BackendError: no TensorRT here. ExportError: it does not parse or build the graph.
     """
     trt = load_tensorrt()
-    contract = find_contract(trt, encoder.lookback)
+    contract = find_contract(trt, encoder.recompute)
     files, keys = {}, []
     with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
         for role, model, start, span in (
@@ -60,9 +60,9 @@ def build_artifact(
     return Artifact("tensorrt", precision, contract, files, built_for=built_for)
 
 
-def find_contract(trt: Any, lookback: int) -> Contract:
+def find_contract(trt: Any, recompute: int) -> Contract:
     """In-place cache updates (KVCacheUpdate) where this TensorRT has them: one linear one per cache, so for r = 1."""
-    return "scatter" if lookback == 1 and hasattr(trt, "IKVCacheUpdateLayer") else "host"
+    return "scatter" if recompute == 1 and hasattr(trt, "IKVCacheUpdateLayer") else "host"
 
 
 def engine_key(source: Path, trt: Any, precision: str) -> str:

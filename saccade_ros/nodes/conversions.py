@@ -9,10 +9,11 @@ from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from saccade_ros import __version__
-from saccade_ros.backends.base import BackendError, BackendFacts
+from saccade_ros.backends.base import BackendError, EncoderInfo
 from saccade_ros.config import Config
 from saccade_ros.frames import EmbeddingResult, Picture
-from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
+from saccade_ros.msg import Embedding, NoveltyEvent
+from saccade_ros.msg import EncoderInfo as EncoderInfoMessage
 from saccade_ros.vision.decode import Convert, convert_with_rosbags
 from saccade_ros.vision.overlay import changed_region, novelty_overlay
 
@@ -95,30 +96,30 @@ def overlay_message(result: EmbeddingResult, picture: Picture, header: Header) -
     return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data)
 
 
-def info_message(facts: BackendFacts, config: Config, streams: Sequence[str]) -> EncoderInfo:
-    """The constant facts, for ~/info."""
-    return EncoderInfo(
+def info_message(info: EncoderInfo, config: Config, streams: Sequence[str]) -> EncoderInfoMessage:
+    """The constant info, for ~/info."""
+    return EncoderInfoMessage(
         package_version=__version__,
-        encoder_id=facts.encoder_id,
-        model=facts.model,
-        weights=facts.weights,
-        weights_sha256=facts.weights_sha256,
-        backend=facts.backend,
-        device=facts.device,
-        precision=facts.precision,
-        threads=facts.threads,
-        input_size=facts.input_size,
+        encoder_id=info.encoder_id,
+        model=info.model,
+        weights=info.weights,
+        weights_sha256=info.weights_sha256,
+        backend=info.backend,
+        device=info.device,
+        precision=info.precision,
+        threads=info.threads,
+        input_size=info.input_size,
         fps=config.stream.fps,
-        tubelet_size=facts.tubelet_size,
-        window=facts.window,
-        lookback=facts.lookback,
-        dim=facts.dim,
+        tubelet_size=info.tubelet_size,
+        window=info.window,
+        recompute=info.recompute,
+        dim=info.dim,
         pooling=config.encoder.pooling,
         normalized=config.encoder.normalize,
-        cache_bytes=facts.cache_bytes,
+        cache_bytes=info.cache_bytes,
         gate_enabled=config.gate.enabled,
         gate_tau=config.gate.tau,
-        gate_top_share=config.gate.top_share,
+        gate_top_fraction=config.gate.top_fraction,
         gate_max_skip_s=config.gate.max_skip_s,
         gate_mode=config.gate.mode,
         gate_calibrated_for=config.gate.calibrated_for,

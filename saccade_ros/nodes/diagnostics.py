@@ -75,5 +75,5 @@ def _values(camera: Camera, now: _Counts) -> Iterator[tuple[str, object]]:
     yield "latency_ms", f"{camera.latency_ms:.2f}"
     for name, value in camera.encoder.report().items():
         yield f"gate.{name}", f"{value:.4f}" if isinstance(value, float) else value
-    yield "gate.audits_refused", camera.audits_refused
-    yield "gate.audit_delays", camera.audit_delays
+    yield "gate.shadow_refused", camera.shadow_refused
+    yield "gate.shadow_delays", camera.shadow_delays

@@ -26,7 +26,6 @@ from std_srvs.srv import Trigger
 from saccade_ros.config import ConfigError
 from saccade_ros.engine import Engine, StreamEncoder
 from saccade_ros.frames import EmbeddingResult, Picture, Tubelet
-from saccade_ros.ledger import FrameLedger
 from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
 from saccade_ros.nodes.conversions import (
     embedding_message,
@@ -41,6 +40,7 @@ from saccade_ros.nodes.diagnostics import CameraMonitor
 from saccade_ros.nodes.parameters import changed_gate, declare_parameters, read_config, refuse_bad_gate
 from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker
 from saccade_ros.vision.decode import MalformedImage, check_image, convert_with_rosbags, decode_image
+from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
@@ -141,10 +141,10 @@ class EncoderNode(LifecycleNode):
         started = time.monotonic()
         self.get_logger().info(f"loading {config.encoder.model} ...")
         engine = Engine(config)
-        facts = engine.backend.facts
+        info = engine.backend.info
         engine.warm_up()
-        if facts.weights_random:
-            self.get_logger().warning(f"{facts.weights}: the embeddings mean nothing; give encoder.model a checkpoint")
+        if info.weights_random:
+            self.get_logger().warning(f"{info.weights}: the embeddings mean nothing; give encoder.model a checkpoint")
         topics = self._image_topics()
         raw = not all(_is_compressed(topic) for topic in topics)
         convert, converter = find_converter() if raw else (convert_with_rosbags, "OpenCV")
@@ -158,15 +158,15 @@ class EncoderNode(LifecycleNode):
             ledger = FrameLedger()
             encoder = StreamEncoder(config, engine.backend, decode)
             self._cameras.append(Camera(topic, ledger, TubeletBuffer(config.stream, ledger), encoder))
-        self._create_publishers(facts.encoder_id)
-        self._info_publisher.publish(info_message(facts, config, topics))
+        self._create_publishers(info.encoder_id)
+        self._info_publisher.publish(info_message(info, config, topics))
         self._worker = EncodeWorker(self._cameras, self._publish, self._report)
         for camera in self._cameras:
             self._subscribe(camera)
         self._monitors = [CameraMonitor(camera, config.stream.max_gap_s) for camera in self._cameras]
         self.get_logger().info(
-            f"{facts.encoder_id} on {facts.device} in {time.monotonic() - started:.1f} s; images by {converter}; "
-            f"cache {facts.cache_bytes / 1e6:.0f} MB per stream; {', '.join(topics)} -> {self._publisher.topic_name}"
+            f"{info.encoder_id} on {info.device} in {time.monotonic() - started:.1f} s; images by {converter}; "
+            f"cache {info.cache_bytes / 1e6:.0f} MB per stream; {', '.join(topics)} -> {self._publisher.topic_name}"
         )
 
     def _create_publishers(self, encoder_id: str) -> None:

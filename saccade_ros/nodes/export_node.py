@@ -21,9 +21,9 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from saccade_ros.action import ExportModel
+from saccade_ros.backends.manifest import FILE
 from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export
 from saccade_ros.export.report import ProgressBar, print_manifest
-from saccade_ros.manifest import FILE
 
 FEEDBACK_PERIOD_S = 0.5
 PARAMETERS: dict[str, tuple[Any, str]] = {
@@ -32,7 +32,7 @@ PARAMETERS: dict[str, tuple[Any, str]] = {
     "formats": (["onnx"], "Of onnx and tensorrt."),
     "precisions": (["fp32", "int8"], "Of fp32, fp16, bf16, int8, int8-static, int4; each format takes those it knows."),
     "window": (8, "Tubelets in the cache (W)."),
-    "lookback": (1, "Newest tubelets recomputed in each step (r)."),
+    "recompute": (1, "Newest tubelets recomputed in each step (r)."),
     "calibration": ("", "Bag or video to calibrate and measure on."),
     "held_out": ("", "Another one to judge by; empty: the second half of the calibration clip."),
     "out": ("", "Output folder; appears whole or not at all."),

@@ -29,14 +29,14 @@ from rich.progress import Progress
 from sensor_msgs.msg import CompressedImage, Image
 
 from saccade_ros.config import load_config
-from saccade_ros.machine import describe_machine
+from saccade_ros.measure.machine import describe_machine
 from saccade_ros.msg import Embedding, EncoderInfo
 from saccade_ros.nodes.conversions import stamp_to_ns
+from saccade_ros.recordings.source import COMPRESSED, BagSource, Source, SourceError, open_source, write_bag
 from saccade_ros.replay.inprocess import thumbnails
 from saccade_ros.replay.live import LiveView
 from saccade_ros.replay.recording import EmbeddingRow, Recording
 from saccade_ros.replay.report import save_report
-from saccade_ros.replay.source import COMPRESSED, BagSource, Source, SourceError, open_source, write_bag
 
 ENCODER = "saccade_encoder"
 LOAD_TIMEOUT_S = 600.0  # a large checkpoint may have to be downloaded
@@ -77,7 +77,7 @@ class ReplayNode(Node):
         self._transition(Transition.TRANSITION_ACTIVATE, ANSWER_TIMEOUT_S)
         self._wait_for(lambda: self._images.get_subscription_count(), "the encoder's subscription", ANSWER_TIMEOUT_S)
         self._wait_for(lambda: self._counts, "the encoder's diagnostics", ANSWER_TIMEOUT_S)
-        self.recording.facts = self._facts()
+        self.recording.environment = self._environment()
         played = self._play(view)
         self._await_arrival(played)
         self._transition(Transition.TRANSITION_DEACTIVATE, ANSWER_TIMEOUT_S)  # publishes the final counts
@@ -85,8 +85,8 @@ class ReplayNode(Node):
         published = int(self._counts["tubelets_published"])
         self._wait_for(lambda: len(self.recording.rows) >= published, "the last embeddings", ANSWER_TIMEOUT_S)
         self._settle()
-        self.recording.facts["frames_played"] = played
-        self.recording.facts["frames_lost_in_transport"] = played - self.recording.totals.frames_in
+        self.recording.environment["frames_played"] = played
+        self.recording.environment["frames_lost_in_transport"] = played - self.recording.totals.frames_in
         return self.recording
 
     def _find_encoder(self) -> None:
@@ -131,7 +131,7 @@ class ReplayNode(Node):
         totals.published, totals.received = int(counts["tubelets_published"]), len(self.recording.rows)
         self.recording.gate = {k.removeprefix(GATE): yaml.safe_load(v) for k, v in counts.items() if k.startswith(GATE)}
 
-    def _facts(self) -> dict[str, Any]:
+    def _environment(self) -> dict[str, Any]:
         names = [name for name in EncoderInfo.get_fields_and_field_types() if name != "streams"]
         return {
             **{name: getattr(self._info, name) for name in names},
@@ -238,7 +238,7 @@ def replay(options: argparse.Namespace, console: Console) -> bool:
         try:
             with LiveView(source.duration_s, console) as view:
                 recording = node.run(view)
-                recording.facts["source"] = options.source.name
+                recording.environment["source"] = options.source.name
                 recording.thumbnails = thumbnails(source, recording, round(config.vision.max_megapixels * 1e6))
                 view.finish(recording)
         finally:

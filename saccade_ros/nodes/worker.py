@@ -2,7 +2,7 @@
 
 The executor's side is constant time: count the frame, pair it, leave the newest complete tubelet in the camera's slot.
 The worker takes tubelets from the slots in turn. What it is too slow for is dropped oldest first, and counted.
-In what time is left it audits skipped tubelets, if it expects to be done before the next tubelet of any camera comes.
+In idle time it evaluates skipped tubelets in the shadow, if that ends before the next tubelet of any camera can come.
 """
 
 import math
@@ -15,8 +15,8 @@ from typing import Any
 
 from saccade_ros.engine import StreamEncoder
 from saccade_ros.frames import EmbeddingResult, Tubelet
-from saccade_ros.ledger import FrameLedger
 from saccade_ros.vision.decode import MalformedImage
+from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 
@@ -65,8 +65,8 @@ class Camera:
     encoded: int = 0
     latency_ms: float = 0.0  # of the last embedding, from its newest image received to published
     pace: Pace = field(default_factory=Pace)
-    audits_refused: int = 0  # audits that were due and for which there was no time
-    audit_delays: int = 0  # tubelets that came before an audit was done, sooner than ever before, and waited for it
+    shadow_refused: int = 0  # shadow_evaluations that were due and for which there was no time
+    shadow_delays: int = 0  # tubelets that came before an audit was done, sooner than ever before, and waited for it
 
 
 AUDIT_MARGIN = 1.5  # of the slowest recent step, kept free before the next tubelet
@@ -84,7 +84,7 @@ class EncodeWorker:
         self._changed = threading.Condition()
         self._active = self._busy = self._closing = False
         self._turn = 0
-        self._steps_ms: deque[float] = deque(maxlen=16)  # what the latest steps and audits took
+        self._steps_ms: deque[float] = deque(maxlen=16)  # what the latest steps and shadow_evaluations took
         self._thread = threading.Thread(target=self._run, name="saccade-encoder", daemon=True)
         self._thread.start()
 
@@ -179,18 +179,18 @@ class EncodeWorker:
 
     def _audit(self, camera: Camera) -> None:
         """Audit the tubelet in hand if it is due and there is time; never at the price of a fresh one."""
-        if not camera.encoder.awaits_audit:
+        if not camera.encoder.shadow_due:
             return
         if not self._has_time():
-            camera.audits_refused += 1
+            camera.shadow_refused += 1
             return
         try:
-            self._steps_ms.append(camera.encoder.audit())
+            self._steps_ms.append(camera.encoder.shadow_evaluate())
         except Exception as failed:  # the embedding is published and the stream untouched: only this audit is lost
             self._report(camera, failed)
         with self._changed:
             for other in self._cameras:
-                other.audit_delays += other.waiting is not None
+                other.shadow_delays += other.waiting is not None
 
     def _has_time(self) -> bool:
         """Would the slowest recent step, and a margin, end before the next tubelet of any camera can come?"""

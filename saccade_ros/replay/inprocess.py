@@ -10,12 +10,12 @@ import numpy as np
 from saccade_ros.config import Config
 from saccade_ros.engine import Engine, StreamEncoder
 from saccade_ros.frames import EmbeddingResult, Picture
-from saccade_ros.ledger import FrameLedger
-from saccade_ros.machine import describe_machine
+from saccade_ros.measure.machine import describe_machine
+from saccade_ros.recordings.source import ImageMessage, Source
 from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals
 from saccade_ros.replay.report import thumbnail
-from saccade_ros.replay.source import ImageMessage, Source
 from saccade_ros.vision.decode import MalformedImage, check_image, decode_image
+from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 MAX_THUMBNAILS = 60
@@ -39,7 +39,7 @@ def replay(source: Source, config: Config, progress: Callable[[Recording, float]
 
     buffer: TubeletBuffer[ImageMessage] = TubeletBuffer(config.stream, ledger)
     encoder: StreamEncoder[ImageMessage] = StreamEncoder(config, engine.backend, decode)
-    recording = Recording(facts=_facts(engine, source))
+    recording = Recording(environment=_environment(engine, source))
     first_ns = None
     for image in source:
         first_ns = first_ns or image.time_ns
@@ -54,8 +54,8 @@ def replay(source: Source, config: Config, progress: Callable[[Recording, float]
             try:
                 recording.rows.append(_row(encoder.encode(tubelet), source.topic))
                 ledger.use(2)
-                if encoder.awaits_audit:  # nobody waits here: every audit that is due is made
-                    encoder.audit()
+                if encoder.shadow_due:  # nobody waits here: every audit that is due is made
+                    encoder.shadow_evaluate()
             except MalformedImage as malformed:
                 ledger.drop(malformed.cause)
                 ledger.drop("partner")
@@ -81,10 +81,10 @@ def thumbnails(source: Source, recording: Recording, max_pixels: int) -> dict[in
     return pictures
 
 
-def _facts(engine: Engine, source: Source) -> dict[str, Fact]:
+def _environment(engine: Engine, source: Source) -> dict[str, Fact]:
     config = engine.config
     return {
-        **asdict(engine.backend.facts),
+        **asdict(engine.backend.info),
         "pooling": config.encoder.pooling,
         "fps": config.stream.fps,
         "gate_enabled": config.gate.enabled,

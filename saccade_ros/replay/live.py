@@ -76,7 +76,7 @@ def totals_table(recording: Recording) -> Table:
     summary = recording.summary()
     rate, latency = summary["encode_rate"], summary["latency_ms"]
     causes = ", ".join(f"{cause} {count}" for cause, count in summary["frames_dropped"].items() if count)
-    table = Table(show_header=False, title=Text(str(recording.facts.get("source", "replay"))))
+    table = Table(show_header=False, title=Text(str(recording.environment.get("source", "replay"))))
     table.add_row("frames in", str(summary["frames_in"]))
     table.add_row("frames used", str(summary["frames_used"]))
     table.add_row("frames dropped", f"{recording.totals.dropped}{f' ({causes})' if causes else ''}")

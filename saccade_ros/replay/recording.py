@@ -1,4 +1,4 @@
-"""What a replay measured: a row per embedding received, the books of the frames, the facts behind both."""
+"""What a replay measured: a row per embedding received, the books of the frames, the environment behind both."""
 
 import math
 from collections import Counter
@@ -43,7 +43,7 @@ class Totals:
     Attributes:
         frames_in: images that the encoder's side received.
         frames_used: of these, the ones in a published embedding.
-        frames_dropped: of these, the others, by cause (see saccade_ros.ledger).
+        frames_dropped: of these, the others, by cause (see saccade_ros.vision.ledger).
         published: embeddings sent.
         received: embeddings that arrived at the replay.
     """
@@ -72,15 +72,15 @@ class Recording:
     Attributes:
         rows: in the order received.
         totals: the books.
-        facts: encoder_id, model, weights, backend, device, precision, threads, window, lookback, fps, gate_tau,
+        environment: encoder_id, model, weights, backend, device, precision, threads, window, recompute, fps, gate_tau,
             source (name of the bag or video), machine; and whatever else is worth a row in the report.
-        gate: the gate's last state: threshold and budget, staleness, and what its audits found (see gate.audit).
+        gate: the gate's last state: threshold and budget, staleness, and the shadow evaluations' fidelity.
         thumbnails: JPEGs of encoded moments, by the stamp of the tubelet.
     """
 
     rows: list[EmbeddingRow] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
-    facts: dict[str, Fact] = field(default_factory=dict)
+    environment: dict[str, Fact] = field(default_factory=dict)
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     gate: dict[str, Fact] = field(default_factory=dict)
 
@@ -119,8 +119,8 @@ class Recording:
             },
             "gate": dict(self.gate),
             "labels": dict(Counter(row.label for row in rows if row.encoded and row.label).most_common()),
-            "encoder_id": str(self.facts.get("encoder_id", "")),
-            "weights": str(self.facts.get("weights", "")),
+            "encoder_id": str(self.environment.get("encoder_id", "")),
+            "weights": str(self.environment.get("weights", "")),
             "balanced": totals.balanced,
         }
 

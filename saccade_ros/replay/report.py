@@ -12,9 +12,9 @@ from string import Template
 import cv2
 
 from saccade_ros.frames import Picture
-from saccade_ros.ledger import DROP_CAUSES
 from saccade_ros.replay.plots import latency_plot, novelty_timeline
 from saccade_ros.replay.recording import EmbeddingRow, Recording
+from saccade_ros.vision.ledger import DROP_CAUSES
 
 THUMBNAIL_SIDE = 160  # pixels
 
@@ -40,9 +40,9 @@ def thumbnail(picture: Picture) -> bytes:
 def render(recording: Recording) -> str:
     """The page. It refers to nothing outside itself."""
     template = Template((files("saccade_ros.replay") / "report.html").read_text(encoding="utf-8"))
-    weights = str(recording.facts.get("weights", ""))
+    weights = str(recording.environment.get("weights", ""))
     return template.substitute(
-        source=html.escape(str(recording.facts.get("source", "replay"))),
+        source=html.escape(str(recording.environment.get("source", "replay"))),
         verdict=html.escape(_verdict(recording)),
         verdict_class="good" if recording.totals.balanced else "bad",
         banner=_RANDOM_BANNER if "RANDOM" in weights else "",
@@ -56,7 +56,7 @@ def render(recording: Recording) -> str:
             (name.replace("_", " "), value, GATE_FIGURES.get(name, "")) for name, value in recording.gate.items()
         )
         or "<p>It told nothing.</p>",
-        facts=_table(sorted(recording.facts.items())),
+        environment=_table(sorted(recording.environment.items())),
     )
 
 
@@ -65,15 +65,15 @@ GATE_FIGURES = {
     "mode": "fixed: gate.tau as it is; budget: moved to hold the budget; off",
     "tau": "at the end of the replay",
     "clamp": "the limit that holds tau, if any",
-    "budget_encoded_share": "of the last 30 s of tubelets",
-    "budget_allowed_share": "of them, by gate.budget_share or gate.budget_hz",
+    "budget_encoded_fraction": "of the last 30 s of tubelets",
+    "budget_allowed_fraction": "of them, by gate.budget_fraction or gate.budget_hz",
     "budget_use": "the one over the other",
-    "audits": "skipped tubelets that were encoded after all, to see how wrong reuse was",
-    "audits_refused": "audits for which there was no idle time",
-    "audit_delays": "tubelets that waited for an audit",
+    "shadow_evaluations": "skipped tubelets that were encoded after all, to see how wrong reuse was",
+    "shadow_refused": "shadow_evaluations for which there was no idle time",
+    "shadow_delays": "tubelets that waited for an audit",
     "staleness_s_mean": "age of the embeddings, fresh ones included, over the last 256 tubelets",
     "staleness_s_max": "the oldest of them",
-    "fidelity_mean": "centred cosine of reused and fresh embedding, over the last 256 audits",
+    "fidelity_mean": "centred cosine of reused and fresh embedding, over the last 256 shadow_evaluations",
     "fidelity_p5": "5th percentile: 95 % of reused embeddings were at least as good",
     "fidelity_worst": "the worst of them",
     "fidelity_centre": "what was taken off before comparing",

@@ -1,7 +1,7 @@
 """Distil the bidirectional clip encoder into the cached step: `saccade train causal`.
 
 Teacher: for each tubelet n, the clip encoder over the window that ends in n; its tokens of n. Student: the cached step
-with lookback 1 and an adapter on every attention layer's qkv and proj. Both see the past only, so all that the
+with recompute 1 and an adapter on every attention layer's qkv and proj. Both see the past only, so all that the
 teacher knows is in the student's reach: it lacks only that older tubelets' keys and values were made before the
 newer ones came. The loss is the share of its error that is left: of the tokens, and of their mean, which is what is
 published.
@@ -74,7 +74,7 @@ class TrainingPlan:
         return 2 * (self.window - 1)
 
 
-class Lesson(NamedTuple):
+class TrainingExample(NamedTuple):
     """A stretch of tubelets and what the teacher says of its end.
 
     Attributes:
@@ -103,10 +103,10 @@ class Progress:
 
 
 @torch.no_grad()
-def prepare(teacher: StreamingEncoder, pixels: Tensor, first: int) -> Lesson:
+def prepare(teacher: StreamingEncoder, pixels: Tensor, first: int) -> TrainingExample:
     """Let the teacher see (T, 2, 3, H, W) and tell of each tubelet from the first that is wanted."""
     patches = torch.stack([teacher.embed(tubelet) for tubelet in pixels]).clone()  # no inference tensor: for autograd
-    return Lesson(patches, clip_tokens(teacher, patches, first), stream_tokens(teacher, patches)[first:])
+    return TrainingExample(patches, clip_tokens(teacher, patches, first), stream_tokens(teacher, patches)[first:])
 
 
 class CausalTrainer:
@@ -159,7 +159,7 @@ class CausalTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.plan.learning_rate * _schedule(self.progress.step, self.plan.steps)
         self._optimizer.zero_grad()
-        loss = lesson_loss(self._student, self._new_lesson(clips))
+        loss = example_loss(self._student, self._new_example(clips))
         loss.backward()
         parameters = self._optimizer.param_groups[0]["params"]
         torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
@@ -167,13 +167,13 @@ class CausalTrainer:
         self.progress.step += 1
         self.progress.losses.append(loss.item())
 
-    def _new_lesson(self, clips: Sequence[Tensor]) -> Lesson:
+    def _new_example(self, clips: Sequence[Tensor]) -> TrainingExample:
         clip = clips[int(torch.randint(len(clips), (1,), generator=self._random))]
         view = random_view(clip, self._teacher.spec.input_size, self.plan.span, self._random)
         return prepare(self._teacher, view, self.plan.settled)
 
     @torch.no_grad()
-    def _measure(self, tests: Sequence[Lesson]) -> None:
+    def _measure(self, tests: Sequence[TrainingExample]) -> None:
         row: dict[str, Any] = {"step": self.progress.step}
         row |= {"loss": statistics.fmean(self.progress.losses)} if self.progress.losses else {}
         row |= {"gaps": [centred_gap(_learned(self._student, lesson), lesson.targets).item() for lesson in tests]}
@@ -237,7 +237,7 @@ def _twin(encoder: StreamingEncoder) -> StreamingEncoder:
     return twin.requires_grad_(False)
 
 
-def lesson_loss(student: StreamingEncoder, lesson: Lesson) -> Tensor:
+def example_loss(student: StreamingEncoder, lesson: TrainingExample) -> Tensor:
     """What is left of the error, the tokens' and that of their mean: 1 for the step as it was, 0 for the teacher.
 
     In shares, a scene in which little happens counts as much as one that is all cuts, whose errors are far larger.
@@ -254,7 +254,7 @@ def _share_left(ours: Tensor, before: Tensor, wanted: Tensor) -> Tensor:
     return share
 
 
-def _learned(student: StreamingEncoder, lesson: Lesson) -> Tensor:
+def _learned(student: StreamingEncoder, lesson: TrainingExample) -> Tensor:
     """The student's tokens where the lesson has targets: (n, S, D)."""
     return stream_tokens(student, lesson.patches)[-len(lesson.targets) :]
 

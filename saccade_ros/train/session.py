@@ -16,8 +16,8 @@ from torch import Tensor
 
 from saccade_ros.config import Config
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
-from saccade_ros.machine import describe_machine
-from saccade_ros.replay.clip import read_tubelets
+from saccade_ros.measure.machine import describe_machine
+from saccade_ros.recordings.clip import read_tubelets
 from saccade_ros.train.causal import CausalTrainer, TrainingError, TrainingPlan
 from saccade_ros.train.views import MARGIN
 

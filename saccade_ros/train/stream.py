@@ -1,4 +1,4 @@
-"""The stream with lookback 1, and the clip encoder, over a whole clip at once: what is taught, and what teaches.
+"""The stream with recompute 1, and the clip encoder, over a whole clip at once: what is taught, and what teaches.
 
 The cached step writes its ring in place and remembers nothing to differentiate. But each tubelet's keys and values are
 computed once and never changed, so a clip's stream is one banded pass, which gradients flow through: tubelet n attends

@@ -8,7 +8,7 @@ from typing import Generic
 
 from saccade_ros.config import StreamConfig
 from saccade_ros.frames import Item, Tubelet
-from saccade_ros.ledger import FrameLedger
+from saccade_ros.vision.ledger import FrameLedger
 
 # A frame this little older than the newest is a late packet or a duplicate; further back, time itself jumped.
 REORDER_NS = 100_000_000

@@ -26,12 +26,12 @@ def checkpoint(reference: VJEPA2Model, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(params=["chosen kernels", "torch's kernels"])
 def load(checkpoint: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """Load the checkpoint with a window and a lookback, on the CPU in fp32: with what is fastest here, and without."""
+    """Load the checkpoint with a window and a recompute, on the CPU in fp32: with what is fastest here, and without."""
     if request.param == "torch's kernels":
         monkeypatch.setattr(AmxAttention, "serves", lambda spec, dtype: False)
         monkeypatch.setattr(norm, "library", lambda: None)
 
-    def load_with(window: int, lookback: int = 1):
-        return load_encoder(str(checkpoint), window, lookback).encoder.place(torch.device("cpu"), torch.float32)
+    def load_with(window: int, recompute: int = 1):
+        return load_encoder(str(checkpoint), window, recompute).encoder.prepare(torch.device("cpu"), torch.float32)
 
     return load_with

@@ -31,7 +31,7 @@ def masked_forward(model: VJEPA2Model, clip: Tensor) -> Tensor:
     return model.encoder.layernorm(x)[0].unflatten(0, (tubelets, tokens))
 
 
-def banded_stream(model: VJEPA2Model, clip: Tensor, window: int, lookback: int = 1, absolute: bool = False) -> Tensor:
+def banded_stream(model: VJEPA2Model, clip: Tensor, window: int, recompute: int = 1, absolute: bool = False) -> Tensor:
     """The stream, recomputed from stored hidden states with no key or value ever kept: newest tokens (T, S, D).
 
     Each layer keeps every tubelet's latest input. Step n recomputes tubelets n-r+1..n; each attends to the inputs of
@@ -43,7 +43,7 @@ def banded_stream(model: VJEPA2Model, clip: Tensor, window: int, lookback: int =
     newest = []
     for n in range(len(clip)):
         seen = list(range(max(0, n - window + 1), n + 1))
-        block = list(range(max(0, n - lookback + 1), n + 1))
+        block = list(range(max(0, n - recompute + 1), n + 1))
         newest_position = n if absolute else min(n, window - 1)
         position = {t: newest_position - (n - t) for t in seen}
         x = patches[block]  # (m, S, D)

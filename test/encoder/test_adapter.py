@@ -60,7 +60,7 @@ def test_merging_by_hand(file):
 def test_vectors_with_and_without_it_have_different_ids_and_it_is_named(file):
     def facts(adapter: str, precision: str = "fp32"):
         config = EncoderConfig(model="tiny", window=3, adapter=adapter)
-        return load_backend(config, BackendConfig(precision=precision)).facts
+        return load_backend(config, BackendConfig(precision=precision)).info
 
     assert facts("").encoder_id != facts(str(file)).encoder_id
     assert facts(str(file)).weights.endswith(f"causal adapter {file}")

@@ -23,10 +23,10 @@ needs_amx = pytest.mark.skipif(
 
 
 def attend(
-    attention: Attention, spec: ModelSpec, steps: list[Tensor], window: int, lookback: int, dtype
+    attention: Attention, spec: ModelSpec, steps: list[Tensor], window: int, recompute: int, dtype
 ) -> list[Tensor]:
     """Run one layer's attention over projected tubelets, as a stream."""
-    ring = RingCache(spec, window, lookback, attention.key_slot, attention.value_slot, CPU, dtype)
+    ring = RingCache(spec, window, recompute, attention.key_slot, attention.value_slot, CPU, dtype)
     out = []
     for n in range(len(steps)):
         block = Block(ring)
@@ -50,12 +50,12 @@ def errors(got: list[Tensor], expected: list[Tensor]) -> list[float]:
 @needs_amx
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("spec", [SPEC, WIDE, LARGE], ids=lambda spec: spec.name)
-@pytest.mark.parametrize(("window", "lookback"), [(3, 1), (3, 2), (2, 2), (1, 1)])
-def test_amx_is_no_further_from_exact_than_torch_is(spec, window, lookback, dtype):
+@pytest.mark.parametrize(("window", "recompute"), [(3, 1), (3, 2), (2, 2), (1, 1)])
+def test_amx_is_no_further_from_exact_than_torch_is(spec, window, recompute, dtype):
     steps, tables = projected(spec, 2 * window + 2), rotary_tables(spec, window)
-    exact = attend(FusedAttention(spec, tables, CPU, torch.float64), spec, steps, window, lookback, torch.float64)
-    torchs = attend(FusedAttention(spec, tables, CPU, dtype), spec, steps, window, lookback, dtype)
-    ours = attend(AmxAttention(spec, tables, dtype), spec, steps, window, lookback, dtype)
+    exact = attend(FusedAttention(spec, tables, CPU, torch.float64), spec, steps, window, recompute, torch.float64)
+    torchs = attend(FusedAttention(spec, tables, CPU, dtype), spec, steps, window, recompute, dtype)
+    ours = attend(AmxAttention(spec, tables, dtype), spec, steps, window, recompute, dtype)
     print(max(errors(ours, exact)), max(errors(torchs, exact)))
     assert max(errors(ours, exact)) <= max(errors(torchs, exact)) < 0.01
 
@@ -122,7 +122,7 @@ def test_plain_products_are_for_bf16_without_a_matrix_unit(monkeypatch, amx, ker
 def test_shapes_that_tiles_do_not_fit_are_left_to_torch():
     odd = ModelSpec("odd", width=192, depth=1, heads=3, input_size=112)  # 49 tokens
     assert not AmxAttention.serves(odd, torch.bfloat16)
-    encoder = StreamingEncoder(odd, window=2).place(CPU, torch.bfloat16)
+    encoder = StreamingEncoder(odd, window=2).prepare(CPU, torch.bfloat16)
     assert encoder.step([torch.randn(49, 192)], [encoder.new_ring()])[0].newest.isfinite().all()
 
 
@@ -132,7 +132,7 @@ def test_bf16_stream_stays_on_the_fp32_one():
     clip = torch.randn(tubelets, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     embeddings = []
     for dtype in (torch.float32, torch.bfloat16):
-        encoder = load_encoder("tiny", window).encoder.place(CPU, dtype)
+        encoder = load_encoder("tiny", window).encoder.prepare(CPU, dtype)
         ring = encoder.new_ring()
         embeddings.append(torch.stack([encoder.step([encoder.embed(t)], [ring])[0].newest.float() for t in clip]))
     exact, rounded = (e - embeddings[0].mean(dim=0) for e in embeddings)

@@ -25,7 +25,7 @@ DEVICES = [
 
 @pytest.fixture(params=DEVICES)
 def encoder(request) -> StreamingEncoder:
-    return load_encoder("tiny", window=3, lookback=2).encoder.place(torch.device(request.param), torch.float32)
+    return load_encoder("tiny", window=3, recompute=2).encoder.prepare(torch.device(request.param), torch.float32)
 
 
 def tubelets(encoder: StreamingEncoder, count: int, seed: int = 0) -> list[torch.Tensor]:

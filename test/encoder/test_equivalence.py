@@ -36,7 +36,7 @@ def test_patch_embedding_is_transformers_convolution(reference, load):
 @pytest.mark.parametrize("window", [1, 2, 5])
 def test_full_lookback_is_transformers_bidirectional_encoder_on_the_window(reference, load, window):
     clip = random_clip(2 * window + 1)
-    for n, out in enumerate(stream(load(window, lookback=window), clip)):
+    for n, out in enumerate(stream(load(window, recompute=window), clip)):
         seen = clip[max(0, n - window + 1) : n + 1]
         expected = oracle.clip_encoder(reference, seen)
         assert relative_error(out.tokens, expected) <= 1e-5
@@ -49,11 +49,11 @@ def test_warm_up_is_one_block_causal_pass_at_transformers_positions(reference, l
     assert relative_error(newest_tokens(load(6), clip), oracle.masked_forward(reference, clip)) <= 1e-5
 
 
-@pytest.mark.parametrize(("window", "lookback"), [(1, 1), (3, 1), (3, 2), (4, 3), (4, 4)])
-def test_long_stream_is_the_cache_free_banded_oracle(reference, load, window, lookback):
+@pytest.mark.parametrize(("window", "recompute"), [(1, 1), (3, 1), (3, 2), (4, 3), (4, 4)])
+def test_long_stream_is_the_cache_free_banded_oracle(reference, load, window, recompute):
     clip = random_clip(4 * window)
-    expected = oracle.banded_stream(reference, clip, window, lookback)
-    assert relative_error(newest_tokens(load(window, lookback), clip), expected) <= 1e-5
+    expected = oracle.banded_stream(reference, clip, window, recompute)
+    assert relative_error(newest_tokens(load(window, recompute), clip), expected) <= 1e-5
 
 
 @pytest.mark.parametrize("head_width", [64, 80])

@@ -140,7 +140,7 @@ def test_int8_stream_stays_near_the_fp32_one(monkeypatch, kernel):
     clip = torch.randn(tubelets, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     embeddings = []
     for dtype, int8 in ((torch.float32, False), (torch.bfloat16, True)):
-        encoder = load_encoder("tiny", window).encoder.place(torch.device("cpu"), dtype, int8)
+        encoder = load_encoder("tiny", window).encoder.prepare(torch.device("cpu"), dtype, int8)
         ring = encoder.new_ring()
         embeddings.append(torch.stack([encoder.step([encoder.embed(t)], [ring])[0].newest.float() for t in clip]))
     exact, rounded = (e - embeddings[0].mean(dim=0) for e in embeddings)

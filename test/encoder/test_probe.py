@@ -49,8 +49,8 @@ def rewrite(folder: Path, change) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def probing(folder: Path, lookback: int = 1, **changes: object):
-    config = EncoderConfig(model=str(folder), window=WINDOW, lookback=lookback, pooling="probe", **changes)
+def probing(folder: Path, recompute: int = 1, **changes: object):
+    config = EncoderConfig(model=str(folder), window=WINDOW, recompute=recompute, pooling="probe", **changes)
     return load_backend(config, BackendConfig(threads=1))
 
 
@@ -71,7 +71,7 @@ def test_same_tokens_give_transformers_logits(classifier, folder):
 
 @torch.no_grad()
 def test_full_lookback_is_transformers_classification_of_the_window(classifier, folder):
-    clip, backend = random_clip(2 * WINDOW), probing(folder, lookback=WINDOW)
+    clip, backend = random_clip(2 * WINDOW), probing(folder, recompute=WINDOW)
     for n, vector in enumerate(vectors(backend, clip)):
         seen = clip[max(0, n - WINDOW + 1) : n + 1].flatten(0, 1)[None]
         logits = classifier(seen).logits[0]
@@ -83,10 +83,10 @@ def test_full_lookback_is_transformers_classification_of_the_window(classifier, 
 
 @torch.no_grad()
 def test_cached_step_is_probed_over_every_tubelet_as_last_computed(classifier, folder):
-    clip, lookback = random_clip(2 * WINDOW), 2
-    encoder = load_encoder(str(folder), WINDOW, lookback).encoder
+    clip, recompute = random_clip(2 * WINDOW), 2
+    encoder = load_encoder(str(folder), WINDOW, recompute).encoder
     ring, tokens = encoder.new_ring(), {}
-    for n, vector in enumerate(vectors(probing(folder, lookback), clip)):
+    for n, vector in enumerate(vectors(probing(folder, recompute), clip)):
         block = encoder.step([encoder.embed(clip[n])], [ring])[0].tokens
         tokens.update(enumerate(block, start=n - len(block) + 1))
         window = torch.cat([tokens[t] for t in range(max(0, n - WINDOW + 1), n + 1)])
@@ -143,5 +143,5 @@ def test_normalized_probe_is_refused(folder):
 
 
 def test_probe_counts_in_the_memory_of_a_stream(folder):
-    plain = load_backend(EncoderConfig(model=str(folder), window=WINDOW), BackendConfig()).facts.cache_bytes
-    assert probing(folder).facts.cache_bytes - plain == WINDOW * 64 * 128 * 4
+    plain = load_backend(EncoderConfig(model=str(folder), window=WINDOW), BackendConfig()).info.cache_bytes
+    assert probing(folder).info.cache_bytes - plain == WINDOW * 64 * 128 * 4

@@ -28,7 +28,7 @@ def file(tmp_path) -> str:
 
 def clip_tokens(file: str, clip: torch.Tensor) -> torch.Tensor:
     """The clip encoder: every tubelet recomputed with the whole clip in the window."""
-    encoder = load_encoder(file, window=len(clip), lookback=len(clip)).encoder
+    encoder = load_encoder(file, window=len(clip), recompute=len(clip)).encoder
     ring = encoder.new_ring()
     for tubelet in clip:
         out = encoder.step([encoder.embed(tubelet)], [ring])[0]

@@ -11,10 +11,10 @@ from saccade_ros.encoder.weights import load_encoder
 SMALL = ModelSpec("small", width=192, depth=2, heads=3, input_size=64)
 
 
-@pytest.mark.parametrize(("window", "lookback"), [(1, 1), (8, 1), (8, 8)])
+@pytest.mark.parametrize(("window", "recompute"), [(1, 1), (8, 1), (8, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_memory_is_the_formula(window, lookback, dtype):
-    encoder = StreamingEncoder(SMALL, window, lookback).place(torch.device("cpu"), dtype)
+def test_memory_is_the_formula(window, recompute, dtype):
+    encoder = StreamingEncoder(SMALL, window, recompute).prepare(torch.device("cpu"), dtype)
     assert encoder.new_ring().nbytes == encoder.cache_bytes
 
 
@@ -26,7 +26,7 @@ def test_memory_of_vitl_is_as_documented():
 
 @pytest.fixture(scope="module")
 def encoder() -> StreamingEncoder:
-    return load_encoder("tiny", window=3, lookback=2).encoder
+    return load_encoder("tiny", window=3, recompute=2).encoder
 
 
 def patches(encoder: StreamingEncoder) -> torch.Tensor:
@@ -99,11 +99,11 @@ def test_failed_step_advances_no_ring_of_the_batch(encoder):
 
 
 @pytest.mark.parametrize(
-    ("window", "lookback", "said"), [(33, 1, "1..32"), (0, 1, "1..32"), (4, 5, "1..4"), (4, 0, "1..4")]
+    ("window", "recompute", "said"), [(33, 1, "1..32"), (0, 1, "1..32"), (4, 5, "1..4"), (4, 0, "1..4")]
 )
-def test_impossible_window_or_lookback_is_refused_with_its_range(window, lookback, said):
+def test_impossible_window_or_lookback_is_refused_with_its_range(window, recompute, said):
     with pytest.raises(ValueError, match=said):
-        StreamingEncoder(SMALL, window, lookback)
+        StreamingEncoder(SMALL, window, recompute)
 
 
 def test_wrong_input_size_is_refused_with_both_shapes(encoder):

@@ -14,12 +14,12 @@ import pytest
 from scenes import frames_of, textured, tiny_config
 
 from saccade_ros.backends import BackendError, load_backend, onnx_backend
+from saccade_ros.backends.manifest import ManifestError, read_manifest
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.engine import Engine
 from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export, has_in_place_caches
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.parity import centred_cosine
-from saccade_ros.manifest import ManifestError, read_manifest
 
 SILENT = {"progress": lambda what, share: None}
 
@@ -106,12 +106,12 @@ def test_a_step_with_nan_raises_and_leaves_the_stream_as_it_was(manifest):
 
 def test_facts_are_torchs_but_for_the_runtime(manifest):
     encoder = EncoderConfig(model=str(manifest.folder), window=3)
-    facts = load_backend(encoder, BackendConfig(precision="fp32", threads=1)).facts
-    torch_facts = load_backend(EncoderConfig(model="tiny", window=3), BackendConfig(threads=1)).facts
-    assert facts.encoder_id == torch_facts.encoder_id
-    assert (facts.weights_sha256, facts.weights_random) == (torch_facts.weights_sha256, True)
-    assert facts.patch_scale == pytest.approx(torch_facts.patch_scale)
-    assert (facts.backend, facts.device, facts.dim, facts.window) == ("onnxruntime", "cpu", 192, 3)
+    info = load_backend(encoder, BackendConfig(precision="fp32", threads=1)).info
+    torch_facts = load_backend(EncoderConfig(model="tiny", window=3), BackendConfig(threads=1)).info
+    assert info.encoder_id == torch_facts.encoder_id
+    assert (info.weights_sha256, info.weights_random) == (torch_facts.weights_sha256, True)
+    assert info.patch_scale == pytest.approx(torch_facts.patch_scale)
+    assert (info.backend, info.device, info.dim, info.window) == ("onnxruntime", "cpu", 192, 3)
 
 
 def test_what_is_worse_than_asked_is_refused_with_the_figures(options):
@@ -238,7 +238,7 @@ def test_centred_cosine_sees_what_the_plain_one_hides():
     ("encoder", "backend", "said"),
     [
         ({"window": 4}, {}, "encoder.window is 4, but .* was exported for 3: set encoder.window to 3"),
-        ({"lookback": 2}, {}, "encoder.lookback is 2, but .* was exported for 1"),
+        ({"recompute": 2}, {}, "encoder.recompute is 2, but .* was exported for 1"),
         ({}, {"precision": "bf16"}, "holds no onnxruntime artifact of precision bf16; it has onnxruntime"),
         ({}, {"name": "tensorrt"}, "holds no tensorrt artifact"),
         ({}, {"name": "torch"}, "is an exported folder: set backend.name to auto"),
@@ -255,7 +255,7 @@ def test_an_export_that_does_not_fit_is_refused_with_the_reason(manifest, encode
 def test_cpu_stands_in_for_the_gpu_only_when_allowed(manifest):
     settings = BackendConfig(device="cuda", precision="fp32", threads=1, allow_cpu_fallback=True)
     backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), settings)
-    assert backend.facts.device == "cpu"
+    assert backend.info.device == "cpu"
 
 
 def test_by_itself_a_gpu_build_takes_the_cpu_where_there_is_no_gpu(manifest, monkeypatch):
@@ -263,18 +263,18 @@ def test_by_itself_a_gpu_build_takes_the_cpu_where_there_is_no_gpu(manifest, mon
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnx_backend.ort, "get_available_providers", lambda: providers)
     encoder = EncoderConfig(model=str(manifest.folder), window=3)
-    assert load_backend(encoder, BackendConfig(precision="fp32")).facts.device == "cpu"
+    assert load_backend(encoder, BackendConfig(precision="fp32")).info.device == "cpu"
     with pytest.raises(BackendError, match="CUDAExecutionProvider was asked for, but ONNX Runtime fell back"):
         load_backend(encoder, BackendConfig(precision="fp32", device="cuda"))
 
 
 def test_by_one_parameter_the_fastest_artifact_runs(manifest):
     backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), BackendConfig(threads=1))
-    assert backend.facts.precision == manifest.artifacts[0].precision
+    assert backend.info.precision == manifest.artifacts[0].precision
     again = load_backend(
         EncoderConfig(model=str(manifest.folder / "manifest.json"), window=3), BackendConfig(threads=1)
     )
-    assert again.facts.encoder_id == backend.facts.encoder_id
+    assert again.info.encoder_id == backend.info.encoder_id
 
 
 def test_manifest_reads_back_as_it_was_written(manifest):

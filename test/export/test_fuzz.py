@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from saccade_ros.backends import BackendError, load_backend
+from saccade_ros.backends.manifest import ManifestError, describe_files, read_manifest
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.manifest import ManifestError, describe_files, read_manifest
 
 MUTATIONS = 120  # of files, each refused by its hash; the rest are those that the hash cannot see
 FOREIGN = 40
@@ -21,7 +21,7 @@ LOAD = """
 import json, sys
 from saccade_ros.backends import BackendError, load_backend
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.manifest import ManifestError
+from saccade_ros.backends.manifest import ManifestError
 import numpy as np
 for folder in sys.argv[1:]:
     try:

@@ -39,11 +39,11 @@ def exported_state(encoder, folder, contract, precision="fp32"):
 
 
 @pytest.mark.parametrize("contract", ["scatter", "host"])
-@pytest.mark.parametrize(("window", "lookback"), [(4, 1), (4, 2), (3, 3), (1, 1)])
-def test_every_step_and_every_cache_is_torchs(checkpoint, tmp_path, contract, window, lookback, monkeypatch):
+@pytest.mark.parametrize(("window", "recompute"), [(4, 1), (4, 2), (3, 3), (1, 1)])
+def test_every_step_and_every_cache_is_torchs(checkpoint, tmp_path, contract, window, recompute, monkeypatch):
     """Over three windows, so through warm-up, the first wrap and after."""
     monkeypatch.setattr(AmxAttention, "serves", lambda spec, dtype: False)  # its ring is packed for its own use
-    encoder = load_encoder(checkpoint, window, lookback).encoder
+    encoder = load_encoder(checkpoint, window, recompute).encoder
     state, ring = exported_state(encoder, tmp_path, contract), encoder.new_ring()
     for n, tubelet in enumerate(random_clip(3 * window + 2)):
         patches, block = encoder.embed(tubelet), Block(ring)

@@ -6,6 +6,7 @@ from reference_model import random_clip
 
 from saccade_ros.backends import tensorrt_backend
 from saccade_ros.backends.base import BackendError
+from saccade_ros.backends.manifest import Artifact, ManifestError, read_manifest
 from saccade_ros.backends.tensorrt_backend import as_stored, can_run, check_built_for, describe_tensorrt, load_tensorrt
 from saccade_ros.backends.window import INVALID
 from saccade_ros.config import BackendConfig, EncoderConfig
@@ -14,7 +15,6 @@ from saccade_ros.export import tensorrt_builder
 from saccade_ros.export.exporter import export
 from saccade_ros.export.graph import ExportError, build_step
 from saccade_ros.export.quantize import save
-from saccade_ros.manifest import Artifact, ManifestError, read_manifest
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the tensorrt_rtx_cu13 wheels of requirements.txt")
 
@@ -44,7 +44,7 @@ def test_whole_step_builds_without_a_gpu(trt, tmp_path, precision, contract):
 
 def test_lookback_builds_with_host_written_slots(trt, tmp_path):
     encoder = load_encoder("tiny", 4, 2).encoder
-    contract = tensorrt_builder.find_contract(trt, encoder.lookback)
+    contract = tensorrt_builder.find_contract(trt, encoder.recompute)
     assert (contract, tensorrt_builder.find_contract(trt, 1)) == ("host", "scatter")
     save(build_step(encoder, 1, contract, "fp16"), tmp_path / "step.onnx")
     tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", tmp_path / "step.engine", lambda share: None)
@@ -132,12 +132,12 @@ def test_empty_ring_in_an_engines_type():
 @pytest.mark.gpu
 @pytest.mark.skipif(not can_run(), reason="needs an NVIDIA GPU: the engine's runtime is unverified here")
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 1e-2), ("bf16", 5e-2)])
-@pytest.mark.parametrize("lookback", [1, 2])
-def test_engine_computes_what_torch_does(tmp_path, precision, tolerance, lookback):
+@pytest.mark.parametrize("recompute", [1, 2])
+def test_engine_computes_what_torch_does(tmp_path, precision, tolerance, recompute):
     from saccade_ros.backends.tensorrt_backend import open_state
     from saccade_ros.export.graph import step_shape
 
-    encoder = load_encoder("tiny", 3, lookback).encoder
+    encoder = load_encoder("tiny", 3, recompute).encoder
     artifact = tensorrt_builder.build_artifact(encoder, 1, precision, tmp_path, lambda share: None)
     state, ring = open_state(tmp_path, artifact, step_shape(encoder)), encoder.new_ring()
     for tubelet in random_clip(11):

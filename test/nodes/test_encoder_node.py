@@ -301,7 +301,7 @@ def test_adapter_and_video_classifier_load_by_parameter(tmp_path):
     [
         ({"encoder.model": "no-such-model"}, "no-such-model' is no folder, no .pt file, no hub id"),
         ({"encoder.window": 40}, "window 40 is outside 1..32"),
-        ({"encoder.lookback": 5}, "encoder.lookback is 5, more than encoder.window 3"),
+        ({"encoder.recompute": 5}, "encoder.recompute is 5, more than encoder.window 3"),
         ({"stream.max_gap_s": 0.1, "stream.fps": 4.0}, "stream.max_gap_s is 0.1 s"),
         ({"backend.device": "cuda"}, "torch sees no GPU"),
         ({"encoder.pooling": "median"}, "choose one of newest, window, probe"),
@@ -401,7 +401,7 @@ def test_images_that_the_middleware_reports_lost_are_counted_apart():
     assert received == int(counts["frames_used"]) + sum(drops(counts).values()) + int(counts["frames_pending"])
 
 
-# What the gate says: events, pictures, audits, budget
+# What the gate says: events, pictures, shadow_evaluations, budget
 
 
 def appeared(count: int) -> list:
@@ -450,7 +450,7 @@ def test_novelty_map_and_overlay_are_published_to_who_looks():
 
 def test_diagnostics_tell_budget_and_audits_and_audits_change_nothing():
     """At a camera's pace, so that there is idle time; the same pictures as fast as they go give the same bytes."""
-    still = {"gate__audit_rate": 1.0, "gate__mode": "budget", "gate__tau": 0.3}
+    still = {"gate__shadow_rate": 1.0, "gate__mode": "budget", "gate__tau": 0.3}
     with Graph(**still) as graph:
         graph.wait_active()
         for i in range(0, 40, 2):
@@ -460,13 +460,15 @@ def test_diagnostics_tell_budget_and_audits_and_audits_change_nothing():
         counts = graph.counts_once(lambda c: c["tubelets_published"] == "20", "all twenty")
     assert counts["gate.mode"] == "budget"
     assert float(counts["gate.tau"]) > 0
-    assert {"gate.clamp", "gate.budget_use", "gate.staleness_s_mean", "gate.audit_delays"} <= set(counts)
-    assert int(counts["gate.audits"]) > 0
-    assert int(counts["gate.audits"]) + int(counts["gate.audits_refused"]) == int(counts["tubelets_skipped"])
-    with Graph(**{**still, "gate__audit_rate": 0.0}) as graph:
+    assert {"gate.clamp", "gate.budget_use", "gate.staleness_s_mean", "gate.shadow_delays"} <= set(counts)
+    assert int(counts["gate.shadow_evaluations"]) > 0
+    assert int(counts["gate.shadow_evaluations"]) + int(counts["gate.shadow_refused"]) == int(
+        counts["tubelets_skipped"]
+    )
+    with Graph(**{**still, "gate__shadow_rate": 0.0}) as graph:
         graph.wait_active()
         assert vectors(graph.show(clip(40))).tobytes() == paced.tobytes()
-        assert graph.counts()["gate.audits"] == "0"
+        assert graph.counts()["gate.shadow_evaluations"] == "0"
 
 
 def test_calibration_for_another_encoder_is_refused_at_configure_with_the_reason():

@@ -18,7 +18,7 @@ from rclpy.action import ActionClient  # noqa: E402
 from scenes import textured  # noqa: E402
 
 from saccade_ros.action import ExportModel  # noqa: E402
-from saccade_ros.manifest import read_manifest  # noqa: E402
+from saccade_ros.backends.manifest import read_manifest  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

@@ -21,8 +21,8 @@ from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
 from saccade_ros.config import load_config
+from saccade_ros.recordings.source import open_source
 from saccade_ros.replay.inprocess import replay
-from saccade_ros.replay.source import open_source
 
 pytestmark = pytest.mark.ros
 

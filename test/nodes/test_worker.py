@@ -10,9 +10,9 @@ from scenes import PERIOD_NS, textured, tiny_config
 from saccade_ros.config import GateConfig
 from saccade_ros.engine import Engine, StreamEncoder
 from saccade_ros.frames import Picture
-from saccade_ros.ledger import FrameLedger
 from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker, Pace
 from saccade_ros.vision.decode import MalformedImage
+from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 TIMEOUT_S = 30.0
@@ -178,7 +178,7 @@ def test_pace_expects_the_shortest_recent_interval_and_forgets_a_silent_camera()
 
 @pytest.fixture
 def auditing() -> Iterator[Bench]:
-    bench = Bench(Engine(tiny_config(gate=GateConfig(audit_rate=1.0))))
+    bench = Bench(Engine(tiny_config(gate=GateConfig(shadow_rate=1.0))))
     bench.worker.resume()
     yield bench
     bench.worker.close()
@@ -202,7 +202,7 @@ def test_skipped_tubelet_is_audited_when_there_is_time(auditing):
     auditing.worker.pause()
     camera = auditing.cameras[0]
     assert (camera.encoded, camera.tubelets) == (1, 6)
-    assert (camera.encoder.report()["audits"], camera.audits_refused, camera.audit_delays) == (5, 0, 0)
+    assert (camera.encoder.report()["shadow_evaluations"], camera.shadow_refused, camera.shadow_delays) == (5, 0, 0)
     assert accounts(camera) == (12, 12, {}, 0)
 
 
@@ -211,11 +211,11 @@ def test_no_audit_that_might_delay_the_next_tubelet(auditing):
     show(auditing, range(6))
     auditing.worker.pause()
     camera = auditing.cameras[0]
-    assert (camera.encoder.report()["audits"], camera.audits_refused) == (0, 5)
+    assert (camera.encoder.report()["shadow_evaluations"], camera.shadow_refused) == (0, 5)
 
 
 def test_no_audit_while_any_camera_has_a_tubelet_waiting():
-    bench = Bench(Engine(tiny_config(gate=GateConfig(audit_rate=1.0))), cameras=2)
+    bench = Bench(Engine(tiny_config(gate=GateConfig(shadow_rate=1.0))), cameras=2)
     bench.worker.resume()
     paced(bench, 3600.0)
     show(bench, range(1))
@@ -227,8 +227,8 @@ def test_no_audit_while_any_camera_has_a_tubelet_waiting():
     busy.set()
     bench.wait(lambda: len(bench.published) == 3)
     bench.worker.close()
-    assert bench.cameras[0].encoder.report()["audits"] == 0
-    assert bench.cameras[0].audits_refused == 1
+    assert bench.cameras[0].encoder.report()["shadow_evaluations"] == 0
+    assert bench.cameras[0].shadow_refused == 1
 
 
 def test_audit_that_fails_is_reported_and_costs_no_frame(auditing, monkeypatch):

@@ -67,7 +67,7 @@ def test_what_is_lost_unbalances_the_books(recording, totals):
     [
         Recording(),
         Recording([row(0, novelty=math.nan, threshold=math.nan)]),
-        Recording([row(0, total_ms=math.nan, decode_ms=math.inf)], facts={"tau": math.nan}),
+        Recording([row(0, total_ms=math.nan, decode_ms=math.inf)], environment={"tau": math.nan}),
         Recording([row(0, encoded=False)]),
     ],
     ids=["empty", "gate off", "times missing", "never encoded"],

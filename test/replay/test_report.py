@@ -32,11 +32,11 @@ def row(
     )
 
 
-def recording(rows: list[EmbeddingRow], **facts: object) -> Recording:
+def recording(rows: list[EmbeddingRow], **environment: object) -> Recording:
     picture = thumbnail(np.full((48, 64, 3), 128, np.uint8))
     totals = Totals(2 * len(rows) + 3, 2 * len(rows), {"rate": 2, "overflow": 1}, len(rows), len(rows))
     kept = {r.stamp_ns: picture for r in rows if r.encoded}
-    return Recording(rows, totals, {"weights": "checkpoint vitl", "source": "a.mp4", **facts}, kept)
+    return Recording(rows, totals, {"weights": "checkpoint vitl", "source": "a.mp4", **environment}, kept)
 
 
 class Page(HTMLParser):

@@ -19,11 +19,11 @@ from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.train import causal
 from saccade_ros.train.causal import (
     CausalTrainer,
-    Lesson,
     TrainingError,
+    TrainingExample,
     TrainingPlan,
     centred_gap,
-    lesson_loss,
+    example_loss,
     prepare,
 )
 from saccade_ros.train.views import random_view
@@ -71,7 +71,7 @@ def test_gap_falls_on_a_lesson_taught_over_and_over(tmp_path, monkeypatch):
     loaded, clip = contextual(3), noisy_clip(128)
     plan = TrainingPlan("tiny", window=3, rank=16, steps=60, every=30, learning_rate=1e-3)
     trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, ["seen"], tmp_path)
-    monkeypatch.setattr(trainer, "_new_lesson", lambda _: prepare(loaded.encoder, clip, 2))
+    monkeypatch.setattr(trainer, "_new_example", lambda _: prepare(loaded.encoder, clip, 2))
     *_, last = trainer.run([], [clip])
     gaps = [row["gaps"][0] for row in last.history]
     assert gaps[-1] < 0.5 * gaps[0]
@@ -167,7 +167,7 @@ def test_loss_is_taken_where_every_window_had_filled(tmp_path):
     assert (plan.span, plan.settled) == (9, 4)
     loaded = contextual(3)
     trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, ["seen"], tmp_path)
-    lesson = trainer._new_lesson([noisy_clip(192)])
+    lesson = trainer._new_example([noisy_clip(192)])
     assert (len(lesson.patches), len(lesson.targets), len(lesson.unadapted)) == (9, 5, 5)
 
 
@@ -175,9 +175,9 @@ def test_loss_is_one_for_the_bare_step_and_by_hand_for_another(monkeypatch):
     monkeypatch.setattr(causal, "stream_tokens", lambda _, patches: patches)
     targets = torch.zeros(2, 2, 2)
     before = torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])  # length 2, of the means 1
-    assert float(lesson_loss(None, Lesson(before, targets, before))) == 1
+    assert float(example_loss(None, TrainingExample(before, targets, before))) == 1
     now = torch.tensor([[[0.0, 1.0], [0.0, -1.0]], [[0.0, 0.0], [0.0, 0.0]]])  # length sqrt(2), of the means 0
-    assert float(lesson_loss(None, Lesson(now, targets, before))) == pytest.approx(0.5 * 2**0.5 / 2)
+    assert float(example_loss(None, TrainingExample(now, targets, before))) == pytest.approx(0.5 * 2**0.5 / 2)
 
 
 def test_views_differ_and_depend_on_the_seed_alone():

@@ -25,7 +25,7 @@ def test_differentiable_stream_is_the_cached_step(window):
 
 
 def test_clip_tokens_are_those_of_the_step_that_recomputes_its_whole_window():
-    encoder = load_encoder("tiny", 3, lookback=3).encoder
+    encoder = load_encoder("tiny", 3, recompute=3).encoder
     patches, ring = random_patches(encoder, 7), encoder.new_ring()
     expected = torch.stack([encoder.step([tubelet], [ring])[0].tokens[-1] for tubelet in patches])[4:]
     difference = (clip_tokens(encoder, patches, 4) - expected).abs().max()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade_ros.config import StreamConfig
-from saccade_ros.ledger import FrameLedger
+from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.tubelet import REORDER_NS, TubeletBuffer
 
 SIZE = (480, 640)

@@ -1,0 +1,298 @@
+"""manifest.json: what an exported encoder is, what its files hash to, and how well and fast it was measured to be.
+
+A folder is an export if it holds one. It is written last, after every file it names, so a folder without one is no
+export, whatever else is in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from saccade_ros.config import BackendConfig, EncoderConfig
+
+FILE = "manifest.json"
+FORMAT, VERSION = "saccade_ros export", 1
+MAX_BYTES = 4_000_000
+RUNTIMES = ("onnxruntime", "tensorrt")
+
+
+class ManifestError(ValueError):
+    """An export that is broken, or does not fit what was asked. The message says which and the remedy."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The encoder that was exported.
+
+    Attributes:
+        name: its size or checkpoint name, for the encoder id; `source` says where the weights came from.
+        patch_scale: see EncoderInfo.
+    """
+
+    name: str
+    source: str
+    sha256: str
+    is_random: bool
+    input_size: int
+    tubelet_size: int
+    patch_scale: float
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The step in one precision for one runtime.
+
+    Attributes:
+        contract: how the cache is written, "host" or "scatter" (export/graph.py); an engine's is its graph's.
+        files: role ("embed", "step", "step_data", "engine", ..) to path in the folder.
+        parity: centred cosine and error against torch fp32, by clip; empty if it could not run where it was made.
+        latency_ms: median step before (torch fp32) and after, same run; empty likewise.
+        warnings: why it would have been refused, if it was kept by force.
+        built_for: what a TensorRT engine is tied to.
+    """
+
+    runtime: str
+    precision: str
+    contract: str
+    files: dict[str, str]
+    parity: dict[str, Any] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    built_for: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of a manifest.json.
+
+    Attributes:
+        folder: where it was read; its files lie below.
+        shape: sizes of the step, as StepShape takes them.
+        artifacts: preferred first.
+        refused: what was made and not kept, with the figures.
+        files: path to SHA-256 and size of every file.
+    """
+
+    folder: Path
+    package_version: str
+    created: str
+    machine: str
+    model: ModelInfo
+    shape: dict[str, Any]
+    artifacts: tuple[Artifact, ...]
+    refused: tuple[str, ...]
+    files: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+
+    def pick(self, runtime: str, precision: str) -> Artifact:
+        """The artifact for a runtime; of several, the first, or the one of this precision.
+
+        Raises:
+            ManifestError: there is none.
+        """
+        there = [a for a in self.artifacts if a.runtime == runtime]
+        for artifact in there:
+            if precision in ("auto", artifact.precision):
+                return artifact
+        has = ", ".join(f"{a.runtime} {a.precision}" for a in self.artifacts)
+        raise ManifestError(
+            f"{self.folder} holds no {runtime} artifact of precision {precision}; it has {has}: "
+            "set backend.name and backend.precision to one of these, or export again"
+        )
+
+    def check_fit(self, encoder: EncoderConfig) -> None:
+        """Raise ManifestError unless the export can do what is asked: window, recompute, pooling, one stream a call."""
+        for name, wanted in (("window", encoder.window), ("recompute", encoder.recompute)):
+            if self.shape[name] != wanted:
+                raise ManifestError(
+                    f"encoder.{name} is {wanted}, but {self.folder} was exported for {self.shape[name]}: "
+                    f"set encoder.{name} to {self.shape[name]}, or export again with --{name} {wanted}"
+                )
+        if encoder.pooling == "probe":
+            raise ManifestError(
+                f"encoder.pooling is 'probe', but {self.folder} holds no probe: set 'newest' or 'window'"
+            )
+        if encoder.adapter:
+            raise ManifestError(
+                f"encoder.adapter is {encoder.adapter!r}, but {self.folder} is exported, its weights fixed: leave it "
+                "empty, or merge the adapter in the export (saccade export --adapter)"
+            )
+        if self.shape["batch"] != 1:
+            raise ManifestError(
+                f"{self.folder} was exported for batches of {self.shape['batch']}: the node steps one stream at a "
+                "time; export again with --batch 1"
+            )
+
+    def check_files(self, artifact: Artifact) -> dict[str, Path]:
+        """Paths of an artifact's files by role, each hashed. Raises ManifestError for one that is not as exported."""
+        return {role: self._check_file(name) for role, name in artifact.files.items()}
+
+    def _check_file(self, name: str) -> Path:
+        path, expected = self.folder / name, self.files[name]
+        try:
+            size = path.stat().st_size
+            digest = sha256_of(path) if size == expected["bytes"] else ""
+        except OSError as missing:
+            raise ManifestError(f"{path}: cannot be read ({missing.strerror}); copy the export again") from missing
+        if digest != expected["sha256"]:
+            what = "its SHA-256 is another" if digest else f"{size} bytes instead of {expected['bytes']}"
+            raise ManifestError(f"{path} is not the file that was exported ({what}); copy or make the export again")
+        return path
+
+    def save(self) -> None:
+        """Write manifest.json into the folder."""
+        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        del document["folder"]
+        text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+        (self.folder / FILE).write_text(text, encoding="utf-8")
+
+
+def is_export(model: str) -> bool:
+    """Does `encoder.model` name an exported folder, or its manifest?"""
+    return _manifest_file(model).is_file()
+
+
+def choose_runtime(encoder: EncoderConfig, backend: BackendConfig) -> str:
+    """What backend.name "auto" means: what the export prefers, or torch for anything else."""
+    if backend.name != "auto":
+        return backend.name
+    return read_manifest(encoder.model).artifacts[0].runtime if is_export(encoder.model) else "torch"
+
+
+def read_manifest(model: str) -> Manifest:
+    """Read and check a manifest; files are not touched.
+
+    Args:
+        model: the export's folder, or the manifest in it.
+
+    Raises:
+        ManifestError: it cannot be read, is of another version, or contradicts itself.
+    """
+    file = _manifest_file(model)
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ManifestError(f"{file}: larger than {MAX_BYTES} bytes, no manifest of ours")
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(
+            f"{file} does not exist: give encoder.model the folder that `saccade export` wrote"
+        ) from None
+    except (OSError, ValueError, RecursionError) as broken:
+        if isinstance(broken, ManifestError):
+            raise
+        raise ManifestError(f"{file}: cannot be read ({broken}); copy or make the export again") from broken
+    _check_version(file, document)
+    try:
+        return _parse(file.parent, document)
+    except (AttributeError, KeyError, TypeError, ValueError) as wrong:
+        raise ManifestError(
+            f"{file}: {type(wrong).__name__} {wrong}; it was changed or is not ours: make the export again"
+        ) from wrong
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as opened:
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file below a folder but the manifest, by relative path."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != FILE)
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
+    }
+
+
+def _manifest_file(model: str) -> Path:
+    path = Path(model).expanduser()
+    return path if path.name == FILE else path / FILE
+
+
+def _check_version(file: Path, document: object) -> None:
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ManifestError(f"{file}: no manifest of a {FORMAT}; give the folder that `saccade export` wrote")
+    if document.get("version") != VERSION:
+        raise ManifestError(
+            f"{file}: manifest version {document.get('version')!r}, this package reads {VERSION}: "
+            "export again with this package, or install the one that wrote it"
+        )
+
+
+def _parse(folder: Path, document: Mapping[str, Any]) -> Manifest:
+    files = {str(name): _file_entry(name, entry) for name, entry in document["files"].items()}
+    artifacts = tuple(_artifact(entry, files) for entry in document["artifacts"])
+    if not artifacts:
+        raise ValueError("no artifacts")
+    return Manifest(
+        folder=folder,
+        package_version=_typed(document["package_version"], str),
+        created=_typed(document["created"], str),
+        machine=_typed(document["machine"], str),
+        model=_dataclass(ModelInfo, document["model"]),
+        shape=_shape(document["shape"]),
+        artifacts=artifacts,
+        refused=tuple(_typed(reason, str) for reason in document["refused"]),
+        files=files,
+        versions=_typed(document["versions"], dict),
+    )
+
+
+def _file_entry(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"file {name!r} is outside the export")
+    return {"bytes": _typed(entry["bytes"], int), "sha256": _typed(entry["sha256"], str)}
+
+
+def _artifact(entry: Mapping[str, Any], files: Mapping[str, Any]) -> Artifact:
+    artifact: Artifact = _dataclass(Artifact, entry)
+    if artifact.runtime not in RUNTIMES:
+        raise ValueError(f"runtime {artifact.runtime!r} is none of {', '.join(RUNTIMES)}")
+    if artifact.contract not in ("host", "scatter"):
+        raise ValueError(f"contract {artifact.contract!r} is neither host nor scatter")
+    unknown = set(artifact.files.values()) - set(files)
+    if unknown:
+        raise ValueError(f"artifact file {min(unknown)!r} has no hash")
+    return artifact
+
+
+_SIZES = ("batch", "window", "recompute", "depth", "width", "heads", "grid")
+
+
+def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
+    sizes: dict[str, Any] = {name: _typed(entry[name], int) for name in _SIZES}
+    for name, size in sizes.items():
+        if not 1 <= size <= 65536:
+            raise ValueError(f"shape {name} is {size}")
+    if entry["rope"] not in ("tiled", "interleaved"):
+        raise ValueError(f"rope is {entry['rope']!r}")
+    if sizes["recompute"] > sizes["window"] or sizes["width"] % sizes["heads"]:
+        raise ValueError(f"impossible shape {sizes}")
+    return {**sizes, "rope": entry["rope"]}
+
+
+def _dataclass(kind: Any, entry: Mapping[str, Any]) -> Any:
+    """A dataclass of plain values, each of its annotated type."""
+    origin = {"str": str, "int": int, "float": float, "bool": bool}
+    values = {}
+    for name, setting in kind.__dataclass_fields__.items():
+        wanted = origin.get(getattr(setting.type, "__name__", ""))
+        if wanted is None:
+            wanted = getattr(setting.type, "__origin__", object)
+        values[name] = _typed(entry[name], wanted)
+    return kind(**values)
+
+
+def _typed(value: Any, wanted: type) -> Any:
+    if wanted is float and type(value) is int:
+        return float(value)
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise TypeError(f"{value!r:.60} is no {wanted.__name__}")
+    return value

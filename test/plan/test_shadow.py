@@ -1,0 +1,84 @@
+"""Fidelity by hand, who is audited, and the centre as a parameter."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saccade_ros.config import ConfigError
+from saccade_ros.plan.shadow import (
+    LEAST_FRESH,
+    FidelityMonitor,
+    centred_cosine,
+    decode_centre,
+    encode_centre,
+    is_shadowed,
+)
+
+
+def vector(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def test_cosine_is_taken_after_the_centre():
+    centre = vector(10, 10)
+    assert centred_cosine(vector(11, 10), vector(10, 12), centre) == pytest.approx(0.0)
+    assert centred_cosine(vector(11, 10), vector(9, 10), centre) == pytest.approx(-1.0)
+    assert centred_cosine(vector(13, 14), vector(16, 18), centre) == pytest.approx(1.0)
+    assert centred_cosine(np.stack([centre, centre]), np.stack([centre, centre + 1]), centre).tolist() == [1.0, 0.0]
+
+
+@given(st.floats(0, 1), st.integers(1, 2000))
+def test_audits_are_a_share_of_the_skipped_and_no_more(rate, skipped):
+    audited = sum(is_shadowed(n, rate) for n in range(1, skipped + 1))
+    assert abs(audited - rate * skipped) <= 1 + np.log2(skipped + 1)
+
+
+def test_no_rate_no_audit_and_full_rate_all():
+    assert not any(is_shadowed(n, 0.0) for n in range(100))
+    assert all(is_shadowed(n, 1.0) for n in range(100))
+
+
+@given(st.lists(st.floats(-60000, 60000, width=16), min_size=1, max_size=50))
+def test_centre_survives_as_text(values):
+    centre = np.array(values, np.float32)
+    assert np.array_equal(decode_centre(encode_centre(centre), len(values)), centre)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("not base64!", "gate.centre is damaged"),
+        ("AAA=", "gate.centre holds 1 values, the encoder's embeddings 4"),
+        (encode_centre(vector(1, 2, 3)), "gate.centre holds 3 values"),
+        (encode_centre(vector(1, 2, 3, np.inf)), "gate.centre holds"),
+        ("AAAA", "gate.centre is damaged"),
+    ],
+)
+def test_damaged_or_foreign_centre_is_refused_with_the_remedy(text, said):
+    with pytest.raises(ConfigError, match=said) as refused:
+        decode_centre(text, dim=4)
+    assert "saccade calibrate" in str(refused.value)
+
+
+def test_figures_by_hand():
+    monitor = FidelityMonitor(vector(0, 0))
+    for age_s in (0.0, 0.5, 1.0):
+        monitor.record_age(age_s)
+    monitor.record_shadow(reused=vector(1, 0), fresh=vector(2, 0))
+    monitor.record_shadow(reused=vector(1, 0), fresh=vector(0, 1))
+    state = monitor.state()
+    assert (state["shadow_evaluations"], state["fidelity_mean"], state["fidelity_worst"]) == (2, 0.5, 0.0)
+    assert state["fidelity_p5"] == pytest.approx(0.05)
+    assert (state["staleness_s_mean"], state["staleness_s_max"]) == (0.5, 1.0)
+    assert state["fidelity_centre"] == "calibrated"
+
+
+def test_running_mean_serves_once_it_is_one():
+    monitor = FidelityMonitor(None)
+    monitor.record_shadow(vector(1, 0), vector(1, 0))
+    assert "fidelity_mean" not in monitor.state(), "one embedding has no mean to speak of"
+    for n in range(LEAST_FRESH):
+        monitor.record_fresh(vector(n, 1))
+    assert monitor.state()["fidelity_mean"] == 1.0
+    assert monitor.state()["fidelity_centre"] == "running mean"
