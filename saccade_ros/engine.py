@@ -14,12 +14,12 @@ import numpy as np
 
 from saccade_ros.backends import Backend, load_backend
 from saccade_ros.config import Config, ConfigError, GateConfig
-from saccade_ros.frames import EmbeddingResult, Frame, Item, Picture, Tubelet, Vector
+from saccade_ros.frames import EmbeddingResult, Figures, Frame, Item, Picture, Tubelet, Vector
 from saccade_ros.heads import UNCLASSIFIED, Head
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.patches import PatchResponse
 from saccade_ros.plan.shadow import FidelityMonitor, decode_centre, is_shadowed
-from saccade_ros.plan.threshold import State
+from saccade_ros.plan.stages import Planner
 from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.preprocess import tubelet_pixels, view_of
 from saccade_ros.vision.tubelet import TubeletBuffer
@@ -77,6 +77,7 @@ class StreamEncoder(Generic[Item]):
         self._gate: Gate = OpenGate(config.gate)
         if config.gate.enabled:
             self._gate = SurpriseGate(config.gate, patch_response(backend))
+        self._planner = Planner((self._gate,))
         centre = decode_centre(config.gate.centre, backend.info.dim) if config.gate.centre else None
         self._fidelity = FidelityMonitor(centre)
         self._skips = 0
@@ -103,10 +104,10 @@ class StreamEncoder(Generic[Item]):
 
         decoded = time.perf_counter()
         patches, features = self._backend.embed(pixels)
-        decision = self._gate.decide(features, tubelet.stamp_ns)
+        plan = self._planner.propose(features, tubelet.stamp_ns)
 
         decided = time.perf_counter()
-        if decision.encode or self._vector is None:
+        if plan.size or self._vector is None:
             self._vector = self._state.step(patches)
             self._verdict = self._head.classify(self._vector)
             encoded = time.perf_counter()
@@ -115,14 +116,15 @@ class StreamEncoder(Generic[Item]):
         else:
             encoded = decided
             self._reuse_count, self._skipped, self._skips = self._reuse_count + 1, patches, self._skips + 1
-        onset = self._gate.accept(decision, features, tubelet.stamp_ns)
+        self._planner.commit(features, tubelet.stamp_ns, plan)
         self._fidelity.record_age((tubelet.stamp_ns - self._encoded_stamp_ns) / 1e9)
 
+        measured = self._gate.measured
         return EmbeddingResult(
             vector=self._vector,
             encoded=not self._reuse_count,
-            novelty=decision.novelty,
-            novelty_threshold=decision.threshold,
+            novelty=measured.novelty,
+            novelty_threshold=measured.threshold,
             stamp_ns=tubelet.stamp_ns,
             frame_id=tubelet.frame_id,
             encoded_stamp_ns=self._encoded_stamp_ns,
@@ -133,9 +135,9 @@ class StreamEncoder(Generic[Item]):
             decode_ms=(decoded - started) * 1e3,
             gate_ms=(decided - decoded + time.perf_counter() - encoded) * 1e3,
             encode_ms=(encoded - decided) * 1e3,
-            reason=decision.reason,
-            onset=onset,
-            patch_novelty=None if decision.patches is None else decision.patches.reshape(int(len(features) ** 0.5), -1),
+            reason=plan.reason,
+            onset=self._gate.onset,
+            patch_novelty=None if measured.patches is None else measured.patches.reshape(int(len(features) ** 0.5), -1),
             view=view_of(newer.shape[0], newer.shape[1], size, fit),
             label=self._verdict.label,
             score=self._verdict.score,
@@ -161,14 +163,14 @@ class StreamEncoder(Generic[Item]):
         self._fidelity.record_shadow(self._vector, self._state.peek(patches))
         return (time.perf_counter() - started) * 1e3
 
-    def report(self) -> State:
+    def report(self) -> Figures:
         """The gate's threshold and budget, how old embeddings got, and what the shadow_evaluations found."""
-        return {**self._gate.state(), **self._fidelity.state()}
+        return {**self._planner.state(), **self._fidelity.state()}
 
     def _forget(self, epoch: int) -> None:
         self._epoch = epoch
         self._state.reset()
-        self._gate.reset()
+        self._planner.reset()
         self._vector = None
         self._skipped = None
         self._verdict = UNCLASSIFIED
@@ -211,7 +213,7 @@ class Stream:
         """See StreamEncoder."""
         return self._encoder.shadow_evaluate()
 
-    def report(self) -> State:
+    def report(self) -> Figures:
         """See StreamEncoder."""
         return self._encoder.report()
 

@@ -1,4 +1,4 @@
-"""The values that flow through the engine: Frame -> Tubelet -> EmbeddingResult."""
+"""The values that flow through a stream: Frame -> Tubelet -> TokenPlan -> EmbeddingResult."""
 
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -9,6 +9,9 @@ import numpy.typing as npt
 Picture = npt.NDArray[np.uint8]  # (height, width, 3), RGB
 Pixels = npt.NDArray[np.float32]  # (2, 3, size, size), normalised; one frame of it (3, size, size)
 Vector = npt.NDArray[np.float32]  # (dim,)
+Features = npt.NDArray[np.float32]  # (S, D) patch embeddings of one tubelet
+PerPatch = npt.NDArray[np.float32]  # (S,) one number for each of its patches
+Figures = dict[str, float | int | str]  # what a part of a stream reports of itself, by name
 
 Item = TypeVar("Item")
 
@@ -45,6 +48,44 @@ class Tubelet(Generic[Item]):
     frame_id: str
     epoch: int
     index: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenPlan:
+    """Tokens of one tubelet that the encoder is to compute: M of S.
+
+    M = 0 reuses the last embedding, M = S computes everything.
+
+    Attributes:
+        token_idx: int64 (M,), ascending.
+        reason: why they are computed; empty if none is.
+
+    Raises:
+        ValueError: token_idx is not as stated.
+    """
+
+    token_idx: npt.NDArray[np.int64]
+    reason: str
+
+    def __post_init__(self) -> None:
+        idx = self.token_idx
+        if idx.dtype != np.int64 or idx.ndim != 1 or (np.diff(idx, prepend=-1) <= 0).any():
+            raise ValueError(f"token_idx is {idx.dtype} {idx.shape} {idx}: give int64 (M,) from 0 on, strictly ascending")
+
+    @property
+    def size(self) -> int:
+        """Number of tokens to compute, M."""
+        return len(self.token_idx)
+
+    @classmethod
+    def dense(cls, tokens: int, reason: str) -> "TokenPlan":
+        """Plan all of a tubelet's tokens, M = S = `tokens`."""
+        return cls(np.arange(tokens, dtype=np.int64), reason)
+
+    @classmethod
+    def reuse(cls) -> "TokenPlan":
+        """Plan none, M = 0: the last embedding stands for this tubelet."""
+        return cls(np.empty(0, np.int64), "")
 
 
 class View(NamedTuple):

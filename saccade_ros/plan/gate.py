@@ -1,18 +1,19 @@
-"""The decision: is this tubelet new enough to be encoded?
+"""Surprise gate: the stage that plans all tokens of a tubelet or none.
 
-The reference is the last encoded tubelet, not the previous one: a pan too slow for any single step to notice, or a
-slow change of light, adds up until it fires.
+A tubelet is compared with the last encoded one, not with the previous one, so that a pan or a change of illumination
+too slow to show in any single step adds up until the gate opens.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 from saccade_ros.config import GateConfig
+from saccade_ros.frames import Features, Figures, PerPatch, TokenPlan
 from saccade_ros.plan.drift import OnsetDetector, accumulate_drift
-from saccade_ros.plan.patches import PatchMemory, PatchResponse
-from saccade_ros.plan.signals import Features, PerPatch
-from saccade_ros.plan.threshold import State, choose_threshold
+from saccade_ros.plan.patches import Change, PatchMemory, PatchResponse
+from saccade_ros.plan.stages import Stage
+from saccade_ros.plan.threshold import choose_threshold
 
 # A lasting change of light is no news, but the embedding should follow it: it drifts at this share of its size, and by
 # no more than this share of tau, so that no sudden light, however bright, is taken for news.
@@ -23,45 +24,42 @@ DRIFT_ALLOWANCE = 0.1
 QUIET_NS = 1_000_000_000  # of calm between two events
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What the gate says of a tubelet.
+class Surprise(NamedTuple):
+    """Measurement of one tubelet against the last encoded one.
 
     Attributes:
-        encode: True to run the encoder.
-        novelty: relative change, 0 = identical; NaN without a reference or with the gate off.
-        threshold: tau at this decision; NaN with the gate off.
-        reason: why it is encoded: first, novelty, drift, stale or open (gate off); empty if it is not.
+        novelty: relative change, 0 = identical; NaN with nothing to compare with or with the gate off.
+        threshold: tau that novelty is compared with; NaN with the gate off.
         patches: novelty of each patch, (S,); None where novelty is NaN.
-        drift: the accumulated drift, this tubelet's included.
     """
 
-    encode: bool
     novelty: float
     threshold: float
-    reason: str
-    patches: PerPatch | None = None
-    drift: float = 0.0
+    patches: PerPatch | None
 
 
-class Gate(Protocol):
-    """One stream's gate. `decide` asks; `accept` tells it that the tubelet it decided on last has its embedding, and
-    returns True if an event begins with it."""
+class Gate(Stage, Protocol):
+    """First stage of one stream.
+
+    Attributes:
+        config: replaced as a whole when a parameter changes; the next tubelet sees it.
+        measured: of the tubelet last proposed.
+        onset: True if an event begins with the tubelet last committed.
+    """
 
     config: GateConfig
-
-    def decide(self, features: Features, stamp_ns: int) -> Decision: ...
-    def accept(self, decision: Decision, features: Features, stamp_ns: int) -> bool: ...
-    def reset(self) -> None: ...
-    def state(self) -> State: ...
+    measured: Surprise
+    onset: bool
 
 
 class SurpriseGate:
-    """Opens when novelty reaches tau, when small changes have added up, when the embedding is max_skip_s old, and when
-    there is nothing to reuse."""
+    """Gate that opens for novelty of tau, for small changes that add up, and for an embedding that is max_skip_s old.
+
+    It also opens when there is no embedding to reuse. The plan's reason is novelty, drift, stale or first.
+    """
 
     def __init__(self, config: GateConfig, response: PatchResponse) -> None:
-        self.config = config  # replaced as a whole when a parameter changes; the next tubelet sees it
+        self.config = config
         self._memory = PatchMemory(response, config.top_fraction)
         self._threshold = choose_threshold(config)
         self._onsets = OnsetDetector(QUIET_NS)
@@ -69,65 +67,75 @@ class SurpriseGate:
 
     def reset(self) -> None:
         """Forget the stream: the next tubelet is encoded. Only the budget's tau stays, as the budget is the robot's."""
+        self.measured = Surprise(math.nan, math.nan, None)
+        self.onset = False
         self._memory.reset()
         self._onsets.reset()
         self._threshold.restart()
-        self._drift = 0.0
+        self._drift = self._drift_if_skipped = 0.0
         self._encoded_ns = 0
 
-    def decide(self, features: Features, stamp_ns: int) -> Decision:
-        """Compare a tubelet with the last encoded one. Until it is accepted nothing has happened."""
-        config, tau = self.config, self._threshold.tau(self.config)
-        change = self._memory.measure(features)
-        if change is None:
-            return Decision(True, math.nan, tau, "first")
-        light = min(LIGHT_DRIFT * change.lit, LIGHT_DRIFT_OF_TAU * tau)
-        drift = accumulate_drift(self._drift, max(change.novelty, light), tau, DRIFT_ALLOWANCE)
-        reason = ""
-        if change.novelty >= tau:
-            reason = "novelty"
-        elif config.drift_limit and drift >= config.drift_limit:
-            reason = "drift"
-        elif config.max_skip_s and stamp_ns - self._encoded_ns >= config.max_skip_s * 1e9:
-            reason = "stale"
-        return Decision(bool(reason), change.novelty, tau, reason, change.patches, drift=drift)
+    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+        """Measure a tubelet; keep the plan, with the reason, or plan nothing.
 
-    def accept(self, decision: Decision, features: Features, stamp_ns: int) -> bool:
-        """The tubelet has its embedding. If fresh, the next ones are measured against it.
-
-        Returns:
-            True if an event begins: judged by gate.tau in budget mode, too, so that an event means the same there.
+        Raises:
+            ValueError: the patches hold NaN or infinity.
         """
-        config = self.config
-        self._memory.accept(features, decision.encode)
-        self._threshold.record(config, decision.encode, stamp_ns)
-        self._drift = 0.0 if decision.encode else decision.drift
-        if decision.encode:
-            self._encoded_ns = stamp_ns
-        return self._onsets.sees_onset(decision.novelty, config.tau, config.hysteresis, stamp_ns)
+        config, tau = self.config, self._threshold.tau(self.config)
+        change = self._memory.measure(patches)
+        if change is None:
+            self.measured = Surprise(math.nan, tau, None)
+            return replace(plan, reason="first")
+        self.measured = Surprise(change.novelty, tau, change.patches)
+        self._drift_if_skipped = self._drift_with(change, tau)
+        if change.novelty >= tau:
+            return replace(plan, reason="novelty")
+        if config.drift_limit and self._drift_if_skipped >= config.drift_limit:
+            return replace(plan, reason="drift")
+        if config.max_skip_s and stamp_ns - self._encoded_ns >= config.max_skip_s * 1e9:
+            return replace(plan, reason="stale")
+        return TokenPlan.reuse()
 
-    def state(self) -> State:
-        """Threshold and budget, for diagnostics and the report."""
+    def _drift_with(self, change: Change, tau: float) -> float:
+        light = min(LIGHT_DRIFT * change.lit, LIGHT_DRIFT_OF_TAU * tau)
+        return accumulate_drift(self._drift, max(change.novelty, light), tau, DRIFT_ALLOWANCE)
+
+    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+        """Remember the tubelet proposed last; the next ones are compared with it if it was encoded.
+
+        An onset is judged by gate.tau in budget mode, too, so that an event means the same there.
+        """
+        config, encoded = self.config, plan.size > 0
+        self._memory.accept(patches, encoded)
+        self._threshold.record(config, encoded, stamp_ns)
+        self._drift = 0.0 if encoded else self._drift_if_skipped
+        if encoded:
+            self._encoded_ns = stamp_ns
+        self.onset = self._onsets.sees_onset(self.measured.novelty, config.tau, config.hysteresis, stamp_ns)
+
+    def state(self) -> Figures:
+        """Report threshold and budget."""
         return self._threshold.state(self.config)
 
 
 class OpenGate:
-    """The gate switched off: everything is encoded, nothing is measured."""
+    """Gate switched off: it keeps every plan as it comes, with reason open, and measures nothing."""
 
     def __init__(self, config: GateConfig) -> None:
         self.config = config
+        self.measured = Surprise(math.nan, math.nan, None)
+        self.onset = False
 
-    def decide(self, features: Features, stamp_ns: int) -> Decision:
-        """Always encode."""
-        return Decision(True, math.nan, math.nan, "open")
+    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+        """Keep the plan."""
+        return replace(plan, reason="open")
 
-    def accept(self, decision: Decision, features: Features, stamp_ns: int) -> bool:
-        """Nothing to remember, and no event."""
-        return False
+    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+        """Remember nothing."""
 
     def reset(self) -> None:
-        """Nothing to forget."""
+        """Forget nothing."""
 
-    def state(self) -> State:
-        """Nothing to tell."""
+    def state(self) -> Figures:
+        """Report that the gate is off."""
         return {"mode": "off"}

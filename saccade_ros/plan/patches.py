@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from saccade_ros.frames import Features, PerPatch
 from saccade_ros.plan.signals import (
-    Features,
-    PerPatch,
     combine,
     common_change,
     first_noise,
@@ -89,8 +88,14 @@ class PatchMemory:
         return combine(top_mean(patches, self._top_share), common / float(self._scale.mean()))
 
     def accept(self, features: Features, encoded: bool) -> None:
-        """This tubelet has got its embedding: learn its noise, and measure the next ones against it if encoded."""
+        """This tubelet has got its embedding: learn its noise, and measure the next ones against it if encoded.
+
+        Raises:
+            ValueError: the first tubelet is not encoded.
+        """
         if self._reference is None:
+            if not encoded:
+                raise ValueError("no embedding to reuse yet: compute all of the first tubelet")
             self._reference, self._centred, self._skipped, self._scratch = np.empty((4, *features.shape), np.float32)
             self._ones = np.full(len(features), 1 / len(features), np.float32)
         else:

@@ -14,9 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.config import ConfigError
-from saccade_ros.plan.threshold import State
-
-Vector = npt.NDArray[np.float32]
+from saccade_ros.frames import Figures, Vector
 
 RECENT = 256  # shadow_evaluations and reuses that the figures are taken over
 LEAST_FRESH = 8  # fresh embeddings from which on their running mean is one
@@ -93,10 +91,10 @@ class FidelityMonitor:
         self.record_fresh(fresh)
         self._pairs.append((reused, fresh))
 
-    def state(self) -> State:
+    def state(self) -> Figures:
         """For diagnostics and the report, from any thread. Fidelity only where there is enough to tell."""
         pairs, ages_s = tuple(self._pairs), tuple(self._ages_s)  # snapshots: the encoding thread appends meanwhile
-        state: State = {"shadow_evaluations": self.shadow_evaluations}
+        state: Figures = {"shadow_evaluations": self.shadow_evaluations}
         if ages_s:
             state |= {"staleness_s_mean": float(np.mean(ages_s)), "staleness_s_max": max(ages_s)}
         centre = self._centre

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Features = npt.NDArray[np.float32]  # (S, D) patch embeddings
-PerPatch = npt.NDArray[np.float32]  # (S,)
+from saccade_ros.frames import Features, PerPatch
+
 Light = npt.NDArray[np.float32]  # (rows, K) gain - 1 and levels
 
 # Between these gains light has changed; beyond, the picture has (a cut to black is news).

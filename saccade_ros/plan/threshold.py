@@ -11,13 +11,12 @@ from collections import deque
 from typing import Protocol
 
 from saccade_ros.config import GateConfig
+from saccade_ros.frames import Figures
 
 HORIZON_S = 30.0
 GIVE = 0.04
 MAX_GAIN = 2.0  # with fewer than a dozen encodes per horizon tau would only jump
 PERIOD_MEMORY = 0.1  # share of the newest interval in the running mean of the tubelets' period
-
-State = dict[str, float | int | str]
 
 
 class Threshold(Protocol):
@@ -35,7 +34,7 @@ class Threshold(Protocol):
         """The stream starts afresh: the time until its next tubelet is no interval between tubelets."""
         ...
 
-    def state(self, config: GateConfig) -> State:
+    def state(self, config: GateConfig) -> Figures:
         """For diagnostics and the report."""
         ...
 
@@ -53,7 +52,7 @@ class FixedTau:
     def restart(self) -> None:
         """See Threshold."""
 
-    def state(self, config: GateConfig) -> State:
+    def state(self, config: GateConfig) -> Figures:
         """See Threshold."""
         return {"mode": "fixed", "tau": config.tau}
 
@@ -94,7 +93,7 @@ class BudgetTau:
         self._last_ns = None
         self._recent.clear()
 
-    def state(self, config: GateConfig) -> State:
+    def state(self, config: GateConfig) -> Figures:
         """See Threshold. `clamp` says which one holds tau, if any."""
         recent = tuple(self._recent)  # a snapshot: the encoding thread appends meanwhile
         tau, count = self.tau(config), len(recent)

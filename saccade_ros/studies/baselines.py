@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.config import GateConfig
+from saccade_ros.frames import TokenPlan
 from saccade_ros.plan.gate import SurpriseGate
 from saccade_ros.plan.patches import PatchResponse
 from saccade_ros.plan.shadow import centred_cosine
@@ -42,18 +43,18 @@ class Score(NamedTuple):
 
 def surprise_gate(trace: Trace, config: GateConfig, response: PatchResponse, window: int) -> Replay:
     """Ours, as the node runs it; the threshold is gate.tau."""
-    warm = trace.warm(window)
+    warm, dense = trace.warm(window), TokenPlan.dense(trace.features.shape[1], "dense")
 
     def replay(tau: float) -> Encoded:
         gate, encoded = SurpriseGate(replace(config, tau=tau), response), np.zeros(len(trace), np.bool_)
         for t, (features, stamp_ns) in enumerate(zip(trace.features, trace.stamps_ns.tolist(), strict=True)):
             if t and trace.epochs[t] != trace.epochs[t - 1]:
                 gate.reset()
-            decision = gate.decide(features, stamp_ns)
+            plan = gate.propose(features, stamp_ns, dense)
             if warm[t]:
-                decision = replace(decision, encode=True)
-            gate.accept(decision, features, stamp_ns)
-            encoded[t] = decision.encode
+                plan = dense
+            gate.commit(features, stamp_ns, plan)
+            encoded[t] = plan.size > 0
         return encoded
 
     return replay

@@ -18,9 +18,9 @@ import yaml
 from saccade_ros.backends import Backend
 from saccade_ros.config import Config, GateConfig
 from saccade_ros.engine import Engine, Stream, patch_response
+from saccade_ros.frames import Figures
 from saccade_ros.measure.machine import describe_machine
 from saccade_ros.plan.shadow import encode_centre
-from saccade_ros.plan.threshold import State
 from saccade_ros.recordings.source import open_source
 from saccade_ros.studies.baselines import Replay, Score, pixel_gate, previous_gate, score, surprise_gate
 from saccade_ros.studies.trace import Trace, frames_of, record
@@ -153,7 +153,7 @@ def largest_tau(curve: Sequence[dict[str, Any]], target: float) -> dict[str, Any
     return chosen
 
 
-def shadow_run(path: Path, config: Config, backend: Backend, held_out: Trace, progress: Progress) -> State:
+def shadow_run(path: Path, config: Config, backend: Backend, held_out: Trace, progress: Progress) -> Figures:
     """Run the gated stream itself on the held-out recording and audit every skipped tubelet."""
     audited = replace(config, gate=replace(config.gate, shadow_rate=1.0))
     stream, encoded, tubelets = Stream(audited, backend), 0, 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from saccade_ros.config import Config
 from saccade_ros.engine import Engine, patch_response
-from saccade_ros.frames import Pixels
+from saccade_ros.frames import Pixels, TokenPlan
 from saccade_ros.measure.machine import describe_machine
 from saccade_ros.plan.gate import SurpriseGate
 
@@ -38,8 +38,9 @@ def bench_gate(config: Config, rounds: int, progress: Callable[[str], None]) -> 
         for encode, key in ((False, "skip_ms"), (True, "open_ms")):
 
             def gated(encode: bool = encode, features: Any = embedded.features, stamp_ns: int = n) -> None:
-                decision = gate.decide(features, stamp_ns)
-                gate.accept(replace(decision, encode=encode), features, stamp_ns)
+                dense = TokenPlan.dense(len(features), "dense")
+                gate.propose(features, stamp_ns, dense)
+                gate.commit(features, stamp_ns, dense if encode else TokenPlan.reuse())
 
             if n:
                 times[key].append(_timed(gated)[0])

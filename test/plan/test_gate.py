@@ -8,7 +8,8 @@ from scenes import PERIOD_NS, frames_of, textured, tiny_config
 
 from saccade_ros.config import EncoderConfig, GateConfig
 from saccade_ros.engine import Engine, Stream
-from saccade_ros.plan.gate import OpenGate, SurpriseGate
+from saccade_ros.frames import TokenPlan
+from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.patches import PatchResponse
 
 # Patch embeddings of four patches that see no light: only what they hold counts.
@@ -23,9 +24,20 @@ def changed(by: float, patch: int = 3) -> np.ndarray:
     return features
 
 
+DENSE = TokenPlan.dense(4, "dense")
+
+
+def show(gate: Gate, features: np.ndarray, stamp_ns: int) -> TokenPlan:
+    """Propose and commit one tubelet."""
+    plan = gate.propose(features, stamp_ns, DENSE)
+    gate.commit(features, stamp_ns, plan)
+    return plan
+
+
 def gate_for(**settings: object) -> SurpriseGate:
+    """A gate that has encoded the scene at time 0."""
     gate = SurpriseGate(GateConfig(**{"top_fraction": 0.0, "drift_limit": 0.0, **settings}), BLIND)
-    gate.accept(gate.decide(SCENE, 0), SCENE, 0)
+    show(gate, SCENE, 0)
     return gate
 
 
@@ -35,96 +47,127 @@ def expected(by: float) -> float:
 
 
 def test_novelty_is_half_the_top_and_half_the_common_change():
-    decision = gate_for().decide(changed(0.1), 1)
-    assert decision.novelty == pytest.approx(expected(0.1), rel=1e-4)
-    assert decision.patches == pytest.approx([0, 0, 0, 0.1], abs=1e-5)
+    gate = gate_for()
+    gate.propose(changed(0.1), 1, DENSE)
+    assert gate.measured.novelty == pytest.approx(expected(0.1), rel=1e-4)
+    assert gate.measured.patches == pytest.approx([0, 0, 0, 0.1], abs=1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_a_finite_number_is_an_error(bad):
     with pytest.raises(ValueError, match="NaN or infinity"):
-        gate_for().decide(changed(bad), 1)
+        gate_for().propose(changed(bad), 1, DENSE)
 
 
 def test_budget_takes_no_pause_before_a_reset_for_an_interval():
-    still, paused = ([gate_for(mode="budget", tau_min=0.001)] for _ in range(2))
-    for gates, pause_s in ((still, 0), (paused, 3600)):
+    still, paused = gate_for(mode="budget", tau_min=0.001), gate_for(mode="budget", tau_min=0.001)
+    for gate, pause_s in ((still, 0), (paused, 3600)):
         for t in range(1, 40):
             if t == 20:
-                gates[0].reset()
-            stamp_ns = t * PERIOD_NS + (t >= 20) * pause_s * 10**9
-            gates[0].accept(gates[0].decide(SCENE, stamp_ns), SCENE, stamp_ns)
-    assert paused[0].state()["tau"] == pytest.approx(still[0].state()["tau"])
+                gate.reset()
+            show(gate, SCENE, t * PERIOD_NS + (t >= 20) * pause_s * 10**9)
+    assert paused.state()["tau"] == pytest.approx(still.state()["tau"])
 
 
 def test_first_tubelet_and_the_one_after_a_reset_are_encoded():
-    gate = SurpriseGate(GateConfig(), BLIND)
+    gate = SurpriseGate(GateConfig(tau=0.3), BLIND)
     for _ in range(2):
-        first = gate.decide(SCENE, 0)
-        assert (first.encode, first.reason) == (True, "first")
-        assert math.isnan(first.novelty)
-        gate.accept(first, SCENE, 0)
-        assert not gate.decide(SCENE, 1).encode
+        plan = show(gate, SCENE, 0)
+        assert (plan.size, plan.reason) == (4, "first")
+        assert math.isnan(gate.measured.novelty)
+        assert (gate.measured.threshold, gate.measured.patches) == (0.3, None)
+        assert gate.propose(SCENE, 1, DENSE).size == 0
         gate.reset()
+
+
+def test_first_tubelet_cannot_be_reused():
+    gate = SurpriseGate(GateConfig(), BLIND)
+    gate.propose(SCENE, 0, DENSE)
+    with pytest.raises(ValueError, match="compute all of the first tubelet"):
+        gate.commit(SCENE, 0, TokenPlan.reuse())
+
+
+def test_gate_plans_all_tokens_or_none():
+    gate = gate_for(tau=expected(0.2))
+    opened, shut = gate.propose(changed(0.3), 1, DENSE), gate.propose(changed(0.1), 1, DENSE)
+    assert opened.token_idx.tolist() == [0, 1, 2, 3]
+    assert (shut.token_idx.tolist(), shut.reason) == ([], "")
 
 
 def test_threshold_is_inclusive_and_reported():
     gate = gate_for(tau=expected(0.2))
-    decision = gate.decide(changed(0.2001), 1)
-    assert (decision.encode, decision.reason) == (True, "novelty")
-    decision = gate.decide(changed(0.199), 1)
-    assert (decision.encode, decision.reason, decision.threshold) == (False, "", expected(0.2))
+    plan = gate.propose(changed(0.2001), 1, DENSE)
+    assert (plan.size, plan.reason) == (4, "novelty")
+    plan = gate.propose(changed(0.199), 1, DENSE)
+    assert (plan.size, plan.reason, gate.measured.threshold) == (0, "", expected(0.2))
+
+
+def test_replaced_config_holds_from_the_next_tubelet_on():
+    gate = gate_for(tau=10.0)
+    assert gate.propose(changed(0.2), 1, DENSE).size == 0
+    gate.config = GateConfig(tau=0.1)
+    assert gate.propose(changed(0.2), 1, DENSE).reason == "novelty"
+    assert gate.measured.threshold == 0.1
 
 
 def test_staleness_is_bounded_in_header_time():
     gate = SurpriseGate(GateConfig(max_skip_s=1.0), BLIND)
-    gate.accept(gate.decide(SCENE, 5 * 10**9), SCENE, 5 * 10**9)
-    assert not gate.decide(SCENE, 6 * 10**9 - 1).encode
-    assert gate.decide(SCENE, 6 * 10**9).reason == "stale"
+    show(gate, SCENE, 5 * 10**9)
+    assert gate.propose(SCENE, 6 * 10**9 - 1, DENSE).size == 0
+    assert gate.propose(SCENE, 6 * 10**9, DENSE).reason == "stale"
 
 
 def test_zero_max_skip_never_forces():
-    assert not gate_for(max_skip_s=0.0).decide(SCENE, 10**15).encode
+    assert gate_for(max_skip_s=0.0).propose(SCENE, 10**15, DENSE).size == 0
 
 
 def test_small_change_that_stays_is_encoded_in_time():
     """0.6 of tau: a tenth is allowed, so four tubelets make up the limit of two tau."""
     gate = gate_for(tau=1.0, drift_limit=1.999)
     by = 0.6 / expected(1.0)
-    reasons = []
-    for t in range(1, 6):
-        features = changed(by)
-        decision = gate.decide(features, t)
-        gate.accept(decision, features, t)
-        reasons.append(decision.reason)
-    assert reasons == ["", "", "", "drift", ""]
+    assert [show(gate, changed(by), t).reason for t in range(1, 6)] == ["", "", "", "drift", ""]
 
 
-def test_deciding_changes_nothing():
-    gate = gate_for(tau=0.5)
-    for step in range(1, 5):
-        once, again = (gate.decide(changed(0.05 * step), step) for _ in range(2))
-        assert once.novelty == again.novelty == pytest.approx(expected(0.05 * step), rel=1e-3)
-        assert once.drift == again.drift
+def test_proposing_changes_nothing():
+    """However often a tubelet is proposed whose step then fails: plans and measurements stay those of the others."""
+    plain, disturbed = (gate_for(tau=0.5, drift_limit=1.0, mode="budget") for _ in range(2))
+    for t in range(1, 9):
+        for by in (9.0, 0.3, 0.0):
+            disturbed.propose(changed(by), t * PERIOD_NS + 1, DENSE)
+        plans = [show(gate, changed(0.05 * t), t * PERIOD_NS) for gate in (plain, disturbed)]
+        assert plans[0].reason == plans[1].reason
+        assert plain.measured[:2] == disturbed.measured[:2]
+        assert (plain.onset, plain.state()) == (disturbed.onset, disturbed.state())
+
+
+def test_what_counts_is_what_was_computed_in_the_end():
+    """A caller that encodes more than was planned, as the studies' warm-up does, moves the reference."""
+    gate = gate_for(tau=10.0)
+    assert gate.propose(changed(0.5), 1, DENSE).size == 0
+    gate.commit(changed(0.5), 1, DENSE)
+    gate.propose(changed(0.5), 2, DENSE)
+    assert gate.measured.novelty == 0
 
 
 def test_event_is_told_once_at_its_onset_and_by_the_tau_of_the_user_in_budget_mode():
     gate = gate_for(mode="budget", tau=0.2, budget_fraction=0.01)
     told = []
     for t in range(1, 9):
-        features = changed(0.5 if t in (3, 4, 5) else 0.0)
-        decision = gate.decide(features, t * 10**8)
-        told.append(gate.accept(decision, features, t * 10**8))
+        show(gate, changed(0.5 if t in (3, 4, 5) else 0.0), t * 10**8)
+        told.append(gate.onset)
     assert told == [False, False, True, False, False, False, False, False]
 
 
-def test_gate_switched_off_encodes_everything_and_measures_nothing():
+def test_gate_switched_off_keeps_each_plan_and_measures_nothing():
     gate = OpenGate(GateConfig())
-    for t in range(2):
-        decision = gate.decide(SCENE, t)
-        assert (decision.encode, decision.reason) == (True, "open")
-        assert math.isnan(decision.novelty)
-        assert not gate.accept(decision, SCENE, t)
+    narrow = TokenPlan(np.array([1, 3]), "dense")
+    for plan in (DENSE, narrow):
+        kept = gate.propose(SCENE, 0, plan)
+        gate.commit(SCENE, 0, kept)
+        assert (kept.token_idx.tolist(), kept.reason) == (plan.token_idx.tolist(), "open")
+        assert math.isnan(gate.measured.novelty)
+        assert math.isnan(gate.measured.threshold)
+        assert (gate.measured.patches, gate.onset) == (None, False)
 
 
 # Scenes, at the shipped defaults, through the whole engine.

@@ -1,0 +1,80 @@
+"""Stages that plan which tokens of a tubelet are computed.
+
+Planning has two phases, so that a step that fails leaves no trace: each stage proposes, and only after the step
+succeeded does each commit, that is, remember.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from saccade_ros.frames import Features, Figures, TokenPlan
+
+
+class Stage(Protocol):
+    """One rule of one stream that removes tokens from a plan."""
+
+    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+        """Narrow `plan` for this tubelet. Changes nothing that is remembered."""
+        ...
+
+    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+        """Remember the tubelet proposed last: its step succeeded.
+
+        Args:
+            plan: the tokens that were computed in the end.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        ...
+
+    def state(self) -> Figures:
+        """Report figures for diagnostics and the report; may be called from any thread."""
+        ...
+
+
+class Planner:
+    """All stages of one stream, in the order in which they narrow the plan."""
+
+    def __init__(self, stages: tuple[Stage, ...]) -> None:
+        self._stages = stages
+
+    def propose(self, patches: Features, stamp_ns: int) -> TokenPlan:
+        """Plan one tubelet, starting from all its tokens. Changes nothing that is remembered.
+
+        Args:
+            patches: patch embeddings, (S, D).
+            stamp_ns: of the tubelet's newer frame.
+
+        Raises:
+            RuntimeError: a stage added tokens to the plan it was given.
+            ValueError: from a stage, the patches hold NaN or infinity.
+        """
+        plan = TokenPlan.dense(len(patches), "dense")
+        for stage in self._stages:
+            narrowed = stage.propose(patches, stamp_ns, plan)
+            added = np.setdiff1d(narrowed.token_idx, plan.token_idx, assume_unique=True)
+            if len(added):
+                name = type(stage).__name__
+                raise RuntimeError(f"{name} added tokens {added} to the plan it was given: it may only remove tokens")
+            plan = narrowed
+        return plan
+
+    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+        """Let all stages remember the tubelet proposed last, of which the tokens of `plan` were computed."""
+        for stage in self._stages:
+            stage.commit(patches, stamp_ns, plan)
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        for stage in self._stages:
+            stage.reset()
+
+    def state(self) -> Figures:
+        """Report the figures of all stages."""
+        figures: Figures = {}
+        for stage in self._stages:
+            figures |= stage.state()
+        return figures
