@@ -23,7 +23,7 @@ from saccade_ros.recordings.source import (
     open_source,
     write_bag,
 )
-from saccade_ros.vision.decode import decode_image
+from saccade_ros.vision.images import decode_image
 
 WIDTH, HEIGHT, FRAMES, FPS = 96, 64, 24, 20
 PERIOD_NS = 10**9 // FPS
