@@ -33,6 +33,7 @@ def tables_first(jpeg: bytes) -> bytes:
 
 SIZED = {"raw": Image(48, 64, "mono8", 0, 64, bytes(3072)), "png": Compressed(encoded(".png"))}
 SIZED |= {"jpeg": Compressed(encoded(".jpg")), "tables first": Compressed(tables_first(encoded(".jpg")))}
+SIZED |= {"picture": gradient()}
 
 
 @pytest.mark.parametrize("message", SIZED.values(), ids=SIZED)
@@ -59,6 +60,12 @@ def test_rosbags_own_messages_are_understood():
     assert picture_of(raw).tolist() == [[[255, 0, 0], [0, 255, 0]]]
     png = types["sensor_msgs/msg/CompressedImage"](header, "png", np.frombuffer(encoded(".png"), np.uint8))
     assert np.array_equal(picture_of(png), gradient())
+
+
+def test_a_decoded_picture_is_returned_as_it_is():
+    picture = np.zeros((6, 8, 3), np.uint8)[::2, ::-1]  # C-contiguous or not
+    assert check_image(picture, MAX_PIXELS) == (3, 8)
+    assert decode_image(picture, MAX_PIXELS) is picture
 
 
 MALFORMED = [
@@ -93,6 +100,15 @@ MALFORMED = [
     (Compressed(b"\x89PNG\r\n\x1a\n" + bytes(99)), "undecodable", "no IHDR chunk"),
     (Compressed(jpeg_that_claims(0, 48)), "zero_size", "0 x 48"),
     (Compressed(png_that_claims(64, 0)), "zero_size", "64 x 0"),
+    (np.zeros((0, 640, 3), np.uint8), "zero_size", "picture is uint8 (0, 640, 3): give RGB uint8"),
+    (np.zeros((480, 0, 3), np.uint8), "zero_size", "picture is uint8 (480, 0, 3): give RGB uint8"),
+    (np.zeros((2000, 2000, 3), np.uint8), "too_large", "the image is 2000 x 2000"),
+    (np.zeros((4, 4, 3), np.float32), "unknown_encoding", "picture is float32 (4, 4, 3): give RGB uint8"),
+    (np.zeros((4, 4), np.uint8), "unknown_encoding", "(height, width, 3); decode other encodings first"),
+    (np.zeros((4, 4, 4), np.uint8), "unknown_encoding", "picture is uint8 (4, 4, 4)"),
+    (np.zeros((4, 4, 0), np.uint8), "unknown_encoding", "picture is uint8 (4, 4, 0)"),
+    (np.zeros((2, 4, 4, 3), np.uint8), "unknown_encoding", "picture is uint8 (2, 4, 4, 3)"),
+    (np.zeros(0, np.float32), "unknown_encoding", "picture is float32 (0,)"),
 ]
 
 
