@@ -28,7 +28,7 @@ class Header(NamedTuple):
 
 
 def jpeg_header(data: memoryview) -> Header:
-    """Walk the segments of a JPEG up to its frame header (ITU-T T.81, B.2).
+    """Find the size of a JPEG: walk its segments up to the frame header (ITU-T T.81, B.2).
 
     EXIF data, perhaps with a thumbnail that is a JPEG of its own, is a segment too and is stepped over. Bytes
     between segments, which libjpeg would skip, are refused: both must find the same frame header.
@@ -55,7 +55,7 @@ def jpeg_header(data: memoryview) -> Header:
 
 
 def png_header(data: memoryview) -> Header:
-    """Read the IHDR chunk of a PNG, which comes first (ISO/IEC 15948, 11.2.2).
+    """Find the size of a PNG in its first chunk, IHDR (ISO/IEC 15948, 11.2.2).
 
     Raises:
         MalformedImage: there is no IHDR chunk.

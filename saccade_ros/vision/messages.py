@@ -1,4 +1,4 @@
-"""Image messages as Protocols: what is read of sensor_msgs Image and CompressedImage, of rclpy and rosbags alike."""
+"""Protocols of image messages: the attributes that are read, of rclpy's classes and of rosbags' alike."""
 
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
