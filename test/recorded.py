@@ -15,7 +15,7 @@ TYPES = get_typestore(Stores.ROS2_JAZZY)
 
 
 def picture(index):
-    """A square that moves right over a slope; unlike after a turn or with red and blue swapped."""
+    """A square that moves right over a slope; unlike after a rotation or with red and blue swapped."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[..., 0] = np.linspace(0, 200, WIDTH, dtype=np.uint8)
     image[20:36, 2 * index : 2 * index + 16] = (250, 240, 30)

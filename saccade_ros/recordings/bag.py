@@ -17,26 +17,19 @@ _BAG_REMEDY = "it may be cut or damaged; copy it again, or try `ros2 bag reindex
 
 
 class BagSource(Source):
-    """An image topic of a rosbag.
+    """Image topic of a rosbag.
 
     Only image types are decoded, by definitions that all ROS distributions share. So another topic's message
     definition, missing or odd, is no obstacle.
+
+    Raises:
+        SourceError: the bag is unfinished, cut or damaged, or has no such image topic; from iterating, it has
+            fewer messages than it lists.
     """
 
     def __init__(self, path: Path, topic: str | None = None) -> None:
         self._path = path
-        if path.is_dir() and not (path / "metadata.yaml").exists():
-            raise SourceError(
-                f"{path} has no metadata.yaml, so it is no finished rosbag2: give the bag's own folder, "
-                f"or let `ros2 bag reindex {path}` finish a recording that was interrupted"
-            )
-        if Path(f"{path}-wal").exists():
-            raise SourceError(
-                f"{path} has its newest messages in {path.name}-wal still: stop the recorder, or let "
-                f"`ros2 bag reindex {path.parent}` finish a recording that was interrupted"
-            )
-        for file in path.glob("*.db3") if path.is_dir() else [path]:
-            _check_pages(file)
+        _check_files(path)
         self._ros1 = path.suffix == ".bag" and path.is_file()
         self._types = get_typestore(Stores.ROS1_NOETIC if self._ros1 else Stores.ROS2_JAZZY)
         with ExitStack() as opened:
@@ -101,8 +94,27 @@ def _bag_errors(path: Path) -> Iterator[None]:
         raise SourceError(f"{path} cannot be read as a bag ({reason}): {_BAG_REMEDY}") from error
 
 
+def _check_files(path: Path) -> None:
+    """Refuse a recording that was interrupted or cut, as far as its files show it."""
+    if path.is_dir() and not (path / "metadata.yaml").exists():
+        raise SourceError(
+            f"{path} has no metadata.yaml, so it is no finished rosbag2: give the bag's own folder, "
+            f"or let `ros2 bag reindex {path}` finish a recording that was interrupted"
+        )
+    if Path(f"{path}-wal").exists():
+        raise SourceError(
+            f"{path} has its newest messages in {path.name}-wal still: stop the recorder, or let "
+            f"`ros2 bag reindex {path.parent}` finish a recording that was interrupted"
+        )
+    for file in path.glob("*.db3") if path.is_dir() else [path]:
+        _check_pages(file)
+
+
 def _check_pages(file: Path) -> None:
-    """SQLite files end with a whole page. SQLite itself takes what a cut last page lacks for zeros: black pixels."""
+    """Refuse a SQLite file that ends within a page.
+
+    SQLite itself takes what a cut last page lacks for zeros: black pixels.
+    """
     with file.open("rb") as head:
         start = head.read(18)
     if start.startswith(b"SQLite format 3\0"):
@@ -112,7 +124,7 @@ def _check_pages(file: Path) -> None:
 
 
 def _choose(path: Path, connections: list[Connection], topic: str | None) -> list[Connection]:
-    """The connections of the chosen image topic, or of the only one."""
+    """Choose the connections of the image topic, or of the only one."""
     images = [connection for connection in connections if connection.msgtype in (IMAGE, COMPRESSED)]
     topics = sorted({connection.topic for connection in images})
     if not topics:

@@ -1,4 +1,4 @@
-"""Video file to rosbag2: JPEG images with the stamps of the video."""
+"""Writing of a video file as a rosbag2: JPEG images with the stamps of the video."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +23,16 @@ def write_bag(
     topic: str = "/camera/image_raw/compressed",
     progress: Callable[[int, int | None], None] | None = None,
 ) -> int:
-    """Write a video as a rosbag2 of JPEG images; return how many.
+    """Write a video as a rosbag2 of JPEG images. The bag appears at `bag_path` when it is complete and not before.
 
-    `progress` is called after each image with the number done and, where known, of all. The bag appears at
-    `bag_path` when it is complete and not before.
+    Args:
+        progress: called after each image with the number done and, where known, of all.
+
+    Returns:
+        Number of images.
+
+    Raises:
+        SourceError: `video_path` is no whole video, or `bag_path` exists.
     """
     bag_path = Path(bag_path)
     if bag_path.exists():

@@ -24,7 +24,7 @@ _LEAP_S = 1  # further back than any reordering: a spliced recording
 
 @dataclass(frozen=True, slots=True)
 class RgbImage:
-    """A video's frame in the shape of a sensor_msgs/Image. `data` is the picture itself, (height * step,)."""
+    """Frame of a video in the shape of a sensor_msgs/Image. `data` is the picture itself, (height * step,)."""
 
     height: int
     width: int
@@ -35,7 +35,11 @@ class RgbImage:
 
 
 class VideoSource(Source):
-    """A video file, each frame an RGB image stamped with its time in the video from FIRST_STAMP_NS on."""
+    """Video file, each frame an RGB image stamped with its time in the video from FIRST_STAMP_NS on.
+
+    Raises:
+        SourceError: the file holds no video; from iterating, it is cut or damaged.
+    """
 
     def __init__(self, path: Path, topic: str | None = None) -> None:
         self._path = path
@@ -47,7 +51,7 @@ class VideoSource(Source):
     def __iter__(self) -> Iterator[ImageMessage]:
         with self._opened() as (container, stream):
             first: int | None = None
-            for frame, pts in _in_time(self._frames(container, stream), _LEAP_S / stream.time_base):
+            for frame, pts in sort_stamps(self._frames(container, stream), _LEAP_S / stream.time_base):
                 first = pts if first is None else first
                 stamp_ns = FIRST_STAMP_NS + round((pts - first) * stream.time_base * 10**9)
                 yield ImageMessage(stamp_ns, stamp_ns, VIDEO_FRAME_ID, _rgb_image(frame), None, IMAGE)
@@ -104,7 +108,7 @@ def _declared_s(container: Any, stream: Any) -> float | None:
 
 
 def _is_cut(container: Any, stream: Any, packets: int, end_s: Fraction) -> bool:
-    """Did the file end before its header says? FFmpeg itself takes most early ends for good ones."""
+    """Tell whether the file ends before its header says. FFmpeg itself takes most early ends for good ones."""
     declared_s = _declared_s(container, stream)
     missing_s = declared_s - float(end_s) if declared_s else 0.0
     frame_s = float(1 / stream.average_rate) if stream.average_rate else 0.0
@@ -115,10 +119,16 @@ def _is_cut(container: Any, stream: Any, packets: int, end_s: Fraction) -> bool:
     return packets < stream.frames and (not hides or missing_s > 1.5 * frame_s)
 
 
-def _in_time(frames: Iterable[Any], leap: Fraction) -> Iterator[tuple[Any, int]]:
-    """Frames as decoded, which is the order to show them in, with their stamps in ascending order.
+def sort_stamps(frames: Iterable[Any], leap: Fraction) -> Iterator[tuple[Any, int]]:
+    """Give frames, which are decoded in the order to show them in, their stamps in ascending order.
 
     Some writers store the decoding time as the time to show a frame; then the stamps come permuted.
+
+    Args:
+        leap: a stamp further back than this, in units of the stamps, starts a new ascending order.
+
+    Raises:
+        SourceError: a frame has no stamp.
     """
     waiting: deque[Any] = deque()
     stamps: list[int] = []
@@ -136,8 +146,8 @@ def _in_time(frames: Iterable[Any], leap: Fraction) -> Iterator[tuple[Any, int]]
 
 
 def _rgb_image(frame: Any) -> RgbImage:
-    # Phones store pictures sideways and note it; every player turns them.
-    turns = getattr(frame, "rotation", 0) // 90  # counter-clockwise; PyAV 12 does not tell
-    picture: Picture = np.rot90(frame.to_ndarray(format="rgb24"), turns)  # (H, W, 3)
+    # Phones store pictures sideways and note the rotation; every player applies it.
+    rotation = getattr(frame, "rotation", 0)  # degrees counter-clockwise; PyAV 12 does not tell
+    picture: Picture = np.rot90(frame.to_ndarray(format="rgb24"), rotation // 90)  # (H, W, 3)
     height, width, _ = picture.shape
     return RgbImage(height, width, np.ascontiguousarray(picture).reshape(-1), 3 * width)

@@ -90,21 +90,21 @@ def test_messages_still_in_the_write_ahead_log_are_an_error(bag, tmp_path):
         open_source(file)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999, 0.99999])
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999, 0.99999])
 @pytest.mark.parametrize("whole_folder", [True, False])
-def test_a_cut_db3_is_an_error(bag, tmp_path, share, whole_folder):
+def test_a_cut_db3_is_an_error(bag, tmp_path, fraction, whole_folder):
     folder = Path(shutil.copytree(bag, tmp_path / "clip"))
     data = (folder / "clip.db3").read_bytes()
-    (folder / "clip.db3").write_bytes(data[: int(len(data) * share)])
+    (folder / "clip.db3").write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(SourceError, match="clip"):
         read(folder if whole_folder else folder / "clip.db3")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999])
-def test_a_cut_mcap_is_an_error(tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999])
+def test_a_cut_mcap_is_an_error(tmp_path, fraction):
     file = record(tmp_path / "bag", {"/camera": IMAGE}, StoragePlugin.MCAP, count=200) / "bag.mcap"
     data = file.read_bytes()
-    file.write_bytes(data[: int(len(data) * share)])
+    file.write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(SourceError, match="cut or damaged"):
         read(file)
 
