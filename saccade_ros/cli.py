@@ -172,7 +172,7 @@ def _add_train(commands: Any) -> None:
 
 def _replay(options: argparse.Namespace) -> int:
     from saccade_ros.config import load_config
-    from saccade_ros.recordings.source import open_source
+    from saccade_ros.recordings import open_source
     from saccade_ros.replay.inprocess import replay
     from saccade_ros.replay.live import LiveView
     from saccade_ros.replay.report import save_report

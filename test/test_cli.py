@@ -40,7 +40,7 @@ def test_replay_samples_at_the_rate_asked_for(clip, tmp_path):
 
 def test_replay_twice_gives_the_same_novelty(clip, tmp_path):
     from saccade_ros.config import load_config
-    from saccade_ros.recordings.source import open_source
+    from saccade_ros.recordings import open_source
     from saccade_ros.replay.inprocess import replay
 
     runs = [replay(open_source(clip), load_config(DEMO), lambda *_: None) for _ in range(2)]

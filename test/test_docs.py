@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from saccade_ros.config import Config
-from saccade_ros.vision.decode import CAUSES
 from saccade_ros.vision.ledger import DROP_CAUSES
+from saccade_ros.vision.malformed import CAUSES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

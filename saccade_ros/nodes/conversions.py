@@ -14,8 +14,8 @@ from saccade_ros.config import Config
 from saccade_ros.frames import EmbeddingResult, Picture
 from saccade_ros.msg import Embedding, NoveltyEvent
 from saccade_ros.msg import EncoderInfo as EncoderInfoMessage
-from saccade_ros.vision.decode import Convert, convert_with_rosbags
 from saccade_ros.vision.overlay import changed_region, novelty_overlay
+from saccade_ros.vision.raw import Convert, convert_with_rosbags
 
 
 def stamp_to_ns(stamp: Time) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from saccade_ros.nodes.worker import Camera
-from saccade_ros.vision.decode import CAUSES as MALFORMED_CAUSES
+from saccade_ros.vision.malformed import CAUSES as MALFORMED_CAUSES
 
 TROUBLE = ("stale_stamp", "partner", *MALFORMED_CAUSES)
 

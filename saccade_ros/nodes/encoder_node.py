@@ -39,8 +39,10 @@ from saccade_ros.nodes.conversions import (
 from saccade_ros.nodes.diagnostics import CameraMonitor
 from saccade_ros.nodes.parameters import changed_gate, declare_parameters, read_config, refuse_bad_gate
 from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker
-from saccade_ros.vision.decode import MalformedImage, check_image, convert_with_rosbags, decode_image
+from saccade_ros.vision.images import check_image, decode_image
 from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.malformed import MalformedImage
+from saccade_ros.vision.raw import convert_with_rosbags
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)

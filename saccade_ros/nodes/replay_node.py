@@ -32,7 +32,10 @@ from saccade_ros.config import load_config
 from saccade_ros.measure.machine import describe_machine
 from saccade_ros.msg import Embedding, EncoderInfo
 from saccade_ros.nodes.conversions import stamp_to_ns
-from saccade_ros.recordings.source import COMPRESSED, BagSource, Source, SourceError, open_source, write_bag
+from saccade_ros.recordings import open_source
+from saccade_ros.recordings.bag import BagSource
+from saccade_ros.recordings.bag_writer import write_bag
+from saccade_ros.recordings.source import COMPRESSED, Source, SourceError
 from saccade_ros.replay.inprocess import thumbnails
 from saccade_ros.replay.live import LiveView
 from saccade_ros.replay.recording import EmbeddingRow, Recording

@@ -15,8 +15,8 @@ from typing import Any
 
 from saccade_ros.engine import StreamEncoder
 from saccade_ros.frames import EmbeddingResult, Tubelet
-from saccade_ros.vision.decode import MalformedImage
 from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.malformed import MalformedImage
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 

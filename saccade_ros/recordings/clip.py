@@ -9,9 +9,11 @@ import numpy.typing as npt
 
 from saccade_ros.config import Config
 from saccade_ros.frames import Pixels
-from saccade_ros.recordings.source import ImageMessage, SourceError, open_source
-from saccade_ros.vision.decode import MalformedImage, check_image, decode_image
+from saccade_ros.recordings import open_source
+from saccade_ros.recordings.source import ImageMessage, SourceError
+from saccade_ros.vision.images import check_image, decode_image
 from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.malformed import MalformedImage
 from saccade_ros.vision.preprocess import tubelet_pixels
 from saccade_ros.vision.tubelet import TubeletBuffer
 

@@ -14,8 +14,9 @@ from saccade_ros.measure.machine import describe_machine
 from saccade_ros.recordings.source import ImageMessage, Source
 from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals
 from saccade_ros.replay.report import thumbnail
-from saccade_ros.vision.decode import MalformedImage, check_image, decode_image
+from saccade_ros.vision.images import check_image, decode_image
 from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.malformed import MalformedImage
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 MAX_THUMBNAILS = 60

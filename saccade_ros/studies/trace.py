@@ -21,8 +21,9 @@ from saccade_ros.backends import Backend
 from saccade_ros.config import Config
 from saccade_ros.frames import Frame, Tubelet
 from saccade_ros.recordings.source import Source
-from saccade_ros.vision.decode import MalformedImage, decode_image
+from saccade_ros.vision.images import decode_image
 from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.malformed import MalformedImage
 from saccade_ros.vision.preprocess import resize_to_square, tubelet_pixels
 from saccade_ros.vision.tubelet import TubeletBuffer
 

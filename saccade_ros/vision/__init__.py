@@ -1,1 +1,1 @@
-"""From a camera's message to the encoder's input: decode, pair into tubelets, preprocess."""
+"""Way of an image to the encoder's input: decode, pair into tubelets, preprocess; and account for each frame."""

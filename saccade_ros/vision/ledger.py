@@ -1,4 +1,4 @@
-"""Every frame is accounted for: frames received = frames used + frames dropped, by cause, + frames pending."""
+"""Account of every frame: frames received = frames used + frames dropped, by cause, + frames pending."""
 
 import threading
 from collections import Counter
@@ -24,7 +24,7 @@ DROP_CAUSES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Accounts:
-    """A ledger at a moment. received = used + sum(dropped) + pending, always.
+    """Copy of a ledger's counts at one moment; received = used + sum(dropped) + pending.
 
     Attributes:
         pending: received and neither used nor dropped yet: half a tubelet, or one waiting or in the encoder's hands.
@@ -38,7 +38,7 @@ class Accounts:
 
 
 class FrameLedger:
-    """Counts one stream's frames. Safe to use from the thread that receives and the one that encodes."""
+    """Frame counts of one stream. Safe to use from the thread that receives and the one that encodes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -48,24 +48,24 @@ class FrameLedger:
         self.resets: Counter[str] = Counter()
 
     def receive(self) -> None:
-        """One frame came in."""
+        """Count a frame that came in."""
         with self._lock:
             self.received += 1
 
     def use(self, frames: int) -> None:
-        """These frames are in a published embedding."""
+        """Count frames that went into a published embedding."""
         with self._lock:
             self.used += frames
 
     def drop(self, cause: str, frames: int = 1) -> None:
-        """These frames never will be. `cause` is a key of DROP_CAUSES."""
+        """Count frames that will never be in an embedding; raise KeyError if `cause` is no key of DROP_CAUSES."""
         if cause not in DROP_CAUSES:
             raise KeyError(f"{cause!r} is no drop cause: add it to DROP_CAUSES with its meaning")
         with self._lock:
             self.dropped[cause] += frames
 
     def reset(self, reason: str) -> None:
-        """The stream started afresh."""
+        """Count a new start of the stream."""
         with self._lock:
             self.resets[reason] += 1
 
@@ -81,7 +81,7 @@ class FrameLedger:
         return self.accounts().pending
 
     def accounts(self) -> Accounts:
-        """All counts at one moment, whatever the other thread does."""
+        """Copy all counts, consistent with each other whatever the other thread does."""
         with self._lock:
             pending = self.received - self.used - self.dropped.total()
             return Accounts(self.received, self.used, pending, dict(self.dropped), dict(self.resets))

@@ -1,4 +1,4 @@
-"""What the gate saw, back on the camera's picture: where the patches changed."""
+"""Changed patches drawn on the camera's picture, and the box around them."""
 
 import cv2
 import numpy as np
@@ -28,14 +28,17 @@ def changed_region(novelty: PatchNovelty, view: View, tau: float) -> tuple[int, 
 
 
 def novelty_overlay(picture: Picture, novelty: PatchNovelty, view: View, tau: float) -> Picture:
-    """The picture with changed patches tinted red, at full strength from tau on, and a frame around what is seen."""
+    """Copy of the picture with changed patches tinted red and a white frame around the encoder's view.
+
+    The tint grows with novelty (grid, grid) and has its full strength, OPACITY, from tau on.
+    """
     height, width = picture.shape[:2]
     top, left = round(view.top), round(view.left)
     bottom, right = min(height, round(view.top + view.height)), min(width, round(view.left + view.width))
     strength = np.clip(novelty / tau if tau else np.ones_like(novelty), 0, 1).astype(np.float32)
     tint = cv2.resize(strength, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST)[..., None] * OPACITY
     out: Picture = picture.copy()
-    seen = out[top:bottom, left:right]
-    seen[:] = np.round(seen * (1 - tint) + tint * np.array((255, 0, 0), np.float32)).astype(np.uint8)
+    viewed = out[top:bottom, left:right]  # (view height, view width, 3)
+    viewed[:] = np.round(viewed * (1 - tint) + tint * np.array((255, 0, 0), np.float32)).astype(np.uint8)
     cv2.rectangle(out, (left, top), (right - 1, bottom - 1), (255, 255, 255), 1)
     return out

@@ -1,4 +1,4 @@
-"""Picture -> encoder input: square, normalised, channels first.
+"""Preprocessing of pictures to the encoder's input: square, normalised, channels first.
 
 `crop` is the checkpoints' evaluation transform, transformers' VJEPA2VideoProcessor: shorter side to 256/224
 of the input size, bilinear with antialiasing, then the centre. Up to an aspect ratio of 2:1 the geometry is
@@ -23,7 +23,7 @@ _SHIFT = (-np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)).astype(np.float32)[
 
 
 def tubelet_pixels(older: Picture, newer: Picture, size: int, fit: str) -> Pixels:
-    """Two pictures as one tubelet: float32 (2, 3, size, size), C-contiguous."""
+    """Preprocess two pictures to one tubelet: float32 (2, 3, size, size), C-contiguous."""
     pixels = np.empty((2, 3, size, size), np.float32)
     for picture, out in zip((older, newer), pixels, strict=True):
         normalize(resize_to_square(picture, size, fit), out)
@@ -31,7 +31,11 @@ def tubelet_pixels(older: Picture, newer: Picture, size: int, fit: str) -> Pixel
 
 
 def resize_to_square(picture: Picture, size: int, fit: str) -> Picture:
-    """uint8 (size, size, 3): the picture's centre for fit 'crop', all of it, distorted, for 'stretch'."""
+    """Resize to uint8 (size, size, 3): the picture's centre for fit 'crop', all of it, distorted, for 'stretch'.
+
+    Raises:
+        ValueError: `fit` is neither.
+    """
     if fit == "stretch":
         return _resize(picture, size, size)
     if fit == "crop":
@@ -40,7 +44,7 @@ def resize_to_square(picture: Picture, size: int, fit: str) -> Picture:
 
 
 def view_of(height: int, width: int, size: int, fit: str) -> View:
-    """The part of a picture of this size that `resize_to_square` keeps."""
+    """Part of a (height, width) picture that `resize_to_square` keeps, in pixels of that picture."""
     if fit == "stretch":
         return View(0.0, 0.0, float(height), float(width))
     trimmed_top, trimmed_left = max(0, height - 2 * width) // 2, max(0, width - 2 * height) // 2
@@ -52,7 +56,7 @@ def view_of(height: int, width: int, size: int, fit: str) -> View:
 
 
 def normalize(picture: Picture, out: Pixels | None = None) -> Pixels:
-    """Without ImageNet's mean, in units of its standard deviation: float32 (3, H, W), in `out` if given."""
+    """Subtract ImageNet's mean and divide by its standard deviation: float32 (3, H, W), in `out` if given."""
     pixels: Pixels = np.multiply(picture.transpose(2, 0, 1), _SCALE, out=out, order="C")  # (3, H, W)
     pixels += _SHIFT
     return pixels

@@ -1,6 +1,6 @@
-"""From a camera's frames to tubelets: sample at the target rate by stamp, pair, and notice when time breaks.
+"""Tubelets of one stream: frames sampled at the target rate by their stamps, and paired.
 
-Works on anything stamped (decoded frames or undecoded messages) in constant time per frame, so it may run in a
+Anything stamped (decoded frames or undecoded messages) is taken in constant time per frame, so this may run in a
 subscription callback: the two frames of a tubelet keep their spacing however busy the encoder is.
 """
 
@@ -10,12 +10,12 @@ from saccade_ros.config import StreamConfig
 from saccade_ros.frames import Item, Tubelet
 from saccade_ros.vision.ledger import FrameLedger
 
-# A frame this little older than the newest is a late packet or a duplicate; further back, time itself jumped.
+# A frame at most this much older than the newest is a late packet or a duplicate; further back, the clock jumped.
 REORDER_NS = 100_000_000
 
 
 class TubeletBuffer(Generic[Item]):
-    """Pairs one stream's sampled frames. Counts every frame it is given, and every one it drops, in the ledger."""
+    """Sampler and pairing of one stream. Counts every frame it is given, and every one it drops, in the ledger."""
 
     _older: Item | None
     _newest_ns: int | None
@@ -39,9 +39,9 @@ class TubeletBuffer(Generic[Item]):
         if self._newest_ns is not None and 0 <= self._newest_ns - stamp_ns <= REORDER_NS:
             self.ledger.drop("stale_stamp")
             return None
-        if reason := self._break_in_time(stamp_ns, (frame_id, size)):
+        if reason := self._discontinuity(stamp_ns, (frame_id, size)):
             self.reset(reason)
-        due = self._is_due(stamp_ns)
+        due = self._take_if_due(stamp_ns)
         self._newest_ns, self._source = stamp_ns, (frame_id, size)
         if not due:
             self.ledger.drop("rate")
@@ -66,8 +66,8 @@ class TubeletBuffer(Generic[Item]):
         self._older = self._newest_ns = self._source = self._due_ns = None
         self._index = 0
 
-    def _break_in_time(self, stamp_ns: int, source: tuple[str, tuple[int, int]]) -> str:
-        """Why this frame cannot continue the stream, or nothing."""
+    def _discontinuity(self, stamp_ns: int, source: tuple[str, tuple[int, int]]) -> str:
+        """Reason why this frame cannot continue the stream; empty if it can."""
         if self._newest_ns is None:
             return ""
         if stamp_ns < self._newest_ns:
@@ -76,8 +76,8 @@ class TubeletBuffer(Generic[Item]):
             return "gap"
         return "" if source == self._source else "source_change"
 
-    def _is_due(self, stamp_ns: int) -> bool:
-        """Is this the frame nearest to the next point of the sampling grid?
+    def _take_if_due(self, stamp_ns: int) -> bool:
+        """Tell whether this frame is the nearest to the next point of the sampling grid; if so, advance that point.
 
         Half the camera's own interval decides, so that jitter at a camera as fast as the target drops nothing.
         """

@@ -21,7 +21,7 @@ from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
 from saccade_ros.config import load_config
-from saccade_ros.recordings.source import open_source
+from saccade_ros.recordings import open_source
 from saccade_ros.replay.inprocess import replay
 
 pytestmark = pytest.mark.ros

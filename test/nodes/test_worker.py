@@ -11,8 +11,8 @@ from saccade_ros.config import GateConfig
 from saccade_ros.engine import Engine, StreamEncoder
 from saccade_ros.frames import Picture
 from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker, Pace
-from saccade_ros.vision.decode import MalformedImage
 from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.malformed import MalformedImage
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 TIMEOUT_S = 30.0

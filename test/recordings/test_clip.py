@@ -7,9 +7,10 @@ import pytest
 from clips import write_video
 
 from saccade_ros.config import Config, StreamConfig
+from saccade_ros.recordings import open_source
 from saccade_ros.recordings.clip import read_tubelets
-from saccade_ros.recordings.source import SourceError, open_source
-from saccade_ros.vision.decode import decode_image
+from saccade_ros.recordings.source import SourceError
+from saccade_ros.vision.images import decode_image
 from saccade_ros.vision.preprocess import tubelet_pixels
 
 

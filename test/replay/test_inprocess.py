@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 from test_report import recording, row
 
-from saccade_ros.recordings.source import IMAGE, ImageMessage, RgbImage
+from saccade_ros.recordings.source import IMAGE, ImageMessage
+from saccade_ros.recordings.video import RgbImage
 from saccade_ros.replay.inprocess import MAX_THUMBNAILS, thumbnails
 
 MAX_PIXELS = 10_000

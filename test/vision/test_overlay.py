@@ -32,16 +32,16 @@ def test_cropped_view_is_the_centre_by_hand():
 @pytest.mark.parametrize(("height", "width"), [(480, 640), (272, 640), (300, 1200), (1200, 300), (256, 256)])
 @pytest.mark.parametrize("fit", ["crop", "stretch"])
 def test_what_lies_in_a_patch_of_the_view_is_what_the_encoder_sees_there(height, width, fit):
-    """A white block drawn where the view says a patch is turns that patch of the input white, and no other."""
+    """A white block drawn where the view says a patch is makes that patch of the input white, and no other."""
     view, size, patch = view_of(height, width, 128, fit), 128, (5, 2)
     down, right = view.height / 8, view.width / 8
     picture = np.zeros((height, width, 3), np.uint8)
     top, left = view.top + patch[0] * down, view.left + patch[1] * right
     picture[round(top) : round(top + down), round(left) : round(left + right)] = 255
-    seen = resize_to_square(picture, size, fit).mean(axis=2).reshape(8, 16, 8, 16).mean(axis=(1, 3))
-    assert seen[patch] > 200
-    seen[patch] = 0
-    assert seen.max() < 50
+    viewed = resize_to_square(picture, size, fit).mean(axis=2).reshape(8, 16, 8, 16).mean(axis=(1, 3))
+    assert viewed[patch] > 200
+    viewed[patch] = 0
+    assert viewed.max() < 50
 
 
 def test_region_is_the_box_around_what_reached_tau():

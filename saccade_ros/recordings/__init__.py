@@ -1,0 +1,28 @@
+"""Bags and videos as stamped images, and video files written as bags.
+
+Whatever cannot be read to its end is an error that says so. A replay of half a recording looks like a good
+one, so nothing here falls back to fewer frames, to an empty stream or to made-up pictures.
+"""
+
+from pathlib import Path
+
+from saccade_ros.recordings.bag import BAG_SUFFIXES, BagSource
+from saccade_ros.recordings.source import Source, SourceError
+from saccade_ros.recordings.video import VideoSource
+
+
+def open_source(path: str | Path, topic: str | None = None) -> Source:
+    """Open a rosbag2 folder, a .mcap, .db3 or .bag (ROS 1) file, or a video file.
+
+    Args:
+        topic: chooses among a bag's image topics; may be left out if there is one. A video takes it as name.
+
+    Raises:
+        SourceError: there is no such path or topic, or it can be read neither as a bag nor as a video.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SourceError(f"{path} does not exist: give a rosbag2 folder, a .mcap, .db3 or .bag file, or a video file")
+    if path.is_dir() or path.suffix in BAG_SUFFIXES:
+        return BagSource(path, topic)
+    return VideoSource(path, topic)

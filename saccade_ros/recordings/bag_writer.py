@@ -1,0 +1,75 @@
+"""Writing of a video file as a rosbag2: JPEG images with the stamps of the video."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.rosbag2 import Writer as Rosbag2Writer
+from rosbags.typesys import Stores, get_typestore
+
+from saccade_ros.recordings import open_source
+from saccade_ros.recordings.source import COMPRESSED, ImageMessage, Source, SourceError
+from saccade_ros.recordings.video import RgbImage, VideoSource
+
+JPEG_QUALITY = 95
+
+
+def write_bag(
+    video_path: str | Path,
+    bag_path: str | Path,
+    topic: str = "/camera/image_raw/compressed",
+    progress: Callable[[int, int | None], None] | None = None,
+) -> int:
+    """Write a video as a rosbag2 of JPEG images. The bag appears at `bag_path` when it is complete and not before.
+
+    Args:
+        progress: called after each image with the number done and, where known, of all.
+
+    Returns:
+        Number of images.
+
+    Raises:
+        SourceError: `video_path` is no whole video, or `bag_path` exists.
+    """
+    bag_path = Path(bag_path)
+    if bag_path.exists():
+        raise SourceError(f"{bag_path} exists: remove it or write to another folder")
+    with open_source(video_path) as source:
+        if not isinstance(source, VideoSource):
+            raise SourceError(f"{video_path} is a bag already: give a video file")
+        bag_path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target: a rename stays on one file system. Named like it: so are the files inside.
+        with TemporaryDirectory(prefix=".writing_", dir=bag_path.parent) as scratch:
+            written = _write_jpegs(source, Path(scratch) / bag_path.name, topic, progress)
+            (Path(scratch) / bag_path.name).rename(bag_path)
+    return written
+
+
+def _write_jpegs(source: Source, bag_path: Path, topic: str, progress: Callable[[int, int | None], None] | None) -> int:
+    types: Any = get_typestore(Stores.ROS2_JAZZY)
+    written = 0
+    with Rosbag2Writer(bag_path, version=9) as writer:
+        connection = writer.add_connection(topic, COMPRESSED, typestore=types)
+        for image in source:
+            cdr = types.serialize_cdr(_compressed(types, image), COMPRESSED)
+            writer.write(connection, image.time_ns, cdr)
+            written += 1
+            if progress:
+                progress(written, source.count)
+    return written
+
+
+def _compressed(types: Any, image: ImageMessage) -> Any:
+    sec, nanosec = divmod(image.stamp_ns, 10**9)
+    stamp = types.types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
+    header = types.types["std_msgs/msg/Header"](stamp=stamp, frame_id=image.frame_id)
+    return types.types[COMPRESSED](header=header, format="jpeg", data=_jpeg(image.message))
+
+
+def _jpeg(image: RgbImage) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    picture = image.data.reshape(image.height, image.width, 3)
+    _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return np.asarray(data, np.uint8)

@@ -1,0 +1,90 @@
+"""sensor_msgs/CompressedImage to RGB picture: JPEG and PNG.
+
+OpenCV decodes. cv_bridge and rosbags-image call it too, but neither gets grey JPEGs right.
+"""
+
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from saccade_ros.frames import Picture
+from saccade_ros.vision.encodings import DEPTH_ENCODINGS, MOSAICS
+from saccade_ros.vision.headers import JPEG_START, PNG_START, Header, jpeg_header, png_header
+from saccade_ros.vision.malformed import SHORT_DATA, UNDECODABLE, UNKNOWN_ENCODING, MalformedImage, check_size
+from saccade_ros.vision.messages import CompressedImage, bytes_of
+
+
+def check_compressed(message: CompressedImage, max_pixels: int) -> Header:
+    """Read the picture's header and check its size.
+
+    Raises:
+        MalformedImage: the format or the header cannot be right. Whether the data is whole is not checked.
+    """
+    _check_format(message.format)
+    data = bytes_of(message).data
+    if not data:
+        raise MalformedImage(SHORT_DATA, "data is empty: the driver must send whole images")
+    # The size is limited here, before anything is decoded: a few bytes can ask for gigabytes of pixels.
+    start = bytes(data[:8])
+    if start.startswith(JPEG_START):
+        header = jpeg_header(data)
+    elif start == PNG_START:
+        header = png_header(data)
+    else:
+        raise _neither_jpeg_nor_png(message.format, start)
+    check_size(header.width, header.height, max_pixels)
+    return header
+
+
+def decode_compressed(message: CompressedImage, max_pixels: int) -> Picture:
+    """Decode to RGB, uint8, (height, width, 3), as stored: the orientation in EXIF data is ignored.
+
+    Raises:
+        MalformedImage: see check_compressed; or the data is cut or damaged.
+    """
+    header = check_compressed(message, max_pixels)
+    data = bytes_of(message)
+    size = f"{header.width} x {header.height} image"
+    # OpenCV 4 fills the missing part of a truncated JPEG with grey and reports success, so look for the mark
+    # of its end. Anything may follow the mark, as cameras pad their buffers.
+    if data[header.offset :].tobytes().rfind(header.end_mark) < 0:
+        raise MalformedImage(
+            UNDECODABLE, f"the {size} is cut after {data.size} bytes: the driver must send whole images"
+        )
+    bgr = _imdecode(data)
+    if bgr is None:
+        raise MalformedImage(
+            UNDECODABLE,
+            f"OpenCV cannot decode the {size} of {data.size} bytes: "
+            "it is damaged, or a rare kind of JPEG or PNG; publish a common one",
+        )
+    return cast("Picture", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))  # (H, W, 3)
+
+
+def _check_format(name: str) -> None:
+    if "compressedDepth" in name or name.startswith(DEPTH_ENCODINGS):
+        raise MalformedImage(UNKNOWN_ENCODING, f"format {name!r} is a depth image: subscribe to a colour topic")
+    # As PNG, image_transport stores the mosaic itself, which would decode to a grey picture.
+    if name.startswith(MOSAICS) and "png" in name:
+        raise MalformedImage(
+            UNKNOWN_ENCODING,
+            f"format {name!r} is a colour mosaic: subscribe to the raw topic or a debayered one",
+        )
+
+
+def _neither_jpeg_nor_png(name: str, start: bytes) -> MalformedImage:
+    claims_to_be = any(known in name.lower() for known in ("jpeg", "jpg", "png"))
+    return MalformedImage(
+        UNDECODABLE if claims_to_be else UNKNOWN_ENCODING,
+        f"data of format {name!r} starts with {start.hex(' ')}, as neither JPEG nor PNG does: publish one of the two",
+    )
+
+
+def _imdecode(data: npt.NDArray[np.uint8]) -> npt.NDArray[Any] | None:
+    # With the orientation ignored, a camera's raw topic, compressed topic and CameraInfo agree.
+    try:
+        return cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None

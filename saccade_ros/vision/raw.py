@@ -1,0 +1,95 @@
+"""sensor_msgs/Image to RGB picture.
+
+The colour arithmetic is cv_bridge's on a robot and rosbags-image's elsewhere. Neither may see a message as it
+came: rosbags-image ignores `step`; cv_bridge shears a picture whose row padding is no multiple of a pixel,
+fails on big-endian data under numpy 2 and knows neither uyvy, yuyv nor NV12, NV21; and they round 16-bit
+values differently. So every message is checked, then packed into the plain 8-bit form on which both agree.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from saccade_ros.frames import Picture
+from saccade_ros.vision.encodings import NV_TO_RGB, Layout, layout_of
+from saccade_ros.vision.malformed import SHORT_DATA, UNDECODABLE, WRONG_STEP, MalformedImage, check_size
+from saccade_ros.vision.messages import RawImage, bytes_of
+
+Convert = Callable[[RawImage, str], Any]  # such as CvBridge().imgmsg_to_cv2: (message, encoding) -> array
+
+
+@dataclass(frozen=True, slots=True)
+class PackedImage:
+    """Raw image as a converter receives it: 8 bits, no row padding, under a name that both converters know."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: npt.NDArray[np.uint8]
+
+
+def convert_with_rosbags(message: RawImage, encoding: str) -> Any:
+    """Convert with rosbags-image, which stands in for CvBridge().imgmsg_to_cv2."""
+    from rosbags.image import image_to_cvimage  # here, so that a robot with cv_bridge needs no rosbags-image
+
+    return image_to_cvimage(message, encoding)  # type: ignore[arg-type]  # reads no more than RawImage has
+
+
+def check_raw(message: RawImage, max_pixels: int) -> Layout:
+    """Check that the header fits together and that data is as long as it says; no pixel is read.
+
+    Raises:
+        MalformedImage: it does not, or there are more than `max_pixels`.
+    """
+    width, height, layout = message.width, message.height, layout_of(message.encoding)
+    check_size(width, height, max_pixels)
+    if height % layout.block[0] or width % layout.block[1] or min(width, height) < layout.min_side:
+        raise MalformedImage(
+            UNDECODABLE,
+            f"the image is {width} x {height} pixels, but {message.encoding} needs a width divisible by "
+            f"{layout.block[1]}, a height divisible by {layout.block[0]} and sides of at least "
+            f"{layout.min_side}: let the driver crop to such a size",
+        )
+    row_bytes = layout.row_bytes(width)
+    if message.step < row_bytes:
+        raise MalformedImage(
+            WRONG_STEP,
+            f"step is {message.step}, but a row of {width} {message.encoding} pixels takes {row_bytes} "
+            "bytes: the driver must set step to the length of a row",
+        )
+    needed, held = message.step * layout.stored_rows(height), bytes_of(message).size
+    if held < needed:
+        raise MalformedImage(
+            SHORT_DATA,
+            f"data holds {held} bytes, but {height} rows of {message.encoding} with step {message.step} take "
+            f"{needed}: the driver must send whole images",
+        )
+    return layout
+
+
+def decode_raw(message: RawImage, max_pixels: int, convert: Convert) -> Picture:
+    """Check, pack and convert to RGB, uint8, (height, width, 3), C-contiguous, perhaps in the message's memory."""
+    layout = check_raw(message, max_pixels)
+    rows, encoding = _packed_rows(message, layout), layout.plain
+    if encoding in NV_TO_RGB:  # cv_bridge knows neither of the two
+        rows, encoding = cast("Picture", cv2.cvtColor(rows, NV_TO_RGB[encoding])), "rgb8"
+    data = rows.reshape(-1)  # (height * step,)
+    packed = PackedImage(message.height, message.width, encoding, 0, data.size // message.height, data)
+    return np.ascontiguousarray(convert(packed, "rgb8"))  # (H, W, 3)
+
+
+def _packed_rows(message: RawImage, layout: Layout) -> npt.NDArray[np.uint8]:
+    """Cut the rows' padding off and make samples 8 bits; rows that are so already keep the message's memory."""
+    height, step = layout.stored_rows(message.height), message.step
+    rows = bytes_of(message)[: height * step].reshape(height, step)  # (stored rows, step)
+    rows = np.ascontiguousarray(rows[:, : layout.row_bytes(message.width)])  # (stored rows, row bytes)
+    if layout.sample_bytes == 1:
+        return rows
+    samples = rows.view(">u2" if message.is_bigendian else "<u2").astype(np.uint16, copy=False)
+    return cast("npt.NDArray[np.uint8]", cv2.convertScaleAbs(samples, alpha=255 / 65535))

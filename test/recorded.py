@@ -1,0 +1,62 @@
+"""Small videos and bags drawn here, whose every frame can be told from the others; for tests of recordings."""
+
+import av
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as Rosbag2Writer
+from rosbags.typesys import Stores, get_typestore
+
+from saccade_ros.recordings import open_source
+from saccade_ros.recordings.source import COMPRESSED, IMAGE
+
+WIDTH, HEIGHT, FRAMES, FPS = 96, 64, 24, 20
+PERIOD_NS = 10**9 // FPS
+TYPES = get_typestore(Stores.ROS2_JAZZY)
+
+
+def picture(index):
+    """A square that moves right over a slope; unlike after a rotation or with red and blue swapped."""
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[..., 0] = np.linspace(0, 200, WIDTH, dtype=np.uint8)
+    image[20:36, 2 * index : 2 * index + 16] = (250, 240, 30)
+    return image
+
+
+def write_video(path, pts=range(FRAMES), **options):
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
+        for index, time in enumerate(pts):
+            frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
+            frame.pts = time
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def image_of(types, topic_type, index, data=b"", **header):
+    """A message of `types`; `header` takes the sequence number that ROS 1 wants."""
+    time = types.types["builtin_interfaces/msg/Time"](sec=7, nanosec=index)
+    head = types.types["std_msgs/msg/Header"](stamp=time, frame_id="optical", **header)
+    pixels = np.frombuffer(data, np.uint8) if data else np.full(12, index, np.uint8)
+    if topic_type == COMPRESSED:
+        return types.types[COMPRESSED](header=head, format="jpeg", data=pixels)
+    return types.types[IMAGE](header=head, height=2, width=2, encoding="rgb8", is_bigendian=0, step=6, data=pixels)
+
+
+def record(path, topics, plugin=StoragePlugin.SQLITE3, count=6):
+    """A rosbag2 with `count` messages on each topic; topics maps names to types."""
+    with Rosbag2Writer(path, version=9, storage_plugin=plugin) as writer:
+        for topic, kind in topics.items():
+            connection = writer.add_connection(topic, kind, typestore=TYPES)
+            for index in range(count):
+                message = TYPES.types["std_msgs/msg/Bool"](data=True)
+                if kind in (IMAGE, COMPRESSED):
+                    message = image_of(TYPES, kind, index)
+                writer.write(connection, 100 + index, TYPES.serialize_cdr(message, kind))
+    return path
+
+
+def read(path, topic=None):
+    with open_source(path, topic) as source:
+        return list(source)

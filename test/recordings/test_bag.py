@@ -1,0 +1,117 @@
+"""A bag becomes the images that are in it, or an error that says what to do."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from recorded import FRAMES, TYPES, image_of, read, record
+from rosbags.rosbag1 import Writer as Rosbag1Writer
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.typesys import Stores, get_typestore
+
+from saccade_ros.recordings import open_source
+from saccade_ros.recordings.source import COMPRESSED, IMAGE, SourceError
+
+ROS1_TYPES = get_typestore(Stores.ROS1_NOETIC)
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+@pytest.mark.parametrize("kind", [IMAGE, COMPRESSED])
+def test_a_bag_gives_its_messages_untouched(tmp_path, plugin, kind):
+    images = read(record(tmp_path / "bag", {"/camera": kind, "/ok": "std_msgs/msg/Bool"}, plugin))
+    assert [image.stamp_ns for image in images] == [7 * 10**9 + i for i in range(6)]
+    assert [image.time_ns for image in images] == [100 + i for i in range(6)]
+    for index, image in enumerate(images):
+        assert image.cdr == bytes(TYPES.serialize_cdr(image_of(TYPES, kind, index), kind))
+        assert (image.msgtype, image.frame_id) == (kind, "optical")
+        assert image.message.data.tobytes() == bytes([index]) * 12
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+def test_a_bags_file_alone_can_be_read(tmp_path, plugin):
+    record(tmp_path / "bag", {"/camera": IMAGE}, plugin)
+    (file,) = (path for path in (tmp_path / "bag").iterdir() if path.suffix in (".db3", ".mcap"))
+    assert len(read(file)) == 6
+
+
+def test_a_ros1_bag_can_be_read(tmp_path):
+    with Rosbag1Writer(tmp_path / "old.bag") as writer:
+        connection = writer.add_connection("/camera", IMAGE, typestore=ROS1_TYPES)
+        for index in range(4):
+            message = image_of(ROS1_TYPES, IMAGE, index, seq=index)
+            writer.write(connection, 100 + index, ROS1_TYPES.serialize_ros1(message, IMAGE))
+    images = read(tmp_path / "old.bag")
+    assert [image.stamp_ns for image in images] == [7 * 10**9 + i for i in range(4)]
+    assert images[0].cdr is None  # what it stores is not what ROS 2 sends
+
+
+def test_the_only_image_topic_is_taken(tmp_path):
+    with open_source(record(tmp_path / "bag", {"/ok": "std_msgs/msg/Bool", "/camera": IMAGE})) as source:
+        assert (source.topic, source.msgtype, source.count) == ("/camera", IMAGE, 6)
+
+
+def test_of_several_image_topics_one_must_be_chosen(tmp_path):
+    path = record(tmp_path / "bag", {"/left": IMAGE, "/right": COMPRESSED})
+    with pytest.raises(SourceError, match=r"/left \(6 messages\), /right \(6 messages\)"):
+        open_source(path)
+    assert {image.msgtype for image in read(path, "/right")} == {COMPRESSED}
+
+
+def test_an_unknown_topic_is_an_error_that_lists_the_others(tmp_path):
+    with pytest.raises(SourceError, match=r"/nose .* choose one of /camera"):
+        open_source(record(tmp_path / "bag", {"/camera": IMAGE}), "/nose")
+
+
+def test_a_topic_of_another_type_is_an_error_that_names_it(tmp_path):
+    path = record(tmp_path / "bag", {"/camera": IMAGE, "/ok": "std_msgs/msg/Bool"})
+    with pytest.raises(SourceError, match=r"/ok .* std_msgs/msg/Bool: choose one of /camera"):
+        open_source(path, "/ok")
+
+
+def test_a_bag_without_images_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match=r"no image topic, but /ok"):
+        open_source(record(tmp_path / "bag", {"/ok": "std_msgs/msg/Bool"}))
+
+
+def test_a_topic_without_messages_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match="no messages"):
+        open_source(record(tmp_path / "bag", {"/camera": IMAGE}, count=0))
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match=r"metadata\.yaml"):
+        open_source(tmp_path)
+
+
+def test_messages_still_in_the_write_ahead_log_are_an_error(bag, tmp_path):
+    file = Path(shutil.copy(bag / "clip.db3", tmp_path))
+    file.with_name("clip.db3-wal").write_bytes(b"newest messages")
+    with pytest.raises(SourceError, match=r"clip\.db3-wal"):
+        open_source(file)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.01, 0.1, 0.5, 0.9, 0.999, 0.99999])
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_a_cut_db3_is_an_error(bag, tmp_path, fraction, whole_folder):
+    folder = Path(shutil.copytree(bag, tmp_path / "clip"))
+    data = (folder / "clip.db3").read_bytes()
+    (folder / "clip.db3").write_bytes(data[: int(len(data) * fraction)])
+    with pytest.raises(SourceError, match="clip"):
+        read(folder if whole_folder else folder / "clip.db3")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.1, 0.5, 0.9, 0.999])
+def test_a_cut_mcap_is_an_error(tmp_path, fraction):
+    file = record(tmp_path / "bag", {"/camera": IMAGE}, StoragePlugin.MCAP, count=200) / "bag.mcap"
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * fraction)])
+    with pytest.raises(SourceError, match="cut or damaged"):
+        read(file)
+
+
+def test_a_bag_with_fewer_messages_than_it_lists_is_an_error(bag, tmp_path):
+    folder = Path(shutil.copytree(bag, tmp_path / "clip"))
+    metadata = folder / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace(f"message_count: {FRAMES}", f"message_count: {FRAMES + 3}"))
+    with pytest.raises(SourceError, match=f"{FRAMES} of the {FRAMES + 3} messages"):
+        read(folder)

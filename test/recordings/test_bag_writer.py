@@ -1,0 +1,57 @@
+"""A video becomes a bag that holds the same, whole or not at all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from recorded import FRAMES, read
+
+from saccade_ros.recordings.bag_writer import write_bag
+from saccade_ros.recordings.source import SourceError
+from saccade_ros.vision.images import decode_image
+
+
+def test_a_bag_made_from_a_video_has_its_stamps_and_pictures(video, bag):
+    originals, copies = read(video), read(bag)
+    assert [replace(c, message=None, cdr=None, msgtype="") for c in copies] == [
+        replace(o, message=None, cdr=None, msgtype="") for o in originals
+    ]
+    for original, copy in zip(originals, copies, strict=True):
+        before, after = decode_image(original.message, 10**6), decode_image(copy.message, 10**6)
+        assert np.abs(before.astype(int) - after).mean() < 3  # what JPEG costs
+
+
+def test_progress_is_told_frame_by_frame(video, tmp_path):
+    told = []
+    assert write_bag(video, tmp_path / "bag", progress=lambda done, of: told.append((done, of))) == FRAMES
+    assert told == [(i + 1, FRAMES) for i in range(FRAMES)]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_write_leaves_nothing(video, tmp_path, interruption):
+    def interrupt(done, _):
+        if done == 5:
+            raise interruption
+
+    with pytest.raises(interruption):
+        write_bag(video, tmp_path / "bag", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cut_video_becomes_no_bag(video, tmp_path):
+    (tmp_path / "cut.mp4").write_bytes(video.read_bytes()[:-2000])
+    with pytest.raises(SourceError):
+        write_bag(tmp_path / "cut.mp4", tmp_path / "bag")
+    assert [path.name for path in tmp_path.iterdir()] == ["cut.mp4"]
+
+
+def test_an_existing_bag_is_not_overwritten(video, bag):
+    before = (bag / "clip.db3").read_bytes()
+    with pytest.raises(SourceError, match="exists"):
+        write_bag(video, bag)
+    assert (bag / "clip.db3").read_bytes() == before
+
+
+def test_a_bag_is_not_made_into_a_bag(bag, tmp_path):
+    with pytest.raises(SourceError, match="is a bag already"):
+        write_bag(bag, tmp_path / "bag")
