@@ -1,0 +1,1 @@
+"""Measuring: metrics, timing, progress, machine and records. NumPy only at import."""

@@ -1,0 +1,155 @@
+"""Files and folders appear whole or not at all, whatever happens, and nothing of the user's is overwritten."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from saccade_ros.storage import StorageError, whole_folder, whole_path, write_file, write_json
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def is_ours(folder: Path) -> bool:
+    return (folder / "ours").exists()
+
+
+def test_file_is_written_with_its_folders_and_replaced(tmp_path):
+    file = tmp_path / "a" / "b.txt"
+    write_file(file, "grün")
+    write_file(file, b"\x00")
+    assert file.read_bytes() == b"\x00"
+    assert names(file.parent) == ["b.txt"]
+
+
+def test_json_is_strict_and_ends_with_a_line(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [1, None]})
+    assert (tmp_path / "x.json").read_text().endswith("}\n")
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, None]}
+    with pytest.raises(StorageError, match=r"y\.json is not written"):
+        write_json(tmp_path / "y.json", {"a": float("inf")})
+    assert names(tmp_path) == ["x.json"]
+
+
+def test_writer_that_fails_leaves_what_was_there(tmp_path):
+    def write(target: Path) -> None:
+        with whole_path(target) as path:
+            assert path.name == "x.bin", "writers go by the suffix"
+            path.write_text("half")
+            raise RuntimeError("disk")
+
+    (tmp_path / "x.bin").write_text("before")
+    with pytest.raises(RuntimeError, match="disk"):
+        write(tmp_path / "x.bin")
+    assert (tmp_path / "x.bin").read_text() == "before"
+    assert names(tmp_path) == ["x.bin"]
+
+
+def test_a_path_may_become_a_folder(tmp_path):
+    with whole_path(tmp_path / "bag") as path:
+        (path / "inside").mkdir(parents=True)
+    assert names(tmp_path / "bag") == ["inside"]
+    with pytest.raises(StorageError, match="nothing of yours is overwritten"), whole_path(tmp_path / "bag"):
+        pass
+
+
+def test_link_stays_and_what_it_points_to_is_written(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for text in ("one", "two"):
+        write_file(tmp_path / "link", text)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "two"
+
+
+def test_pipe_takes_the_data_as_it_comes(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE)
+    write_file(tmp_path / "pipe", "through")
+    assert reader.communicate(timeout=10)[0] == b"through"
+    with pytest.raises(StorageError, match="is no file"), whole_path(tmp_path / "pipe"):
+        pass
+
+
+def test_folder_of_ours_or_empty_is_replaced(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    for content in ("ours", "more"):
+        with whole_folder(target, is_ours) as folder:
+            assert folder.name == "out"
+            assert list(folder.iterdir()) == []
+            (folder / "ours").touch()
+            (folder / content).write_text(content)
+    assert names(target) == ["more", "ours"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_folder_is_replaced_only_by_a_whole_one(tmp_path):
+    def make(content: str, then: BaseException | None = None) -> None:
+        with whole_folder(target, is_ours) as folder:
+            (folder / "ours").write_text(content)
+            if then:
+                raise then
+
+    target = tmp_path / "out"
+    make("first")
+    with pytest.raises(KeyboardInterrupt):
+        make("second", KeyboardInterrupt())
+    assert (target / "ours").read_text() == "first"
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_nothing_of_the_user_s_is_overwritten(tmp_path, kind):
+    target = tmp_path / "thesis"
+    work = target / "thesis.tex" if kind == "folder" else target
+    work.parent.mkdir(exist_ok=True)
+    work.write_text("years of work")
+    with pytest.raises(StorageError, match="nothing of yours is overwritten"), whole_folder(target, is_ours):
+        pass
+    assert work.read_text() == "years of work"
+    assert names(tmp_path) == ["thesis"]
+
+
+def test_permissions_are_those_of_anything_this_user_makes(tmp_path):
+    with whole_folder(tmp_path / "out", is_ours) as folder:
+        (folder / "private").touch(mode=0o600)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "out" / "private").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+KILLED = (
+    "import os, signal, sys; from pathlib import Path; from saccade_ros import storage\n"
+    "def kill(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+    "if sys.argv[2] == 'moving': storage._sync = kill\n"
+    "whole = {'path': storage.whole_path, 'folder': lambda p: storage.whole_folder(p, bool)}[sys.argv[3]]\n"
+    "with whole(Path(sys.argv[1])) as path:\n"
+    "    (path / 'half' if path.is_dir() else path).write_text('half')\n"
+    "    if sys.argv[2] == 'writing': kill()\n"
+)
+
+
+@pytest.mark.parametrize("moment", ["writing", "moving"])
+@pytest.mark.parametrize("way", ["path", "folder"])
+def test_killed_while_nothing_appears_and_the_next_write_cleans_up(tmp_path, moment, way):
+    target = tmp_path / "out"
+    command = [sys.executable, "-c", KILLED, str(target), moment, way]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (leftover,) = names(tmp_path)
+    assert leftover.startswith(".out.partial-")
+    write_file(target, "whole")
+    assert names(tmp_path) == ["out"]
+
+
+def test_leftovers_of_a_process_with_this_ones_id_go_and_those_of_a_living_one_stay(tmp_path):
+    """In a container every process may be number 1."""
+    for pid in (os.getpid(), os.getppid()):
+        (tmp_path / f".out.partial-{pid}").mkdir()
+    (tmp_path / ".out.partial-notes").mkdir()
+    write_file(tmp_path / "out", "whole")
+    assert names(tmp_path) == sorted([f".out.partial-{os.getppid()}", ".out.partial-notes", "out"])
