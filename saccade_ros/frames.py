@@ -1,7 +1,8 @@
-"""The values that flow through a stream: Frame -> Tubelet -> TokenPlan -> EmbeddingResult."""
+"""Values that flow through the pipeline: Frame -> Tubelet -> TokenPlan -> EmbeddingResult."""
 
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+import time
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,41 +14,48 @@ Features = npt.NDArray[np.float32]  # (S, D) patch embeddings of one tubelet
 PerPatch = npt.NDArray[np.float32]  # (S,) one number for each of its patches
 Figures = dict[str, float | int | str]  # what a part of a stream reports of itself, by name
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded picture of a stream.
+    """One image of a stream, decoded or not.
 
     Attributes:
-        picture: RGB, uint8, (height, width, 3).
-        stamp_ns: when it was taken, in nanoseconds; only differences matter.
+        image: RGB uint8 array (height, width, 3), or an undecoded message with the attributes of a sensor_msgs Image or
+            CompressedImage.
+        stamp_ns: time of exposure in nanoseconds; only differences matter.
         frame_id: the camera's coordinate frame; a change starts the stream afresh.
+        received_s: time of arrival on the monotonic clock, in seconds; now, if not given.
     """
 
-    picture: Picture
+    image: Any
     stamp_ns: int
     frame_id: str = ""
+    received_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
-class Tubelet(Generic[Item]):
+class Tubelet:
     """Two consecutive sampled frames: V-JEPA 2's unit of time.
 
     Attributes:
-        older, newer: the two items, decoded frames in the engine, undecoded messages in the node.
-        stamp_ns, frame_id: the newer one's.
         epoch: how often the stream had been reset before; a new epoch means an empty cache.
         index: tubelets formed in this epoch before this one.
     """
 
-    older: Item
-    newer: Item
-    stamp_ns: int
-    frame_id: str
+    older: Frame
+    newer: Frame
     epoch: int
     index: int
+
+    @property
+    def stamp_ns(self) -> int:
+        """Stamp of the newer frame, in nanoseconds."""
+        return self.newer.stamp_ns
+
+    @property
+    def frame_id(self) -> str:
+        """Coordinate frame of the newer frame."""
+        return self.newer.frame_id
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,46 +107,56 @@ class View(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingResult:
-    """What the engine says about one tubelet. The Embedding message without ROS, and what the gate saw.
+    """Everything the pipeline says about one tubelet: the Embedding message without ROS, and the gate's measurements.
 
     Attributes:
-        vector: float32 (dim,). The fresh embedding, or the last one again if the gate stayed shut.
-        encoded: True if the encoder ran for this tubelet.
+        vector: float32 (dim,). The fresh embedding, or the last one again if no token was computed.
+        plan: the tokens that were computed, and why.
         novelty: change since the last encoded tubelet, 0 = identical; NaN where none could be measured
             (first tubelet of an epoch, or gate off).
         novelty_threshold: the tau it was compared with; NaN with the gate off.
-        stamp_ns, frame_id: of the tubelet's newer frame.
-        encoded_stamp_ns: stamp of the tubelet that the vector was computed from.
-        reuse_count: how many times in a row the vector has been reused; 0 when encoded.
-        epoch, index: of the tubelet.
-        window_fill: tubelets in the cache, 1..window.
-        decode_ms: both pictures decoded, resized and normalised. All durations are on the monotonic clock.
-        gate_ms: patch embedding, which the encoder then uses, and novelty.
-        encode_ms: the cached step; 0 when not encoded.
-        reason: why it was encoded: first, novelty, drift, stale, open (gate off); empty if it was not.
         onset: True if an event begins with this tubelet: novelty reached gate.tau after calm.
         patch_novelty: of each patch, by rows from the top left, (grid, grid); None where novelty is NaN.
         view: where in the newer picture these patches lie.
+        stamp_ns, frame_id: of the tubelet's newer frame.
+        encoded_stamp_ns: stamp of the tubelet that the vector was computed from.
+        reuse_count: how many times in a row the vector has been reused; 0 when encoded.
+        stream_epoch, tubelet_index: of the tubelet.
+        window_fill: tubelets in the cache, 1..window.
+        queue_ms: newer frame received until encoding began. All durations are on the monotonic clock.
+        decode_ms: both pictures decoded, resized and normalised.
+        gate_ms: patch embedding, which the encoder then uses, and planning.
+        encode_ms: the cached step; 0 when not encoded.
         label, score: the vector's likeliest class and its probability; empty and NaN without a classifier.
     """
 
     vector: Vector
-    encoded: bool
+    plan: TokenPlan
     novelty: float
     novelty_threshold: float
+    onset: bool
+    patch_novelty: npt.NDArray[np.float32] | None
+    view: View
     stamp_ns: int
     frame_id: str
     encoded_stamp_ns: int
     reuse_count: int
-    epoch: int
-    index: int
+    stream_epoch: int
+    tubelet_index: int
     window_fill: int
+    queue_ms: float
     decode_ms: float
     gate_ms: float
     encode_ms: float
-    reason: str
-    onset: bool
-    patch_novelty: npt.NDArray[np.float32] | None
-    view: View
-    label: str = ""
-    score: float = float("nan")
+    label: str
+    score: float
+
+    @property
+    def encoded(self) -> bool:
+        """True if the encoder ran for this tubelet."""
+        return self.plan.size > 0
+
+    @property
+    def reason(self) -> str:
+        """Reason of the plan."""
+        return self.plan.reason

@@ -149,7 +149,7 @@ CALIBRATE += ["--set", "backend.threads=1"]
 
 def test_calibration_is_a_params_file_that_loads_and_is_tied_to_its_encoder(clip, tmp_path, capsys):
     from saccade_ros.config import load_config
-    from saccade_ros.engine import Engine
+    from saccade_ros.pipeline import Pipeline
 
     out = tmp_path / "calibrated.yaml"
     assert main(["calibrate", str(clip), *CALIBRATE, "--target-fidelity", "0.5", "--out", str(out)]) == 0
@@ -163,9 +163,9 @@ def test_calibration_is_a_params_file_that_loads_and_is_tied_to_its_encoder(clip
     assert {"encode_rate", "shadow_evaluations"} <= set(result["audited"])
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert f"gate.tau {result['tau']:.4f}" in capsys.readouterr().out
-    Engine(config)
+    Pipeline(config)
     with pytest.raises(ValueError, match="run `saccade calibrate` with this encoder"):
-        Engine(load_config(out, {"encoder.seed": "1"}))
+        Pipeline(load_config(out, {"encoder.seed": "1"}))
 
 
 def test_promise_that_no_tau_keeps_is_refused_and_the_curve_is_there(clip, tmp_path, capsys, monkeypatch):

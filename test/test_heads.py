@@ -7,7 +7,7 @@ import pytest
 from scenes import frames_of, textured, tiny_config
 
 from saccade_ros.config import GateConfig
-from saccade_ros.engine import Engine
+from saccade_ros.pipeline import Pipeline
 from saccade_ros.heads import LinearHead
 
 
@@ -39,7 +39,7 @@ def own_head(dim: int = 192) -> LinearHead:
 
 def test_own_head_names_every_embedding_of_a_stream():
     head = own_head()
-    camera = Engine(tiny_config(), head=head).open_stream()
+    camera = Pipeline(tiny_config(), head=head).open_stream()
     still = [textured()] * 8 + [textured(seed=1)] * 4
     results = [r for frame in frames_of(still) if (r := camera.push(frame)) is not None]
     assert [r.encoded for r in results] == [True, False, False, False, True, False]
@@ -48,7 +48,7 @@ def test_own_head_names_every_embedding_of_a_stream():
 
 
 def test_without_a_classifier_nothing_is_named():
-    camera = Engine(tiny_config(gate=GateConfig(enabled=False))).open_stream()
+    camera = Pipeline(tiny_config(gate=GateConfig(enabled=False))).open_stream()
     (result,) = (r for frame in frames_of([textured()] * 2) if (r := camera.push(frame)) is not None)
     assert result.label == ""
     assert math.isnan(result.score)
@@ -56,4 +56,4 @@ def test_without_a_classifier_nothing_is_named():
 
 def test_head_of_another_size_is_refused_at_once():
     with pytest.raises(ValueError, match="takes vectors of 7 values, the encoder gives 192"):
-        Engine(tiny_config(), head=own_head(7))
+        Pipeline(tiny_config(), head=own_head(7))

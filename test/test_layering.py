@@ -14,31 +14,28 @@ ROS = {"rclpy", "sensor_msgs", "std_msgs", "std_srvs", "diagnostic_msgs", "built
 ROS |= {"lifecycle_msgs", "cv_bridge", "ament_index_python", "launch", "launch_ros", "saccade_ros.msg"}
 ROS |= {"action_msgs", "saccade_ros.action"}
 
-RUNTIME = {"config", "frames", "ledger", "machine", "manifest", "vision", "gate", "backends", "engine"}
-
-# What each part may import of the package; a part is a module or a folder. Data flows down this list.
-MAY_IMPORT = {
+# What each room may import of the package; a room is a module or a folder. Data flows down this list: nothing imports
+# what stands below it, and rooms that do not name each other are siblings.
+MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
-    "ledger": set(),
-    "machine": set(),
+    "storage": set(),
     "frames": set(),
-    "manifest": {"config"},
-    "heads": {"frames"},
-    "vision": {"config", "frames", "ledger"},
-    "gate": {"config"},
-    "encoder": {"config"},
-    "backends": {"config", "frames", "heads", "manifest", "encoder"},
-    "engine": {"config", "frames", "heads", "ledger", "vision", "gate", "backends"},
-    "replay": {"config", "frames", "ledger", "machine", "vision", "engine"},
-    "calibration": {"config", "frames", "ledger", "machine", "vision", "gate", "backends", "engine", "replay"},
-    "evaluate": {"config", "machine", "backends", "replay"},
-    "train": {"config", "machine", "encoder", "replay"},
-    "bench": {"config", "backends", "encoder", "machine", "replay"},
-    "export": {"config", "frames", "ledger", "machine", "manifest", "vision", "encoder", "backends", "replay"},
-    "doctor": {"machine", "manifest", "encoder", "backends"},
-    "nodes": RUNTIME | {"replay", "export"},
-    "cli": RUNTIME | {"replay", "calibration", "evaluate", "train", "bench", "export", "doctor", "encoder"},
+    "measure": {"storage"},
+    "heads": {"config", "frames", "storage"},
+    "vision": {"config", "frames"},
+    "plan": {"config", "frames", "measure"},
+    "encoder": {"config", "storage"},
+    "backends": {"config", "frames", "heads", "encoder", "storage"},
+    "pipeline": {"config", "frames", "heads", "vision", "plan", "backends"},
+    "recordings": {"config", "frames", "measure", "storage", "vision", "pipeline"},
+    "export": {"config", "frames", "measure", "storage", "encoder", "backends", "recordings"},
+    "train": {"config", "measure", "storage", "encoder", "recordings"},
 }
+MAY_IMPORT["studies"] = set(MAY_IMPORT) - {"train"}
+MAY_IMPORT["replay"] = {"config", "frames", "measure", "storage", "vision", "pipeline", "recordings"}
+MAY_IMPORT["doctor"] = {"measure", "encoder", "backends"}
+MAY_IMPORT["nodes"] = set(MAY_IMPORT) - {"train", "studies", "doctor"}
+MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"nodes"}
 
 
 def modules() -> list[Path]:
@@ -56,16 +53,16 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-def part_of(file: Path) -> str:
+def room_of(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("file", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down_only(file):
-    part = part_of(file)
+    room = room_of(file)
     inside = {name.split(".")[1] for name in imports_of(file) if name.startswith("saccade_ros.")}
     inside &= set(MAY_IMPORT)
-    assert inside <= MAY_IMPORT[part] | {part}
+    assert inside <= MAY_IMPORT[room] | {room}
 
 
 def test_what_runs_an_export_imports_no_torch():
@@ -76,7 +73,7 @@ def test_what_runs_an_export_imports_no_torch():
         assert not any(m.startswith("saccade_ros.encoder") for m in imports_of(PACKAGE / "backends" / f"{name}.py"))
 
 
-@pytest.mark.parametrize("file", [f for f in modules() if part_of(f) != "nodes"], ids=lambda p: p.name)
+@pytest.mark.parametrize("file", [f for f in modules() if room_of(f) != "nodes"], ids=lambda p: p.name)
 def test_only_the_nodes_import_ros(file):
     roots = {name.split(".")[0] for name in imports_of(file)} | imports_of(file)
     assert not roots & ROS
@@ -88,8 +85,8 @@ def test_package_imports_in_a_blink_and_without_heavy_modules():
     assert not {"torch", "numpy", "cv2", "rclpy", "transformers", "onnxruntime"} & set(loaded)
 
 
-def test_engine_module_imports_no_torch():
+def test_pipeline_module_imports_no_torch():
     """A robot with another runtime needs none; load_backend imports it when asked."""
-    code = "import sys; import saccade_ros.engine; print(*sys.modules)"
+    code = "import sys; import saccade_ros.pipeline; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" not in loaded

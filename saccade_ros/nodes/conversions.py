@@ -48,8 +48,8 @@ def embedding_message(
     message.encoded_stamp = ns_to_stamp(result.encoded_stamp_ns)
     message.reuse_count = result.reuse_count
     message.sequence = sequence
-    message.stream_epoch = result.epoch
-    message.tubelet_index = result.index
+    message.stream_epoch = result.stream_epoch
+    message.tubelet_index = result.tubelet_index
     message.window_fill = result.window_fill
     message.frames_dropped = frames_dropped
     message.queue_ms = queue_ms
@@ -72,8 +72,8 @@ def event_message(result: EmbeddingResult, header: Header, stream: str, encoder_
         encoder_id=encoder_id,
         novelty=result.novelty,
         tau=tau,
-        stream_epoch=result.epoch,
-        tubelet_index=result.index,
+        stream_epoch=result.stream_epoch,
+        tubelet_index=result.tubelet_index,
         region=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
     )
 

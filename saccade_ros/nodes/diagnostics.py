@@ -1,34 +1,34 @@
-"""/diagnostics: one status per camera, whose message answers "is it working?" in a line."""
+"""/diagnostics: one status per stream, whose message answers "is it working?" in a line."""
 
 import time
 from collections.abc import Iterator
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from saccade_ros.nodes.worker import Camera
+from saccade_ros.pipeline import Stream
 from saccade_ros.vision.malformed import CAUSES as MALFORMED_CAUSES
 
 TROUBLE = ("stale_stamp", "partner", *MALFORMED_CAUSES)
 
 
-class CameraMonitor:
-    """Watches one camera's counts from one diagnostics message to the next."""
+class StreamMonitor:
+    """Counts of one stream from one diagnostics message to the next."""
 
-    def __init__(self, camera: Camera, silence_s: float) -> None:
-        self._camera, self._silence_s = camera, silence_s
-        self._last = _Counts(camera)
+    def __init__(self, stream: Stream, silence_s: float) -> None:
+        self._stream, self._silence_s = stream, silence_s
+        self._last = _Counts(stream)
         self._last_image_s = time.monotonic()
 
     def status(self, hardware_id: str, active: bool) -> DiagnosticStatus:
-        """The present state of the camera."""
-        before, now = self._last, _Counts(self._camera)
+        """Present state of the stream."""
+        before, now = self._last, _Counts(self._stream)
         self._last = now
         if now.frames.received > before.frames.received or not active:
             self._last_image_s = now.time_s
         level, message = self._judge(before, now, active)
         status = DiagnosticStatus(level=level, message=message, hardware_id=hardware_id)
-        status.name = f"saccade_encoder: {self._camera.topic}"
-        status.values = [KeyValue(key=key, value=str(value)) for key, value in _values(self._camera, now)]
+        status.name = f"saccade_encoder: {self._stream.name}"
+        status.values = [KeyValue(key=key, value=str(value)) for key, value in _values(self._stream, now)]
         return status
 
     def _judge(self, before: "_Counts", now: "_Counts", active: bool) -> tuple[bytes, str]:
@@ -44,21 +44,21 @@ class CameraMonitor:
         elapsed_s, tubelets = now.time_s - before.time_s, now.tubelets - before.tubelets
         share = (now.encoded - before.encoded) / max(1, tubelets)
         rate = tubelets / max(1e-9, elapsed_s)
-        return DiagnosticStatus.OK, f"{rate:.1f} tubelets/s, {share:.0%} encoded, {self._camera.latency_ms:.0f} ms"
+        return DiagnosticStatus.OK, f"{rate:.1f} tubelets/s, {share:.0%} encoded, {self._stream.latency_ms:.0f} ms"
 
 
 class _Counts:
-    """A camera's counts at a moment."""
+    """Counts of a stream at a moment."""
 
-    def __init__(self, camera: Camera) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.time_s = time.monotonic()
-        self.frames = camera.ledger.accounts()
+        self.frames = stream.ledger.accounts()
         self.errors = self.frames.dropped.get("encoder_error", 0)
         self.trouble = sum(self.frames.dropped.get(cause, 0) for cause in TROUBLE)
-        self.tubelets, self.encoded = camera.tubelets, camera.encoded
+        self.tubelets, self.encoded = stream.published, stream.encoded
 
 
-def _values(camera: Camera, now: _Counts) -> Iterator[tuple[str, object]]:
+def _values(stream: Stream, now: _Counts) -> Iterator[tuple[str, object]]:
     frames = now.frames
     yield "frames_received", frames.received
     yield "frames_used", frames.used
@@ -68,12 +68,10 @@ def _values(camera: Camera, now: _Counts) -> Iterator[tuple[str, object]]:
         yield f"frames_dropped.{cause}", count
     for reason, count in sorted(frames.resets.items()):
         yield f"resets.{reason}", count
-    yield "frames_lost_in_transport", camera.lost_in_transport
+    yield "frames_lost_in_transport", stream.ledger.lost_in_transport
     yield "tubelets_published", now.tubelets
     yield "tubelets_encoded", now.encoded
     yield "tubelets_skipped", now.tubelets - now.encoded
-    yield "latency_ms", f"{camera.latency_ms:.2f}"
-    for name, value in camera.encoder.report().items():
+    yield "latency_ms", f"{stream.latency_ms:.2f}"
+    for name, value in stream.report().items():
         yield f"gate.{name}", f"{value:.4f}" if isinstance(value, float) else value
-    yield "gate.shadow_refused", camera.shadow_refused
-    yield "gate.shadow_delays", camera.shadow_delays

@@ -24,8 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from saccade_ros.config import ConfigError
-from saccade_ros.engine import Engine, StreamEncoder
-from saccade_ros.frames import EmbeddingResult, Picture, Tubelet
+from saccade_ros.frames import EmbeddingResult, Frame, Tubelet
 from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
 from saccade_ros.nodes.conversions import (
     embedding_message,
@@ -36,14 +35,11 @@ from saccade_ros.nodes.conversions import (
     overlay_message,
     stamp_to_ns,
 )
-from saccade_ros.nodes.diagnostics import CameraMonitor
+from saccade_ros.nodes.diagnostics import StreamMonitor
 from saccade_ros.nodes.parameters import changed_gate, declare_parameters, read_config, refuse_bad_gate
-from saccade_ros.nodes.worker import Arrival, Camera, EncodeWorker
-from saccade_ros.vision.images import check_image, decode_image
-from saccade_ros.vision.ledger import FrameLedger
-from saccade_ros.vision.malformed import MalformedImage
-from saccade_ros.vision.raw import convert_with_rosbags
-from saccade_ros.vision.tubelet import TubeletBuffer
+from saccade_ros.nodes.worker import EncodeWorker
+from saccade_ros.pipeline import Pipeline, Stream
+from saccade_ros.vision.images import MalformedImage, convert_with_rosbags
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
 EMBEDDINGS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -88,8 +84,8 @@ class EncoderNode(LifecycleNode):
         super().__init__("saccade_encoder", **node_options)
         declare_parameters(self)
         self._worker: EncodeWorker | None = None
-        self._cameras: list[Camera] = []
-        self._monitors: list[CameraMonitor] = []
+        self._streams: list[Stream] = []
+        self._monitors: list[StreamMonitor] = []
         self._active = False
         self._next_warning_s: dict[tuple[str, str], float] = {}
         self._destroy: list[Callable[[], Any]] = []  # undoes configure, last first
@@ -112,7 +108,7 @@ class EncoderNode(LifecycleNode):
         """Start taking images."""
         super().on_activate(state)
         self._active = True
-        self._monitors = [CameraMonitor(camera, self._config.stream.max_gap_s) for camera in self._cameras]
+        self._monitors = [StreamMonitor(stream, self._config.stream.max_gap_s) for stream in self._streams]
         self._expect_worker().resume()
 
     @transition
@@ -142,30 +138,21 @@ class EncoderNode(LifecycleNode):
         self._config = config = read_config(self)
         started = time.monotonic()
         self.get_logger().info(f"loading {config.encoder.model} ...")
-        engine = Engine(config)
-        info = engine.backend.info
-        engine.warm_up()
+        pipeline = Pipeline(config)
+        info = pipeline.backend.info
+        pipeline.warm_up()
         if info.weights_random:
             self.get_logger().warning(f"{info.weights}: the embeddings mean nothing; give encoder.model a checkpoint")
         topics = self._image_topics()
         raw = not all(_is_compressed(topic) for topic in topics)
         convert, converter = find_converter() if raw else (convert_with_rosbags, "OpenCV")
-        self._max_pixels = round(config.vision.max_megapixels * 1e6)
-
-        def decode(arrival: Arrival) -> Picture:
-            return decode_image(arrival.message, self._max_pixels, convert)
-
-        self._decode = decode
-        for topic in topics:
-            ledger = FrameLedger()
-            encoder = StreamEncoder(config, engine.backend, decode)
-            self._cameras.append(Camera(topic, ledger, TubeletBuffer(config.stream, ledger), encoder))
+        self._streams = [pipeline.open_stream(topic, convert) for topic in topics]
         self._create_publishers(info.encoder_id)
         self._info_publisher.publish(info_message(info, config, topics))
-        self._worker = EncodeWorker(self._cameras, self._publish, self._report)
-        for camera in self._cameras:
-            self._subscribe(camera)
-        self._monitors = [CameraMonitor(camera, config.stream.max_gap_s) for camera in self._cameras]
+        self._worker = EncodeWorker(self._streams, self._publish, self._report)
+        for stream in self._streams:
+            self._subscribe(stream)
+        self._monitors = [StreamMonitor(stream, config.stream.max_gap_s) for stream in self._streams]
         self.get_logger().info(
             f"{info.encoder_id} on {info.device} in {time.monotonic() - started:.1f} s; images by {converter}; "
             f"cache {info.cache_bytes / 1e6:.0f} MB per stream; {', '.join(topics)} -> {self._publisher.topic_name}"
@@ -210,14 +197,14 @@ class EncoderNode(LifecycleNode):
                 "as in /camera/image_raw"
             ) from invalid
 
-    def _subscribe(self, camera: Camera) -> None:
+    def _subscribe(self, stream: Stream) -> None:
         subscription = self.create_subscription(
-            CompressedImage if _is_compressed(camera.topic) else Image,
-            camera.topic,
-            functools.partial(self._on_image, camera),
+            CompressedImage if _is_compressed(stream.name) else Image,
+            stream.name,
+            functools.partial(self._on_image, stream),
             qos_profile_sensor_data,
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=functools.partial(self._on_lost, camera)),
+            event_callbacks=SubscriptionEventCallbacks(message_lost=functools.partial(self._on_lost, stream)),
         )
         self._destroy.append(lambda: self.destroy_subscription(subscription))
 
@@ -229,7 +216,7 @@ class EncoderNode(LifecycleNode):
             self._worker = None
         while self._destroy:
             self._destroy.pop()()
-        self._cameras, self._monitors = [], []  # with them goes the model
+        self._streams, self._monitors = [], []  # with them goes the model
 
     def _expect_worker(self) -> EncodeWorker:
         if self._worker is None:
@@ -238,26 +225,20 @@ class EncoderNode(LifecycleNode):
 
     # Callbacks
 
-    def _on_image(self, camera: Camera, message: Any) -> None:
-        received_s = time.monotonic()
-        try:
-            size = check_image(message, self._max_pixels)
-        except MalformedImage as malformed:
-            camera.ledger.receive()
-            camera.ledger.drop(malformed.cause)
-            self._report(camera, malformed)
-            return
+    def _on_image(self, stream: Stream, message: Any) -> None:
         header = message.header
-        arrival = Arrival(message, received_s)
-        self._expect_worker().offer(camera, arrival, stamp_to_ns(header.stamp), header.frame_id, size)
+        try:
+            self._expect_worker().offer(stream, Frame(message, stamp_to_ns(header.stamp), header.frame_id))
+        except MalformedImage as malformed:
+            self._report(stream, malformed)
 
-    def _on_lost(self, camera: Camera, lost: QoSMessageLostInfo) -> None:
-        camera.lost_in_transport = lost.total_count
+    def _on_lost(self, stream: Stream, lost: QoSMessageLostInfo) -> None:
+        stream.ledger.lost_in_transport = lost.total_count
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._expect_worker().reset()
         response.success = True
-        response.message = f"{len(self._cameras)} streams start afresh with their next tubelet"
+        response.message = f"{len(self._streams)} streams start afresh with their next tubelet"
         return response
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> Any:
@@ -265,8 +246,8 @@ class EncoderNode(LifecycleNode):
 
     def _after_set_parameters(self, parameters: list[Parameter]) -> None:
         gate = changed_gate(self, parameters)
-        for camera in self._cameras:
-            camera.encoder.set_gate(gate)
+        for stream in self._streams:
+            stream.set_gate(gate)
 
     def _publish_diagnostics(self) -> None:
         message = DiagnosticArray()
@@ -276,44 +257,45 @@ class EncoderNode(LifecycleNode):
 
     # On the worker's thread
 
-    def _publish(self, camera: Camera, tubelet: Tubelet[Arrival], result: EmbeddingResult, queue_ms: float) -> None:
+    def _publish(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
+        header = tubelet.newer.image.header
         message = embedding_message(
             result,
-            header=tubelet.newer.message.header,
-            stream=camera.topic,
+            header=header,
+            stream=stream.name,
             encoder_id=self._encoder_id,
             normalized=self._config.encoder.normalize,
-            sequence=camera.tubelets,
-            frames_dropped=camera.ledger.dropped_total,
-            queue_ms=queue_ms,
+            sequence=stream.published,
+            frames_dropped=stream.ledger.dropped_total,
+            queue_ms=result.queue_ms,
         )
-        camera.latency_ms = message.total_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
+        message.total_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
         self._publisher.publish(message)
         if result.onset:
-            header, tau = tubelet.newer.message.header, self.get_parameter("gate.tau").value
-            self._event_publisher.publish(event_message(result, header, camera.topic, self._encoder_id, tau))
-        self._show(tubelet, result)
+            tau = self.get_parameter("gate.tau").value
+            self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, tau))
+        self._show(stream, tubelet, result)
 
-    def _show(self, tubelet: Tubelet[Arrival], result: EmbeddingResult) -> None:
-        """Pictures of the novelty, for whoever looks; without anybody they cost nothing."""
-        header = tubelet.newer.message.header
+    def _show(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
+        """Publish pictures of the novelty to whoever subscribes; without subscribers they cost nothing."""
+        header = tubelet.newer.image.header
         if result.patch_novelty is not None and self._map_publisher.get_subscription_count():
             self._map_publisher.publish(novelty_map_message(result, header))
         if self._overlay_publisher.get_subscription_count():
-            self._overlay_publisher.publish(overlay_message(result, self._decode(tubelet.newer), header))
+            self._overlay_publisher.publish(overlay_message(result, stream.intake.decode(tubelet.newer), header))
 
-    def _report(self, camera: Camera, trouble: Exception) -> None:
-        """Warn about a lost tubelet or image, once per interval for each camera and cause; all are counted."""
+    def _report(self, stream: Stream, trouble: Exception) -> None:
+        """Warn about a lost tubelet or image, once per interval for each stream and cause; all are counted."""
         if not self.context.ok():  # a signal has ended ROS under the worker: what fails now is no news
             return
         cause, detail = "encoder_error", "".join(traceback.format_exception(trouble))
         if isinstance(trouble, MalformedImage):
             cause, detail = trouble.cause, str(trouble)
         now_s = time.monotonic()
-        if now_s < self._next_warning_s.get((camera.topic, cause), 0.0):
+        if now_s < self._next_warning_s.get((stream.name, cause), 0.0):
             return
-        self._next_warning_s[camera.topic, cause] = now_s + WARN_INTERVAL_S
-        self.get_logger().warning(f"{camera.topic}: {cause}: {detail}")
+        self._next_warning_s[stream.name, cause] = now_s + WARN_INTERVAL_S
+        self.get_logger().warning(f"{stream.name}: {cause}: {detail}")
 
 
 def _is_compressed(topic: str) -> bool:

@@ -169,25 +169,7 @@ class ReplayNode(Node):
                 self._counts_are_new = True
 
     def _on_embedding(self, message: Embedding) -> None:
-        self.recording.rows.append(
-            EmbeddingRow(
-                stream=message.stream,
-                stamp_ns=stamp_to_ns(message.header.stamp),
-                encoded=message.encoded,
-                novelty=message.novelty,
-                threshold=message.novelty_threshold,
-                reuse_count=message.reuse_count,
-                epoch=message.stream_epoch,
-                index=message.tubelet_index,
-                queue_ms=message.queue_ms,
-                decode_ms=message.decode_ms,
-                gate_ms=message.gate_ms,
-                encode_ms=message.encode_ms,
-                total_ms=message.total_ms,
-                label=message.label,
-                score=message.score,
-            )
-        )
+        self.recording.rows.append(EmbeddingRow.read(message, stamp_ns=stamp_to_ns(message.header.stamp)))
 
 
 @contextmanager

@@ -1,51 +1,50 @@
-"""A recording as the encoder's input: every tubelet, sampled, paired, resized and normalised as the node does it."""
+"""A recording as frames of a stream, and as the encoder's input: sampled, paired and preprocessed as the node does it."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.config import Config
-from saccade_ros.frames import Pixels
+from saccade_ros.frames import Frame, Pixels
+from saccade_ros.pipeline import Intake
 from saccade_ros.recordings import open_source
-from saccade_ros.recordings.source import ImageMessage, SourceError
-from saccade_ros.vision.images import check_image, decode_image
-from saccade_ros.vision.ledger import FrameLedger
-from saccade_ros.vision.malformed import MalformedImage
+from saccade_ros.recordings.source import RecordedImage, SourceError
+from saccade_ros.vision.images import MalformedImage
 from saccade_ros.vision.preprocess import tubelet_pixels
-from saccade_ros.vision.tubelet import TubeletBuffer
+
+
+def frames_of(source: Iterable[RecordedImage]) -> Iterator[Frame]:
+    """Each image of a recording as a frame, undecoded."""
+    for image in source:
+        yield Frame(image.image, image.stamp_ns, image.frame_id)
 
 
 def read_tubelets(path: str | Path, config: Config, input_size: int, at_most: int = 0) -> npt.NDArray[np.float32]:
-    """Pixels of a clip's first tubelets, all of them if `at_most` is 0: (T, 2, 3, size, size).
+    """Read the pixels of a clip's first tubelets, all of them if `at_most` is 0: (T, 2, 3, size, size).
 
     A malformed image is passed over, as the node does.
 
     Raises:
         SourceError: the recording cannot be read, holds no tubelet, or time breaks in it.
     """
-    tubelets = list(itertools.islice(_tubelets(path, config, input_size), at_most or None))
+    tubelets = list(itertools.islice(_pixels(path, config, input_size), at_most or None))
     if not tubelets:
         raise SourceError(f"{path} holds no two good frames at stream.fps {config.stream.fps}: give a longer recording")
     return np.stack(tubelets)
 
 
-def _tubelets(path: str | Path, config: Config, input_size: int) -> Iterator[Pixels]:
-    max_pixels = round(config.vision.max_megapixels * 1e6)
-    buffer: TubeletBuffer[ImageMessage] = TubeletBuffer(config.stream, FrameLedger())
+def _pixels(path: str | Path, config: Config, input_size: int) -> Iterator[Pixels]:
+    intake = Intake(config)
     with open_source(path) as source:
-        for image in source:
-            try:
-                size = check_image(image.message, max_pixels)
-                tubelet = buffer.push(image, image.stamp_ns, image.frame_id, size)
-                if buffer.epoch:
-                    raise SourceError(
-                        f"{path}: time or source breaks at {image.stamp_ns} ns: give one unbroken recording"
-                    )
-                if tubelet is not None:
-                    older, newer = (decode_image(part.message, max_pixels) for part in (tubelet.older, tubelet.newer))
-                    yield tubelet_pixels(older, newer, input_size, config.vision.fit)
-            except MalformedImage:
-                continue
+        for tubelet in intake.tubelets(frames_of(source)):
+            if tubelet.epoch:
+                raise SourceError(
+                    f"{path}: time or source breaks at {tubelet.stamp_ns} ns: give one unbroken recording"
+                )
+            with suppress(MalformedImage):
+                older, newer = intake.decode(tubelet.older), intake.decode(tubelet.newer)
+                yield tubelet_pixels(older, newer, input_size, config.vision.fit)

@@ -1,4 +1,4 @@
-"""Replay without ROS: a bag or video through the engine in this process, as fast as it goes; nothing overflows."""
+"""Replay without ROS: a recording through the pipeline in this process, as fast as it goes; nothing overflows."""
 
 import time
 from collections.abc import Callable
@@ -8,69 +8,48 @@ from dataclasses import asdict
 import numpy as np
 
 from saccade_ros.config import Config
-from saccade_ros.engine import Engine, StreamEncoder
-from saccade_ros.frames import EmbeddingResult, Picture
+from saccade_ros.frames import EmbeddingResult
 from saccade_ros.measure.machine import describe_machine
-from saccade_ros.recordings.source import ImageMessage, Source
+from saccade_ros.pipeline import Pipeline, Stream
+from saccade_ros.recordings.clip import frames_of
+from saccade_ros.recordings.source import Source
 from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals
 from saccade_ros.replay.report import thumbnail
-from saccade_ros.vision.images import check_image, decode_image
-from saccade_ros.vision.ledger import FrameLedger
-from saccade_ros.vision.malformed import MalformedImage
-from saccade_ros.vision.tubelet import TubeletBuffer
+from saccade_ros.vision.images import MalformedImage, decode_image
 
 MAX_THUMBNAILS = 60
 
 
 def replay(source: Source, config: Config, progress: Callable[[Recording, float], None]) -> Recording:
-    """Run every frame of `source` through the engine.
+    """Run every frame of `source` through the pipeline.
 
     Args:
-        progress: called after each frame with what there is so far, and the seconds of recording behind it.
+        progress: called after each tubelet with what there is so far, and the seconds of recording behind it.
 
     Raises:
         SourceError: the recording cannot be read to its end.
-        What Engine raises: the model cannot be loaded as configured.
+        What Pipeline raises: the model cannot be loaded as configured.
     """
-    engine = Engine(config)
-    ledger, max_pixels = FrameLedger(), round(config.vision.max_megapixels * 1e6)
-
-    def decode(image: ImageMessage) -> Picture:
-        return decode_image(image.message, max_pixels)
-
-    buffer: TubeletBuffer[ImageMessage] = TubeletBuffer(config.stream, ledger)
-    encoder: StreamEncoder[ImageMessage] = StreamEncoder(config, engine.backend, decode)
-    recording = Recording(environment=_environment(engine, source))
+    pipeline = Pipeline(config)
+    stream = pipeline.open_stream(source.topic)
+    recording = Recording(environment=_environment(pipeline, source))
     first_ns = None
-    for image in source:
-        first_ns = first_ns or image.time_ns
-        try:
-            size = check_image(image.message, max_pixels)
-        except MalformedImage as malformed:
-            ledger.receive()
-            ledger.drop(malformed.cause)
-            continue
-        tubelet = buffer.push(image, image.stamp_ns, image.frame_id, size)
-        if tubelet is not None:
-            try:
-                recording.rows.append(_row(encoder.encode(tubelet), source.topic))
-                ledger.use(2)
-                if encoder.shadow_due:  # nobody waits here: every audit that is due is made
-                    encoder.shadow_evaluate()
-            except MalformedImage as malformed:
-                ledger.drop(malformed.cause)
-                ledger.drop("partner")
-        recording.totals = _totals(ledger, len(recording.rows))
-        progress(recording, (image.time_ns - first_ns) / 1e9)
-    recording.gate = encoder.report()
-    buffer.reset("end")
-    recording.totals = _totals(ledger, len(recording.rows))
-    recording.thumbnails = thumbnails(source, recording, max_pixels)
+    for tubelet, result in stream.run(frames_of(source)):
+        first_ns = first_ns or tubelet.older.stamp_ns
+        recording.rows.append(_row(result, stream.name))
+        if stream.shadow_due:  # nobody waits here: every shadow evaluation that is due is made
+            stream.evaluate_shadow()
+        recording.totals = _totals(stream)
+        progress(recording, (tubelet.stamp_ns - first_ns) / 1e9)
+    recording.gate = stream.report()
+    stream.intake.reset("end")
+    recording.totals = _totals(stream)
+    recording.thumbnails = thumbnails(source, recording, round(config.vision.max_megapixels * 1e6))
     return recording
 
 
 def thumbnails(source: Source, recording: Recording, max_pixels: int) -> dict[int, bytes]:
-    """Small pictures of the encoded moments, evenly chosen where there are many; reads the source again."""
+    """Thumbnails of the encoded moments, evenly chosen where there are many; reads the source again."""
     stamps = [row.stamp_ns for row in recording.rows if row.encoded]
     chosen = np.linspace(0, len(stamps) - 1, min(len(stamps), MAX_THUMBNAILS)).round().astype(int)
     wanted = {stamps[i] for i in chosen}
@@ -78,14 +57,14 @@ def thumbnails(source: Source, recording: Recording, max_pixels: int) -> dict[in
     for image in source:
         if image.stamp_ns in wanted:
             with suppress(MalformedImage):  # a malformed image that has the stamp of a good one
-                pictures[image.stamp_ns] = thumbnail(decode_image(image.message, max_pixels))
+                pictures[image.stamp_ns] = thumbnail(decode_image(image.image, max_pixels))
     return pictures
 
 
-def _environment(engine: Engine, source: Source) -> dict[str, Fact]:
-    config = engine.config
+def _environment(pipeline: Pipeline, source: Source) -> dict[str, Fact]:
+    config = pipeline.config
     return {
-        **asdict(engine.backend.info),
+        **asdict(pipeline.backend.info),
         "pooling": config.encoder.pooling,
         "fps": config.stream.fps,
         "gate_enabled": config.gate.enabled,
@@ -98,24 +77,12 @@ def _environment(engine: Engine, source: Source) -> dict[str, Fact]:
 
 
 def _row(result: EmbeddingResult, stream: str) -> EmbeddingRow:
-    return EmbeddingRow(
-        stream=stream,
-        stamp_ns=result.stamp_ns,
-        encoded=result.encoded,
-        novelty=result.novelty,
-        threshold=result.novelty_threshold,
-        reuse_count=result.reuse_count,
-        epoch=result.epoch,
-        index=result.index,
-        queue_ms=0.0,
-        decode_ms=result.decode_ms,
-        gate_ms=result.gate_ms,
-        encode_ms=result.encode_ms,
-        total_ms=result.decode_ms + result.gate_ms + result.encode_ms,
-        label=result.label,
-        score=result.score,
+    total_ms = result.queue_ms + result.decode_ms + result.gate_ms + result.encode_ms
+    return EmbeddingRow.read(result, stream=stream, total_ms=total_ms)
+
+
+def _totals(stream: Stream) -> Totals:
+    accounts = stream.ledger.accounts()
+    return Totals(
+        accounts.received, accounts.used, dict(accounts.dropped), published=stream.published, received=stream.published
     )
-
-
-def _totals(ledger: FrameLedger, tubelets: int) -> Totals:
-    return Totals(ledger.received, ledger.used, dict(ledger.dropped), published=tubelets, received=tubelets)

@@ -81,13 +81,13 @@ def _draw_novelty(axes: Axes, rows: Sequence[EmbeddingRow], start_ns: int) -> No
     encoded = np.array([row.encoded for row in rows])
     axes.plot(seconds, novelty, color=CALM, linewidth=1.2, label="novelty")
     ends = np.concatenate((seconds[:1], seconds, seconds[-1:] + 0.1))  # so that one tubelet has a line, too
-    tau = np.pad([row.threshold for row in rows], 1, mode="edge")
+    tau = np.pad([row.novelty_threshold for row in rows], 1, mode="edge")
     axes.plot(ends, tau, color=TAU, linewidth=1.2, linestyle="--", label="tau")
     axes.plot(seconds[encoded], novelty[encoded], "o", color=NEW, markersize=4, label="encoded")
     unmeasured = encoded & np.isnan(novelty)
     (first,) = axes.plot(seconds[unmeasured], 0 * seconds[unmeasured], "o", color=NEW, markersize=4, label="first")
     first.set(fillstyle="none", clip_on=False, in_layout=False)
-    epochs = [row.epoch for row in rows]
+    epochs = [row.stream_epoch for row in rows]
     for at in np.flatnonzero(np.diff(epochs)) + 1:
         axes.axvline(float(seconds[at]), color=_INK, linewidth=1, linestyle=":", label="_reset")
     axes.set_ylim(0, None)

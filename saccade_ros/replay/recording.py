@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ Fact = str | float | int | bool
 class EmbeddingRow:
     """One embedding received, without its vector. The fields are those of the Embedding message.
 
-    `novelty` and `threshold` are NaN where nothing was measured: first tubelet of an epoch, or gate off. `label` is
+    `novelty` and `novelty_threshold` are NaN where nothing was measured: first tubelet of an epoch, or gate off. `label` is
     empty and `score` NaN without a classifier.
     """
 
@@ -23,10 +23,10 @@ class EmbeddingRow:
     stamp_ns: int
     encoded: bool
     novelty: float
-    threshold: float
+    novelty_threshold: float
     reuse_count: int
-    epoch: int
-    index: int
+    stream_epoch: int
+    tubelet_index: int
     queue_ms: float
     decode_ms: float
     gate_ms: float
@@ -34,6 +34,12 @@ class EmbeddingRow:
     total_ms: float
     label: str = ""
     score: float = math.nan
+
+    @classmethod
+    def read(cls, embedding: Any, **others: Any) -> "EmbeddingRow":
+        """Read a row off an EmbeddingResult or an Embedding message, which share their names; `others` are given."""
+        names = (column.name for column in fields(cls))
+        return cls(**{name: getattr(embedding, name) for name in names if name not in others}, **others)
 
 
 @dataclass

@@ -46,6 +46,7 @@ class FrameLedger:
         self.used = 0
         self.dropped: Counter[str] = Counter()
         self.resets: Counter[str] = Counter()
+        self.lost_in_transport = 0  # images that the middleware reports lost before they were received
 
     def receive(self) -> None:
         """Count a frame that came in."""
@@ -56,6 +57,11 @@ class FrameLedger:
         """Count frames that went into a published embedding."""
         with self._lock:
             self.used += frames
+
+    def refuse(self, cause: str) -> None:
+        """Count a frame that came in and will not be used. `cause` is a key of DROP_CAUSES."""
+        self.receive()
+        self.drop(cause)
 
     def drop(self, cause: str, frames: int = 1) -> None:
         """Count frames that will never be in an embedding; raise KeyError if `cause` is no key of DROP_CAUSES."""

@@ -4,20 +4,18 @@ Anything stamped (decoded frames or undecoded messages) is taken in constant tim
 subscription callback: the two frames of a tubelet keep their spacing however busy the encoder is.
 """
 
-from typing import Generic
-
 from saccade_ros.config import StreamConfig
-from saccade_ros.frames import Item, Tubelet
+from saccade_ros.frames import Frame, Tubelet
 from saccade_ros.vision.ledger import FrameLedger
 
 # A frame at most this much older than the newest is a late packet or a duplicate; further back, the clock jumped.
 REORDER_NS = 100_000_000
 
 
-class TubeletBuffer(Generic[Item]):
+class TubeletBuffer:
     """Sampler and pairing of one stream. Counts every frame it is given, and every one it drops, in the ledger."""
 
-    _older: Item | None
+    _older: Frame | None
     _newest_ns: int | None
     _source: tuple[str, tuple[int, int]] | None
     _due_ns: int | None
@@ -29,27 +27,28 @@ class TubeletBuffer(Generic[Item]):
         self._max_gap_ns = round(config.max_gap_s * 1e9)
         self._forget()
 
-    def push(self, item: Item, stamp_ns: int, frame_id: str, size: tuple[int, int]) -> Tubelet[Item] | None:
+    def push(self, frame: Frame, size: tuple[int, int]) -> Tubelet | None:
         """Take one frame; return the tubelet it completes, if any.
 
         Args:
             size: (height, width); like frame_id, a change of it starts the stream afresh.
         """
+        stamp_ns, source = frame.stamp_ns, (frame.frame_id, size)
         self.ledger.receive()
         if self._newest_ns is not None and 0 <= self._newest_ns - stamp_ns <= REORDER_NS:
             self.ledger.drop("stale_stamp")
             return None
-        if reason := self._discontinuity(stamp_ns, (frame_id, size)):
+        if reason := self._discontinuity(stamp_ns, source):
             self.reset(reason)
         due = self._take_if_due(stamp_ns)
-        self._newest_ns, self._source = stamp_ns, (frame_id, size)
+        self._newest_ns, self._source = stamp_ns, source
         if not due:
             self.ledger.drop("rate")
             return None
         if self._older is None:
-            self._older = item
+            self._older = frame
             return None
-        tubelet = Tubelet(self._older, item, stamp_ns, frame_id, self.epoch, self._index)
+        tubelet = Tubelet(self._older, frame, self.epoch, self._index)
         self._older = None
         self._index += 1
         return tubelet

@@ -16,7 +16,7 @@ from scenes import frames_of, textured, tiny_config
 from saccade_ros.backends import BackendError, load_backend, onnx_backend
 from saccade_ros.backends.manifest import ManifestError, read_manifest
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.engine import Engine
+from saccade_ros.pipeline import Pipeline
 from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export, has_in_place_caches
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.parity import centred_cosine
@@ -58,9 +58,9 @@ def test_engine_gives_the_same_by_torch_and_by_onnx(manifest, pooling):
     runs = []
     for model, backend in (("tiny", "torch"), (str(manifest.folder), "onnxruntime")):
         settings = BackendConfig(name=backend, precision="fp32", device="cpu", threads=1)
-        engine = Engine(tiny_config(encoder=replace(encoder, model=model), backend=settings))
-        engine.warm_up()
-        stream = engine.open_stream()
+        pipeline = Pipeline(tiny_config(encoder=replace(encoder, model=model), backend=settings))
+        pipeline.warm_up()
+        stream = pipeline.open_stream()
         runs.append([r for r in map(stream.push, frames) if r is not None])
     torch_run, onnx_run = runs
     assert {r.epoch for r in onnx_run} == {0, 1}

@@ -31,7 +31,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from scenes import PERIOD_NS, frames_of, textured, tiny_config  # noqa: E402
 
 from saccade_ros.config import EncoderConfig  # noqa: E402
-from saccade_ros.engine import Engine  # noqa: E402
+from saccade_ros.pipeline import Pipeline  # noqa: E402
 from saccade_ros.nodes.conversions import stamp_to_ns  # noqa: E402
 from saccade_ros.nodes.encoder_node import EncoderNode  # noqa: E402
 
@@ -55,7 +55,7 @@ def shared():
 
 def test_embeddings_are_the_engines_to_the_bit():
     """Decisions, novelty and vectors: the node adds ROS and changes nothing."""
-    stream = Engine(tiny_config(encoder=EncoderConfig(model="tiny", window=3))).open_stream()
+    stream = Pipeline(tiny_config(encoder=EncoderConfig(model="tiny", window=3))).open_stream()
     expected = [r for r in map(stream.push, frames_of(clip(40))) if r is not None]
     with Graph() as graph:
         graph.wait_active()
@@ -283,7 +283,7 @@ def test_adapter_and_video_classifier_load_by_parameter(tmp_path):
     folder, adapter = save_classifier(tmp_path / "model", ("reach", "grasp")), tmp_path / "adapter.safetensors"
     save_adapter(folder, adapter)
     settings = {"model": str(folder), "adapter": str(adapter), "pooling": "probe"}
-    stream = Engine(tiny_config(encoder=EncoderConfig(window=3, **settings))).open_stream()
+    stream = Pipeline(tiny_config(encoder=EncoderConfig(window=3, **settings))).open_stream()
     expected = [r for r in map(stream.push, frames_of(clip(8))) if r is not None]
     with Graph(**{f"encoder__{name}": value for name, value in settings.items()}) as graph:
         graph.wait_active()

@@ -1,4 +1,4 @@
-"""The gate's decisions: rules one by one, then scenes at the shipped defaults through the whole engine."""
+"""The gate's decisions: rules one by one, then scenes at the shipped defaults through the whole pipeline."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from scenes import PERIOD_NS, frames_of, textured, tiny_config
 
 from saccade_ros.config import EncoderConfig, GateConfig
-from saccade_ros.engine import Engine, Stream
+from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.frames import TokenPlan
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.patches import PatchResponse
@@ -170,13 +170,13 @@ def test_gate_switched_off_keeps_each_plan_and_measures_nothing():
         assert (gate.measured.patches, gate.onset) == (None, False)
 
 
-# Scenes, at the shipped defaults, through the whole engine.
+# Scenes, at the shipped defaults, through the whole pipeline.
 
 
 @pytest.fixture(scope="module", params=["tiny", "vits"])
-def engine(request) -> Engine:
+def pipeline(request) -> Pipeline:
     """Both grids: 8 x 8 patches of 128 px, 16 x 16 of 256 px."""
-    return Engine(tiny_config(encoder=EncoderConfig(model=request.param, window=2)))
+    return Pipeline(tiny_config(encoder=EncoderConfig(model=request.param, window=2)))
 
 
 def encoded_count(stream: Stream, pictures: list) -> int:
@@ -185,25 +185,25 @@ def encoded_count(stream: Stream, pictures: list) -> int:
 
 
 @pytest.mark.parametrize("brightness", [1.0, 0.2, 0.03])
-def test_static_scene_with_sensor_noise_stays_calm(engine, brightness):
+def test_static_scene_with_sensor_noise_stays_calm(pipeline, brightness):
     rng, scene = np.random.default_rng(1), textured() * brightness
     noisy = [np.clip(np.round(scene + rng.normal(0, 2, scene.shape)), 0, 255).astype(np.uint8) for _ in range(40)]
-    assert encoded_count(engine.open_stream(), noisy) == 1
+    assert encoded_count(pipeline.open_stream(), noisy) == 1
 
 
-def test_featureless_wall_with_sensor_noise_stays_calm(engine):
+def test_featureless_wall_with_sensor_noise_stays_calm(pipeline):
     """Mid grey is nearly zero after normalisation: a purely relative change would be all noise."""
     rng, wall = np.random.default_rng(1), np.full((240, 320, 3), 118.0)
     noisy = [np.clip(np.round(wall + rng.normal(0, 2, wall.shape)), 0, 255).astype(np.uint8) for _ in range(40)]
-    assert encoded_count(engine.open_stream(), noisy) == 1
+    assert encoded_count(pipeline.open_stream(), noisy) == 1
 
 
 @pytest.mark.parametrize("place", [(60, 80), (117, 133), (180, 220)])
-def test_small_mover_in_one_percent_of_the_picture_fires(engine, place):
+def test_small_mover_in_one_percent_of_the_picture_fires(pipeline, place):
     scene, side = textured(), int((0.01 * 240 * 240) ** 0.5)  # of the centre square that the encoder sees
     appeared, (y, x) = scene.copy(), place
     appeared[y : y + side, x : x + side] = (200, 30, 30)
-    assert encoded_count(engine.open_stream(), [scene, scene, appeared, appeared]) == 2
+    assert encoded_count(pipeline.open_stream(), [scene, scene, appeared, appeared]) == 2
 
 
 def exposed(scene: np.ndarray, gain: float, warmth: float = 1.0) -> np.ndarray:
@@ -211,31 +211,31 @@ def exposed(scene: np.ndarray, gain: float, warmth: float = 1.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("gain", "warmth"), [(0.7, 1.0), (0.85, 1.1), (1.2, 1.0)])
-def test_step_of_exposure_or_white_balance_is_no_event(engine, gain, warmth):
+def test_step_of_exposure_or_white_balance_is_no_event(pipeline, gain, warmth):
     scene = textured() // 2 + 20  # nothing clips
-    stream = engine.open_stream()
+    stream = pipeline.open_stream()
     shown = [scene] * 4 + [exposed(scene, gain, warmth)] * 4
     results = [r for r in map(stream.push, frames_of(shown)) if r is not None]
     assert results[2].novelty < 0.05
     assert not any(r.onset or r.encoded for r in results[1:3])
 
 
-def test_mains_flicker_is_no_event(engine):
+def test_mains_flicker_is_no_event(pipeline):
     """Bands of a rolling shutter, 10 % deep, at another phase in each picture."""
     scene, rows = textured(), np.linspace(0, 2 * np.pi, 240)
     shown = [
         np.clip(np.round(scene * (1 + 0.1 * np.sin(rows * 2 + 0.1 * i))[:, None, None]), 0, 255).astype(np.uint8)
         for i in range(60)
     ]
-    stream = engine.open_stream()
+    stream = pipeline.open_stream()
     results = [r for r in map(stream.push, frames_of(shown)) if r is not None]
     assert not any(r.onset for r in results)
     assert sum(r.encoded for r in results) <= 6, "drift may refresh, novelty must not"
 
 
-def test_static_scene_with_noise_encodes_two_percent_at_most_beyond_the_refreshes(engine):
+def test_static_scene_with_noise_encodes_two_percent_at_most_beyond_the_refreshes(pipeline):
     rng, scene = np.random.default_rng(2), textured()
-    stream, encoded, tubelets = engine.open_stream(), 0, 150
+    stream, encoded, tubelets = pipeline.open_stream(), 0, 150
     for frame in frames_of([scene] * (2 * tubelets)):
         noisy = np.clip(np.round(frame.picture + rng.normal(0, 3, scene.shape)), 0, 255).astype(np.uint8)
         result = stream.push(type(frame)(noisy, frame.stamp_ns, frame.frame_id))
@@ -244,28 +244,28 @@ def test_static_scene_with_noise_encodes_two_percent_at_most_beyond_the_refreshe
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_cut_is_encoded_at_once(engine, seed):
+def test_cut_is_encoded_at_once(pipeline, seed):
     """Whatever came before, calm or motion, and however long."""
     rng = np.random.default_rng(seed)
     before = [textured(seed=0)] * 6 if seed % 2 else [textured(seed=100 + i) for i in range(6)]
-    stream = engine.open_stream()
+    stream = pipeline.open_stream()
     results = [r for r in map(stream.push, frames_of(before + [textured(seed=int(rng.integers(1000)))] * 2)) if r]
     assert results[-1].encoded
     assert results[-1].novelty > 0.2
 
 
-def test_cut_to_black_and_back_is_encoded(engine):
+def test_cut_to_black_and_back_is_encoded(pipeline):
     black = np.zeros((240, 320, 3), np.uint8)
-    stream = engine.open_stream()
+    stream = pipeline.open_stream()
     results = [r for r in map(stream.push, frames_of([textured()] * 4 + [black] * 2 + [textured()] * 2)) if r]
     assert [r.encoded for r in results] == [True, False, True, True]
 
 
-def test_pan_too_slow_for_any_single_step_fires_in_time(engine):
+def test_pan_too_slow_for_any_single_step_fires_in_time(pipeline):
     """0.1 px a frame. A gate that compared with the previous tubelet would sleep for ever."""
     wide = textured(240, 400)
     pan = [wide[:, i // 10 : i // 10 + 320] for i in range(240)]
-    stream = engine.open_stream()
+    stream = pipeline.open_stream()
     results = [r for r in (stream.push(frame) for frame in frames_of(pan)) if r is not None]
     fired = [r.index for r in results if r.encoded]
     assert len(fired) >= 2

@@ -17,7 +17,7 @@ KEYS |= {"latency_ms", "encode_rate", "stage_ms", "encoder_id", "weights", "bala
 def row(index, encoded=True, novelty=0.5, total_ms=10.0, **changed):
     values = {"stream": "/camera", "stamp_ns": 10**9 * (index + 1), "threshold": 0.2, "reuse_count": 0, "epoch": 0}
     values |= {"queue_ms": 1.0, "decode_ms": 2.0, "gate_ms": 3.0, "encode_ms": 4.0 if encoded else 0.0}
-    return EmbeddingRow(index=index, encoded=encoded, novelty=novelty, total_ms=total_ms, **(values | changed))
+    return EmbeddingRow(tubelet_index=index, encoded=encoded, novelty=novelty, total_ms=total_ms, **(values | changed))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_what_is_lost_unbalances_the_books(recording, totals):
     "recording",
     [
         Recording(),
-        Recording([row(0, novelty=math.nan, threshold=math.nan)]),
+        Recording([row(0, novelty=math.nan, novelty_threshold=math.nan)]),
         Recording([row(0, total_ms=math.nan, decode_ms=math.inf)], environment={"tau": math.nan}),
         Recording([row(0, encoded=False)]),
     ],

@@ -20,10 +20,10 @@ def row(
         stamp_ns=10**9 + index * 80_000_000,
         encoded=encoded,
         novelty=novelty,
-        threshold=0.3,
+        novelty_threshold=0.3,
         reuse_count=0 if encoded else 1,
-        epoch=epoch,
-        index=index,
+        stream_epoch=epoch,
+        tubelet_index=index,
         queue_ms=0.1,
         decode_ms=1.0,
         gate_ms=0.5,
@@ -77,7 +77,7 @@ CASES = {
     "nothing encoded": [row(i, encoded=False) for i in range(4)],
     "gate off": [row(i, novelty=math.nan) for i in range(4)],
     "three streams": [row(i, stream=f"/camera{i % 3}") for i in range(12)],
-    "resets": [row(i, epoch=i // 4) for i in range(12)],
+    "resets": [row(i, stream_epoch=i // 4) for i in range(12)],
     "long": [row(i, encoded=i % 50 == 0) for i in range(5000)],
 }
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade_ros.config import StreamConfig
+from saccade_ros.frames import Frame
 from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.tubelet import REORDER_NS, TubeletBuffer
 
@@ -13,26 +14,26 @@ SIZE = (480, 640)
 MS = 1_000_000
 
 
-def make_buffer(fps: float = 0.0, max_gap_s: float = 2.0) -> TubeletBuffer[int]:
+def make_buffer(fps: float = 0.0, max_gap_s: float = 2.0) -> TubeletBuffer:
     return TubeletBuffer(StreamConfig(fps=fps, max_gap_s=max_gap_s), FrameLedger())
 
 
-def push_all(buffer: TubeletBuffer[int], stamps_ms: list[float]) -> list:
-    """Push frames whose item is their position; return the tubelets."""
-    tubelets = [buffer.push(i, round(ms * MS), "camera", SIZE) for i, ms in enumerate(stamps_ms)]
+def push_all(buffer: TubeletBuffer, stamps_ms: list[float]) -> list:
+    """Push frames whose image is their position; return the tubelets."""
+    tubelets = [buffer.push(Frame(i, round(ms * MS), "camera"), SIZE) for i, ms in enumerate(stamps_ms)]
     return [t for t in tubelets if t is not None]
 
 
 def test_every_two_frames_make_a_tubelet_stamped_as_the_newer():
     tubelets = push_all(make_buffer(), [0, 40, 80, 120, 160])
-    assert [(t.older, t.newer, t.stamp_ns // MS, t.index) for t in tubelets] == [(0, 1, 40, 0), (2, 3, 120, 1)]
+    assert [(t.older.image, t.newer.image, t.stamp_ns // MS, t.index) for t in tubelets] == [(0, 1, 40, 0), (2, 3, 120, 1)]
 
 
 @pytest.mark.parametrize(("camera_fps", "target_fps"), [(30, 30), (30, 15), (30, 4), (25, 4), (10, 4), (29.97, 10)])
 def test_sampled_frames_are_the_nearest_to_the_target_grid(camera_fps, target_fps):
     stamps = [1000 * i / camera_fps for i in range(int(camera_fps * 10))]
     tubelets = push_all(make_buffer(target_fps), stamps)
-    taken = [stamps[item] for t in tubelets for item in (t.older, t.newer)]
+    taken = [stamps[f.image] for t in tubelets for f in (t.older, t.newer)]
     grid = np.arange(len(taken)) * 1000 / target_fps
     assert len(taken) >= 10 * target_fps - 2
     assert np.abs(taken - grid).max() <= 500 / camera_fps + 1e-6
@@ -79,9 +80,9 @@ def test_gap_longer_than_allowed_starts_a_new_epoch():
 def test_another_camera_or_size_starts_a_new_epoch(frame_id, size):
     buffer = make_buffer()
     push_all(buffer, [0, 40, 80])
-    assert buffer.push(3, 120 * MS, frame_id, size) is None
-    tubelet = buffer.push(4, 160 * MS, frame_id, size)
-    assert (tubelet.older, tubelet.epoch, tubelet.index) == (3, 1, 0)
+    assert buffer.push(Frame(3, 120 * MS, frame_id), size) is None
+    tubelet = buffer.push(Frame(4, 160 * MS, frame_id), size)
+    assert (tubelet.older.image, tubelet.epoch, tubelet.index) == (3, 1, 0)
     assert buffer.ledger.resets == {"source_change": 1}
 
 
@@ -100,11 +101,11 @@ def test_every_frame_is_in_one_tubelet_or_dropped_or_pending(stamps_ms, fps, fra
     buffer = make_buffer(fps=fps)
     tubelets = []
     for i, ms in enumerate(stamps_ms):
-        tubelets.append(buffer.push(i, ms * MS, frame_id if i % 7 == 0 else "a", SIZE))
+        tubelets.append(buffer.push(Frame(i, ms * MS, frame_id if i % 7 == 0 else "a"), SIZE))
     complete = [t for t in tubelets if t is not None]
     buffer.ledger.use(2 * len(complete))
     assert buffer.ledger.received == len(stamps_ms)
     assert 0 <= buffer.ledger.pending <= 1
-    assert all(t.older < t.newer for t in complete)
+    assert all(t.older.image < t.newer.image for t in complete)
     buffer.reset("request")
     assert buffer.ledger.pending == 0

@@ -1,4 +1,4 @@
-"""The engine end to end, without ROS: exactness under the gate, reuse, epochs, accounts."""
+"""The pipeline end to end, without ROS: exactness under the gate, reuse, epochs, accounts."""
 
 import math
 
@@ -8,8 +8,8 @@ from scenes import PERIOD_NS, frames_of, textured, tiny_config
 
 from saccade_ros.backends import load_backend
 from saccade_ros.config import BackendConfig, ConfigError, EncoderConfig, GateConfig
-from saccade_ros.engine import Engine
 from saccade_ros.frames import EmbeddingResult, Frame, Picture
+from saccade_ros.pipeline import Pipeline
 
 
 def lively(count: int, seed: int = 0) -> list[Picture]:
@@ -21,8 +21,8 @@ def lively(count: int, seed: int = 0) -> list[Picture]:
     return pictures[:count]
 
 
-def run(engine: Engine, pictures: list[Picture]) -> list[EmbeddingResult]:
-    stream = engine.open_stream()
+def run(pipeline: Pipeline, pictures: list[Picture]) -> list[EmbeddingResult]:
+    stream = pipeline.open_stream()
     results = [stream.push(frame) for frame in frames_of(pictures)]
     return [result for result in results if result is not None]
 
@@ -32,18 +32,18 @@ def vectors(results: list[EmbeddingResult]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def ungated() -> Engine:
-    return Engine(tiny_config(gate=GateConfig(enabled=False)))
+def ungated() -> Pipeline:
+    return Pipeline(tiny_config(gate=GateConfig(enabled=False)))
 
 
 @pytest.fixture(scope="module")
-def gated() -> Engine:
-    return Engine(tiny_config(gate=GateConfig(tau=0.3)))
+def gated() -> Pipeline:
+    return Pipeline(tiny_config(gate=GateConfig(tau=0.3)))
 
 
 def test_gate_that_always_opens_equals_the_plain_stream_to_the_bit(ungated):
     pictures = lively(40)
-    always = Engine(tiny_config(gate=GateConfig(tau=0.0)))
+    always = Pipeline(tiny_config(gate=GateConfig(tau=0.0)))
     assert np.array_equal(vectors(run(always, pictures)), vectors(run(ungated, pictures)))
 
 
@@ -53,7 +53,7 @@ def test_gated_stream_equals_the_ungated_stream_over_the_kept_tubelets(gated, un
     results = run(gated, pictures)
     kept = [result for result in results if result.encoded]
     assert 5 < len(kept) < len(results) - 5
-    kept_pictures = [picture for r in kept for picture in pictures[2 * r.index : 2 * r.index + 2]]
+    kept_pictures = [picture for r in kept for picture in pictures[2 * r.tubelet_index : 2 * r.tubelet_index + 2]]
     assert np.array_equal(vectors(kept), vectors(run(ungated, kept_pictures)))
 
 
@@ -80,7 +80,7 @@ def test_time_jump_makes_a_fresh_stream(gated):
     for frame in frames_of(lively(13, seed=4), start_ns=10**12):
         stream.push(frame)
     after = [r for r in (stream.push(frame) for frame in frames_of(pictures)) if r is not None]
-    assert {r.epoch for r in after} == {1}
+    assert {r.stream_epoch for r in after} == {1}
     assert np.array_equal(vectors(after), vectors(run(gated, pictures)))
     assert math.isnan(after[0].novelty)
 
@@ -104,12 +104,12 @@ def test_requested_reset_empties_the_cache(gated):
         stream.push(frame)
     stream.reset()
     results = [stream.push(frame) for frame in frames[5:]]
-    assert (results[1].encoded, results[1].epoch, results[1].window_fill) == (True, 1, 1)
+    assert (results[1].encoded, results[1].stream_epoch, results[1].window_fill) == (True, 1, 1)
     assert stream.ledger.dropped == {"reset": 1}
 
 
 def test_new_threshold_takes_effect_at_the_next_tubelet():
-    stream = Engine(tiny_config(gate=GateConfig(tau=10.0))).open_stream()
+    stream = Pipeline(tiny_config(gate=GateConfig(tau=10.0))).open_stream()
     frames = list(frames_of(lively(12)))
     first = [r for r in map(stream.push, frames[:8]) if r is not None]
     stream.set_gate(GateConfig(tau=0.0))
@@ -141,11 +141,11 @@ def test_what_is_no_rgb_picture_is_refused_by_name(gated, picture):
 
 def test_step_that_fails_leaves_the_stream_as_it_was():
     """The tubelet is lost and counted; the ones after it come out as if it had never been."""
-    engine = Engine(tiny_config(gate=GateConfig(enabled=False)))
+    pipeline = Pipeline(tiny_config(gate=GateConfig(enabled=False)))
     pictures = lively(24)
-    stream = engine.open_stream()
+    stream = pipeline.open_stream()
     results = []
-    layer = engine.backend._encoder.layers[2]
+    layer = pipeline.backend._encoder.layers[2]
     for i, frame in enumerate(frames_of(pictures)):
         if i == 13:  # completes the 7th tubelet, with the ring full
             hook = layer.register_forward_hook(lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
@@ -155,92 +155,92 @@ def test_step_that_fails_leaves_the_stream_as_it_was():
         elif (result := stream.push(frame)) is not None:
             results.append(result)
     survivors = pictures[:12] + pictures[14:]
-    assert np.array_equal(vectors(results), vectors(run(engine, survivors)))
+    assert np.array_equal(vectors(results), vectors(run(pipeline, survivors)))
     assert stream.ledger.dropped == {"encoder_error": 2}
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_weights_with_nan_are_an_error_not_an_embedding(enabled):
-    engine = Engine(tiny_config(gate=GateConfig(enabled=enabled)))
-    engine.backend._encoder.layers[0].norm1.weight[0] = math.nan
+    pipeline = Pipeline(tiny_config(gate=GateConfig(enabled=enabled)))
+    pipeline.backend._encoder.layers[0].norm1.weight[0] = math.nan
     with pytest.raises(ArithmeticError, match="NaN or infinite"):
-        engine.warm_up()
+        pipeline.warm_up()
     with pytest.raises(ArithmeticError, match="NaN or infinite"):
-        run(engine, [textured()] * 2)
+        run(pipeline, [textured()] * 2)
 
 
 @pytest.mark.parametrize(("recompute", "pooling"), [(1, "newest"), (1, "window"), (2, "window"), (3, "newest")])
-def test_audits_change_nothing_to_the_bit(recompute, pooling):
-    """Each skipped tubelet audited against none: same decisions, same bytes, from the warm-up to many windows on."""
+def test_shadow_evaluation_changes_nothing_to_the_bit(recompute, pooling):
+    """Every skipped tubelet evaluated in the shadow, against none: same decisions, same bytes, from the warm-up to many windows on."""
     encoder = EncoderConfig(model="tiny", window=3, recompute=recompute, pooling=pooling)
-    engine = Engine(tiny_config(encoder=encoder, gate=GateConfig(tau=0.3, shadow_rate=1.0)))
+    pipeline = Pipeline(tiny_config(encoder=encoder, gate=GateConfig(tau=0.3, shadow_rate=1.0)))
     pictures = lively(80)
-    plain, stream, audited = run(engine, pictures), engine.open_stream(), []
+    plain, stream, evaluated = run(pipeline, pictures), pipeline.open_stream(), []
     for frame in frames_of(pictures):
         if (result := stream.push(frame)) is not None:
-            audited.append(result)
+            evaluated.append(result)
             if stream.shadow_due:
-                stream.shadow_evaluate()
+                stream.evaluate_shadow()
     assert sum(r.encoded for r in plain) > 9
     assert stream.report()["shadow_evaluations"] == sum(not r.encoded for r in plain) > 9
-    assert [r.encoded for r in audited] == [r.encoded for r in plain]
-    assert vectors(audited).tobytes() == vectors(plain).tobytes()
+    assert [r.encoded for r in evaluated] == [r.encoded for r in plain]
+    assert vectors(evaluated).tobytes() == vectors(plain).tobytes()
 
 
-def test_audit_that_fails_changes_nothing_either():
-    engine = Engine(tiny_config(gate=GateConfig(tau=0.3, shadow_rate=1.0)))
-    pictures, stream, results = lively(60), engine.open_stream(), []
+def test_shadow_evaluation_that_fails_changes_nothing_either():
+    pipeline = Pipeline(tiny_config(gate=GateConfig(tau=0.3, shadow_rate=1.0)))
+    pictures, stream, results = lively(60), pipeline.open_stream(), []
     for frame in frames_of(pictures):
         if (result := stream.push(frame)) is not None:
             results.append(result)
             if stream.shadow_due:
-                hook = engine.backend._encoder.layers[2].register_forward_hook(lambda *_: 1 / 0)
+                hook = pipeline.backend._encoder.layers[2].register_forward_hook(lambda *_: 1 / 0)
                 with pytest.raises(ZeroDivisionError):
-                    stream.shadow_evaluate()
+                    stream.evaluate_shadow()
                 hook.remove()
-    assert vectors(results).tobytes() == vectors(run(engine, pictures)).tobytes()
+    assert vectors(results).tobytes() == vectors(run(pipeline, pictures)).tobytes()
 
 
-def test_audit_compares_the_reused_embedding_with_the_one_the_gate_withheld():
+def test_shadow_evaluation_compares_the_reused_embedding_with_the_one_the_gate_withheld():
     """On the gated stream's own cache: what it would have published had the gate opened."""
-    engine = Engine(tiny_config(gate=GateConfig(tau=10.0, drift_limit=0.0, max_skip_s=0.0, shadow_rate=1.0)))
+    pipeline = Pipeline(tiny_config(gate=GateConfig(tau=10.0, drift_limit=0.0, max_skip_s=0.0, shadow_rate=1.0)))
     first, then = [textured()] * 2, [textured(seed=1)] * 2
-    stream = engine.open_stream()
+    stream = pipeline.open_stream()
     results = [r for r in map(stream.push, frames_of(first + then)) if r is not None]
     assert [r.encoded for r in results] == [True, False]
-    stream.shadow_evaluate()
-    opened = run(Engine(tiny_config(gate=GateConfig(enabled=False))), first + then)
-    reused, fresh = stream._encoder._fidelity._pairs[0]
+    stream.evaluate_shadow()
+    opened = run(Pipeline(tiny_config(gate=GateConfig(enabled=False))), first + then)
+    reused, fresh = stream.shadow._pairs[0]
     assert np.array_equal(reused, opened[0].vector)
     assert np.array_equal(fresh, opened[1].vector)
 
 
-def test_only_a_skipped_tubelet_awaits_an_audit_and_only_once():
-    engine = Engine(tiny_config(gate=GateConfig(shadow_rate=1.0)))
-    stream = engine.open_stream()
+def test_only_a_skipped_tubelet_is_evaluated_in_the_shadow_and_only_once():
+    pipeline = Pipeline(tiny_config(gate=GateConfig(shadow_rate=1.0)))
+    stream = pipeline.open_stream()
     for frame in frames_of([textured()] * 4):
         assert not stream.shadow_due
         stream.push(frame)
     assert stream.shadow_due
-    stream.shadow_evaluate()
+    stream.evaluate_shadow()
     assert not stream.shadow_due
     with pytest.raises(RuntimeError, match="ask shadow_due first"):
-        stream.shadow_evaluate()
+        stream.evaluate_shadow()
 
 
 def test_gate_calibrated_for_another_encoder_is_refused_with_the_remedy():
     with pytest.raises(ConfigError, match="run `saccade calibrate` with this encoder"):
-        Engine(tiny_config(gate=GateConfig(calibrated_for="vitl-256:0123:fp32")))
-    encoder_id = Engine(tiny_config()).backend.info.encoder_id
-    Engine(tiny_config(gate=GateConfig(calibrated_for=encoder_id)))
+        Pipeline(tiny_config(gate=GateConfig(calibrated_for="vitl-256:0123:fp32")))
+    encoder_id = Pipeline(tiny_config()).backend.info.encoder_id
+    Pipeline(tiny_config(gate=GateConfig(calibrated_for=encoder_id)))
 
 
 def test_budget_is_held_by_the_whole_engine():
     """400 tubelets that all differ, at 12.5 a second; a quarter may be encoded."""
     rng, scene = np.random.default_rng(0), textured()
-    engine = Engine(tiny_config(gate=GateConfig(mode="budget", budget_fraction=0.25)))
+    pipeline = Pipeline(tiny_config(gate=GateConfig(mode="budget", budget_fraction=0.25)))
     pictures = [np.roll(scene, int(shift), axis=1) for shift in np.cumsum(rng.integers(0, 9, 800))]
-    results = run(engine, pictures)
+    results = run(pipeline, pictures)
     assert sum(r.encoded for r in results[25:]) / 375 == pytest.approx(0.25, rel=0.1)
 
 
@@ -257,23 +257,23 @@ def test_novelty_of_each_patch_comes_with_its_place(gated):
 
 
 def test_embeddings_have_length_one_when_asked():
-    engine = Engine(tiny_config(encoder=EncoderConfig(model="tiny", window=2, normalize=True)))
-    assert np.allclose(np.linalg.norm(vectors(run(engine, lively(6))), axis=1), 1, atol=1e-6)
+    pipeline = Pipeline(tiny_config(encoder=EncoderConfig(model="tiny", window=2, normalize=True)))
+    assert np.allclose(np.linalg.norm(vectors(run(pipeline, lively(6))), axis=1), 1, atol=1e-6)
 
 
 def test_full_lookback_with_window_pooling_forgets_all_but_the_window():
     """The one setting that is "the encoder over the last W tubelets", whatever came before."""
     exact = EncoderConfig(model="tiny", window=3, recompute=3, pooling="window")
-    engine = Engine(tiny_config(encoder=exact, gate=GateConfig(enabled=False)))
+    pipeline = Pipeline(tiny_config(encoder=exact, gate=GateConfig(enabled=False)))
     pictures = lively(20)
-    assert np.allclose(run(engine, pictures)[-1].vector, run(engine, pictures[-6:])[-1].vector, atol=1e-5)
+    assert np.allclose(run(pipeline, pictures)[-1].vector, run(pipeline, pictures[-6:])[-1].vector, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precision_stays_close_to_fp32_and_is_named(ungated, precision):
     """Centred: random weights make plain cosine look falsely good."""
     pictures = lively(24)
-    reduced = Engine(tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision=precision, threads=1)))
+    reduced = Pipeline(tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision=precision, threads=1)))
     assert reduced.backend.info.precision == precision
     assert reduced.backend.info.encoder_id.endswith(f":{precision}")
     exact, rounded = vectors(run(ungated, pictures)), vectors(run(reduced, pictures))

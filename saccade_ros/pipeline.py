@@ -1,0 +1,379 @@
+"""One stream's way from camera message to embedding, top to bottom.
+
+    offer    on the receiving thread, O(1): check the header, count, sample by stamp, pair; the newest tubelet waits
+    encode   on the thread that owns the model: decode, preprocess, embed patches, plan, step or reuse, classify, emit
+
+    pipeline = Pipeline(Config(encoder=EncoderConfig(model="models/vitl")))
+    camera = pipeline.open_stream()
+    for frame in frames:
+        result = camera.push(frame)      # offer and encode; None until a tubelet is complete
+
+The node, the replay in process, the library, calibration and the studies all use these classes.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from saccade_ros.backends import Backend, load_backend
+from saccade_ros.config import Config, ConfigError, GateConfig
+from saccade_ros.frames import EmbeddingResult, Figures, Frame, Picture, Tubelet, Vector
+from saccade_ros.heads import UNCLASSIFIED, Head
+from saccade_ros.plan.centre import decode_centre
+from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
+from saccade_ros.plan.reference import PatchResponse
+from saccade_ros.plan.shadow import FidelityMonitor, is_shadowed
+from saccade_ros.plan.stages import Planner, Stage
+from saccade_ros.vision.images import Convert, MalformedImage, check_image, convert_with_rosbags, decode_image
+from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.preprocess import tubelet_pixels, view_of
+from saccade_ros.vision.tubelet import TubeletBuffer
+
+Emit = Callable[[Tubelet, EmbeddingResult], None]
+
+
+class Pipeline:
+    """A loaded model, shared by any number of streams. Encode from one thread at a time.
+
+    Args:
+        backend: the model if it is loaded already; else the config's is.
+        head: classifier of the embeddings; the checkpoint's own, if it has one, where none is given.
+
+    Raises:
+        BackendError, WeightsError, ConfigError, ValueError: the model cannot be loaded as configured; says why.
+    """
+
+    def __init__(self, config: Config, backend: Backend | None = None, head: Head | None = None) -> None:
+        self.config = config
+        self.backend = backend or load_backend(config.encoder, config.backend)
+        wanted, found = config.gate.calibrated_for, self.backend.info.encoder_id
+        if config.gate.enabled and wanted and wanted != found:
+            raise ConfigError(
+                f"gate.calibrated_for is {wanted!r}, but the encoder is {found!r}: gate.tau means nothing for it; "
+                "run `saccade calibrate` with this encoder, or clear gate.calibrated_for and choose gate.tau yourself"
+            )
+        self.head = head or self.backend.head
+        self.head.classify(np.zeros(self.backend.info.dim, np.float32))  # a head of another size is refused here
+
+    def warm_up(self) -> None:
+        """Encode one grey tubelet on a cache of its own: broken weights or too little memory show now, not later."""
+        size = self.backend.info.input_size
+        patches, _ = self.backend.embed(np.zeros((2, 3, size, size), np.float32))
+        self.backend.new_state().step(patches)
+
+    def open_stream(
+        self, name: str = "", convert: Convert = convert_with_rosbags, stages: Sequence[Stage] = ()
+    ) -> "Stream":
+        """Open one camera's stream.
+
+        Args:
+            name: its topic, for messages.
+            convert: decodes raw image messages.
+            stages: further stages of the plan, after the gate.
+        """
+        return Stream(self, name, convert, stages)
+
+
+class Intake:
+    """Receiving half of a stream: samples and pairs frames; the newest complete tubelet waits to be taken.
+
+    Safe to use from the thread that receives and the one that encodes.
+
+    Attributes:
+        ledger: account of every frame.
+        active: False refuses frames.
+    """
+
+    def __init__(self, config: Config, convert: Convert = convert_with_rosbags) -> None:
+        self.ledger = FrameLedger()
+        self._buffer = TubeletBuffer(config.stream, self.ledger)
+        self._max_pixels, self._convert = round(config.vision.max_megapixels * 1e6), convert
+        self._lock = threading.Lock()
+        self._waiting: Tubelet | None = None
+        self.active = True
+
+    @property
+    def waiting(self) -> bool:
+        """True while a complete tubelet waits."""
+        return self._waiting is not None
+
+    def offer(self, frame: Frame) -> bool:
+        """Take one frame, in constant time: no pixel is read.
+
+        Returns:
+            True if it completed a tubelet, which replaces one that still waited.
+
+        Raises:
+            MalformedImage: the image cannot be right by its header; it is counted.
+        """
+        try:
+            size = check_image(frame.image, self._max_pixels)
+        except MalformedImage as malformed:
+            self.ledger.refuse(malformed.cause)
+            raise
+        with self._lock:
+            if not self.active:
+                self.ledger.refuse("inactive")
+                return False
+            tubelet = self._buffer.push(frame, size)
+            if tubelet is None:
+                return False
+            if self._waiting is not None:
+                self.ledger.drop("overflow", 2)
+            self._waiting = tubelet
+            return True
+
+    def take(self) -> Tubelet | None:
+        """Hand over the waiting tubelet, if any."""
+        with self._lock:
+            tubelet, self._waiting = self._waiting, None
+            return tubelet
+
+    def tubelets(self, frames: Iterable[Frame]) -> Iterator[Tubelet]:
+        """Offer frames one after the other; yield each tubelet. Malformed frames are counted and passed over."""
+        for frame in frames:
+            with suppress(MalformedImage):
+                self.offer(frame)
+            if (tubelet := self.take()) is not None:
+                yield tubelet
+
+    def decode(self, frame: Frame) -> Picture:
+        """Decode a frame's image to RGB uint8 (height, width, 3).
+
+        Raises:
+            MalformedImage: it cannot be decoded.
+        """
+        return decode_image(frame.image, self._max_pixels, self._convert)
+
+    def resume(self) -> None:
+        """Take frames from now on."""
+        with self._lock:
+            self.active = True
+
+    def pause(self) -> None:
+        """Refuse frames from now on, drop what waits, and start afresh at the next frame that is taken."""
+        with self._lock:
+            self.active = False
+            self._reset("deactivated")
+
+    def reset(self, reason: str) -> None:
+        """Drop what waits; the next tubelet begins a new epoch."""
+        with self._lock:
+            self._reset(reason)
+
+    def _reset(self, reason: str) -> None:
+        if self._waiting is not None:
+            self.ledger.drop("reset", 2)
+            self._waiting = None
+        self._buffer.reset(reason)
+
+
+class Stream:
+    """One camera: its intake, its plan, its state in the encoder, and its last embedding. See the module's head.
+
+    Attributes:
+        published, encoded: tubelets emitted, and those of them that the encoder ran for.
+        latency_ms: of the last embedding, from its newer frame received to emitted.
+        shadow: shadow evaluations of reused embeddings.
+    """
+
+    _vector: Vector | None
+
+    def __init__(self, pipeline: Pipeline, name: str, convert: Convert, stages: Sequence[Stage]) -> None:
+        config, backend = pipeline.config, pipeline.backend
+        self.name, self.intake = name, Intake(config, convert)
+        self._backend, self._head, self._fit = backend, pipeline.head, config.vision.fit
+        self._state = backend.new_state()
+        self._gate: Gate = OpenGate(config.gate)
+        if config.gate.enabled:
+            self._gate = SurpriseGate(config.gate, patch_response(backend))
+        self._planner = Planner((self._gate, *stages))
+        centre = decode_centre(config.gate.centre, backend.info.dim) if config.gate.centre else None
+        self.shadow = FidelityMonitor(centre)
+        self._skips = 0
+        self._skipped: Any = None  # patches of the last tubelet, if its embedding was reused
+        self.published = self.encoded = 0
+        self.latency_ms = 0.0
+        self._begin(epoch=0)
+
+    @property
+    def ledger(self) -> FrameLedger:
+        """Account of every frame."""
+        return self.intake.ledger
+
+    def offer(self, frame: Frame) -> bool:
+        """Take one frame on the receiving thread; see Intake.offer."""
+        return self.intake.offer(frame)
+
+    def encode(self, emit: Emit = lambda tubelet, result: None) -> EmbeddingResult | None:
+        """Turn the waiting tubelet into an embedding, fresh or reused; None if none waits.
+
+        A tubelet that raises leaves the stream as it was, and its frames are counted as dropped.
+
+        Args:
+            emit: called with the tubelet and its result before its frames count as used; what it raises is passed on.
+
+        Raises:
+            MalformedImage: from decoding.
+            ValueError, ArithmeticError: NaN or infinity in the input or the model.
+        """
+        tubelet = self.intake.take()
+        return None if tubelet is None else self._account(tubelet, emit)
+
+    def push(self, frame: Frame) -> EmbeddingResult | None:
+        """Offer a frame and encode the tubelet that it completes, if any. Raises what these raise."""
+        return self.encode() if self.offer(frame) else None
+
+    def run(self, frames: Iterable[Frame]) -> Iterator[tuple[Tubelet, EmbeddingResult]]:
+        """Push frames one after the other; yield each tubelet and its result. Malformed ones are counted only."""
+        for tubelet in self.intake.tubelets(frames):
+            with suppress(MalformedImage):
+                yield tubelet, self._account(tubelet, lambda tubelet, result: None)
+
+    def _account(self, tubelet: Tubelet, emit: Emit) -> EmbeddingResult:
+        try:
+            result = self._embed(tubelet)
+            emit(tubelet, result)
+        except MalformedImage as malformed:
+            self.ledger.drop(malformed.cause)
+            self.ledger.drop("partner")
+            raise
+        except Exception:  # whatever it is, its frames are counted; passed on
+            self.ledger.drop("encoder_error", 2)
+            raise
+        self.ledger.use(2)
+        self.latency_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
+        self.published, self.encoded = self.published + 1, self.encoded + result.encoded
+        return result
+
+    def _embed(self, tubelet: Tubelet) -> EmbeddingResult:
+        """Decode, preprocess, embed patches, plan, step or reuse, classify."""
+        if tubelet.epoch != self._epoch:
+            self._begin(tubelet.epoch)
+        queue_ms, clock = (time.monotonic() - tubelet.newer.received_s) * 1e3, _StageClock()
+        older, newer = self.intake.decode(tubelet.older), self.intake.decode(tubelet.newer)
+        size = self._backend.info.input_size
+        pixels = tubelet_pixels(older, newer, size, self._fit)
+        decode_ms = clock.lap_ms()
+
+        patches, features = self._backend.embed(pixels)
+        plan = self._planner.propose(features, tubelet.stamp_ns)
+        gate_ms = clock.lap_ms()
+
+        if plan.size:
+            self._step(patches, tubelet.stamp_ns)
+        else:
+            self._reuse(patches)
+        encode_ms = clock.lap_ms() if plan.size else 0.0
+        self._planner.commit(features, tubelet.stamp_ns, plan)
+        self.shadow.record_age((tubelet.stamp_ns - self._encoded_stamp_ns) / 1e9)
+        gate_ms += clock.lap_ms()
+
+        assert self._vector is not None  # a gate that remembers nothing asks for a dense step
+        measured, grid = self._gate.measured, int(len(features) ** 0.5)
+        return EmbeddingResult(
+            vector=self._vector,
+            plan=plan,
+            novelty=measured.novelty,
+            novelty_threshold=measured.threshold,
+            onset=self._gate.onset,
+            patch_novelty=None if measured.patches is None else measured.patches.reshape(grid, grid),
+            view=view_of(newer.shape[0], newer.shape[1], size, self._fit),
+            stamp_ns=tubelet.stamp_ns,
+            frame_id=tubelet.frame_id,
+            encoded_stamp_ns=self._encoded_stamp_ns,
+            reuse_count=self._reuse_count,
+            stream_epoch=tubelet.epoch,
+            tubelet_index=tubelet.index,
+            window_fill=self._state.fill,
+            queue_ms=queue_ms,
+            decode_ms=decode_ms,
+            gate_ms=gate_ms,
+            encode_ms=encode_ms,
+            label=self._classification.label,
+            score=self._classification.score,
+        )
+
+    def _step(self, patches: Any, stamp_ns: int) -> None:
+        """Encode the tubelet; its embedding is the stream's from now on."""
+        self._vector = self._state.step(patches)
+        self._classification = self._head.classify(self._vector)
+        self._encoded_stamp_ns, self._reuse_count, self._skipped = stamp_ns, 0, None
+        self.shadow.record_fresh(self._vector)
+
+    def _reuse(self, patches: Any) -> None:
+        """Let the last embedding serve again; keep the patches for a shadow evaluation."""
+        self._reuse_count, self._skips, self._skipped = self._reuse_count + 1, self._skips + 1, patches
+
+    def _begin(self, epoch: int) -> None:
+        """Forget everything seen: an empty cache, and nothing to reuse."""
+        self._epoch = epoch
+        self._state.reset()
+        self._planner.reset()
+        self._vector = None
+        self._skipped = None
+        self._classification = UNCLASSIFIED
+        self._encoded_stamp_ns = 0
+        self._reuse_count = 0
+
+    @property
+    def shadow_due(self) -> bool:
+        """True if the last tubelet was reused and gate.shadow_rate asks for its shadow evaluation."""
+        return self._skipped is not None and is_shadowed(self._skips, self._gate.config.shadow_rate)
+
+    def evaluate_shadow(self) -> float:
+        """Encode the tubelet that was just skipped, without a trace, and note how wrong reuse was.
+
+        Costs one step, in whose time nothing else can be encoded: the caller says when that is harmless.
+
+        Returns:
+            The milliseconds it took.
+
+        Raises:
+            RuntimeError: no tubelet was skipped.
+        """
+        if self._skipped is None or self._vector is None:
+            raise RuntimeError("no skipped tubelet to evaluate: ask shadow_due first")
+        clock = _StageClock()
+        patches, self._skipped = self._skipped, None
+        self.shadow.record_shadow(self._vector, self._state.peek(patches))
+        return clock.lap_ms()
+
+    def set_gate(self, config: GateConfig) -> None:
+        """Use these thresholds from the next tubelet on."""
+        self._gate.config = config
+
+    def reset(self) -> None:
+        """Start afresh: the next tubelet is encoded with an empty cache."""
+        self.intake.reset("request")
+
+    def report(self) -> Figures:
+        """Threshold and budget of the gate, age of the embeddings, and fidelity by shadow evaluation."""
+        return {**self._planner.state(), **self.shadow.state()}
+
+
+class _StageClock:
+    """Durations of consecutive stages."""
+
+    def __init__(self) -> None:
+        self._last_s = time.perf_counter()
+
+    def lap_ms(self) -> float:
+        """Milliseconds since the last lap."""
+        now_s = time.perf_counter()
+        elapsed_ms, self._last_s = (now_s - self._last_s) * 1e3, now_s
+        return elapsed_ms
+
+
+def patch_response(backend: Backend) -> PatchResponse:
+    """Response of the backend's patch embedding to uniform illumination, which is the same for every patch."""
+    size = backend.info.input_size
+    pixels = np.zeros((4, 2, 3, size, size), np.float32)
+    for colour in range(3):
+        pixels[1 + colour, :, colour] = 1
+    grey, *uniform = (backend.embed(picture).features[0].copy() for picture in pixels)
+    return PatchResponse(grey, np.stack(uniform) - grey, backend.info.patch_scale)
