@@ -21,55 +21,50 @@ from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
 from launch import LaunchContext, LaunchDescription
+from saccade_ros.nodes.launch_arguments import (
+    ENCODER_ARGUMENTS,
+    Argument,
+    encoder_arguments,
+    encoder_parameters,
+    is_true,
+)
 
-ARGUMENTS = (
-    ("topics", "", "Image topics, separated by commas; .../compressed is a CompressedImage. Empty: as in params_file."),
-    (
-        "model",
-        "",
-        "Checkpoint or exported folder, hub id, or a size with RANDOM weights such as tiny. Empty: as in params_file.",
-    ),
-    ("backend", "", "Runtime: auto, torch, onnxruntime or tensorrt. Empty: as in params_file."),
-    ("device", "", "auto, cpu or cuda. Empty: as in params_file."),
-    ("namespace", "", "Namespace of the node. The output topic is absolute and stays /saccade/embedding."),
-    ("name", "saccade_encoder", "Name of the node."),
-    ("autostart", "true", "Configure and activate at start; false leaves that to a lifecycle manager."),
-    ("use_sim_time", "false", "Take the time from /clock. The encoder goes by image stamps either way."),
-    ("log_level", "info", "debug, info, warn, error or fatal."),
+OWN_ARGUMENTS = (
+    Argument("namespace", "", "Namespace of the node. The output topic is absolute and stays /saccade/embedding."),
+    Argument("name", "saccade_encoder", "Name of the node."),
+    Argument("autostart", "true", "true configures and activates at start; false leaves that to a lifecycle manager."),
+    Argument("use_sim_time", "false", "true takes the time from /clock. The encoder goes by image stamps either way."),
+    Argument("log_level", "info", "debug, info, warn, error or fatal."),
 )
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Arguments first, so that --show-args lists them; the node needs their values."""
+    """Declare the arguments first, so that --show-args lists them; the node needs their values."""
     params_file = DeclareLaunchArgument(
         "params_file",
         default_value=PathJoinSubstitution([FindPackageShare("saccade_ros"), "config", "encoder.yaml"]),
         description="Parameters of the node; config/encoder.yaml explains each. Arguments given here win over it.",
     )
-    others = [DeclareLaunchArgument(name, default_value=default, description=text) for name, default, text in ARGUMENTS]
+    arguments = (*encoder_arguments(), *OWN_ARGUMENTS)
+    others = [DeclareLaunchArgument(name, default_value=default, description=text) for name, default, text in arguments]
     return LaunchDescription([params_file, *others, OpaqueFunction(function=launch_encoder)])
 
 
 def launch_encoder(context: LaunchContext) -> list:
-    """The node, and the two transitions that start it."""
+    """Make the node, and the events of the two transitions that start it."""
 
     def given(name: str) -> str:
         return context.perform_substitution(LaunchConfiguration(name)).strip()
 
-    overrides = {
-        "node.topics": [topic.strip() for topic in given("topics").split(",") if topic.strip()],
-        "encoder.model": given("model"),
-        "backend.name": given("backend"),
-        "backend.device": given("device"),
-    }
-    always = {"node.autostart": False, "use_sim_time": given("use_sim_time").lower() in ("true", "1")}
+    overrides = encoder_parameters({name: given(name) for name in ENCODER_ARGUMENTS})
+    overrides |= {"node.autostart": False, "use_sim_time": is_true(given("use_sim_time"))}
     logger = ".".join([*given("namespace").strip("/").split("/"), given("name")]).lstrip(".")
     node = LifecycleNode(
         package="saccade_ros",
         executable="encoder_node",
         name=given("name"),
         namespace=given("namespace"),
-        parameters=[given("params_file"), {key: value for key, value in overrides.items() if value} | always],
+        parameters=[given("params_file"), overrides],
         ros_arguments=["--log-level", f"{logger}:={given('log_level')}"],
         output="screen",
         emulate_tty=True,

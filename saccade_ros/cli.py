@@ -325,7 +325,8 @@ def _bench_export(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from saccade_ros.export.exporter import ExportOptions, export
+    from saccade_ros.export.exporter import export
+    from saccade_ros.export.options import ExportOptions
     from saccade_ros.export.report import ProgressBar, print_manifest
 
     wanted = ExportOptions(

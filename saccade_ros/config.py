@@ -1,77 +1,22 @@
-"""Every knob of saccade_ros: one frozen dataclass per stage, units in the names, validated on construction.
+"""Settings of saccade_ros: one frozen dataclass per stage, units in the names, validated on construction.
 
-The same dataclasses are the Python API, the ROS parameters (`gate.tau`), the rows of `config/encoder.yaml`
-and the table in the README, so a default is written down once.
+Each is declared here and nowhere else. The Python API, the ROS parameters (`gate.tau`), the launch and command line
+arguments, config/encoder.yaml and docs/parameters.md are derived from these dataclasses; `make docs` writes the files.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-
-class ConfigError(ValueError):
-    """A setting that cannot work. The message names the value and the remedy."""
-
-
-@dataclass(frozen=True)
-class Knob:
-    """What a setting means and which values it takes; stored in the dataclass field's metadata."""
-
-    description: str
-    at_least: float | None = None
-    at_most: float | None = None
-    choices: tuple[str, ...] = ()
-    live: bool = False  # may change while the node is active
-
-    def check(self, name: str, value: object) -> None:
-        """Raise ConfigError unless `value` is one this setting takes."""
-        if self.choices and value not in self.choices:
-            raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(self.choices)}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{name} is {value}: give a finite number")
-        if self.at_least is not None and isinstance(value, int | float) and value < self.at_least:
-            raise ConfigError(f"{name} is {value}: give at least {self.at_least}")
-        if self.at_most is not None and isinstance(value, int | float) and value > self.at_most:
-            raise ConfigError(f"{name} is {value}: give at most {self.at_most}")
-
-
-def knob(default: Any, description: str, **limits: Any) -> Any:
-    """Declare a setting: its default, what it means, and its limits (see Knob)."""
-    return field(default=default, metadata={"knob": Knob(description, **limits)})
-
-
-def knob_of(setting: "Field[Any]") -> Knob:
-    """The Knob that `knob()` stored on a dataclass field."""
-    found: Knob = setting.metadata["knob"]
-    return found
-
-
-class _Section:
-    """Checks each setting's type and limits; a whole number given for a float becomes one."""
-
-    prefix: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        for setting in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            name, value, wanted = f"{self.prefix}.{setting.name}", getattr(self, setting.name), setting.default
-            if isinstance(wanted, float) and type(value) is int:
-                value = float(value)
-                object.__setattr__(self, setting.name, value)
-            if isinstance(wanted, tuple) and isinstance(value, list):
-                value = tuple(value)
-                object.__setattr__(self, setting.name, value)
-            if type(value) is not type(wanted):
-                raise ConfigError(
-                    f"{name} is {value!r}, a {type(value).__name__}: give a {type(wanted).__name__}, like {wanted!r}"
-                )
-            knob_of(setting).check(name, value)
+from saccade_ros.knobs import ConfigError as ConfigError
+from saccade_ros.knobs import Settings, build, knob
+from saccade_ros.runtimes import PRECISIONS, RUNTIMES
 
 
 @dataclass(frozen=True)
-class StreamConfig(_Section):
-    """Which frames become tubelets, and when a stream starts afresh."""
+class StreamConfig(Settings):
+    """Sampling of frames into tubelets, and resets of a stream."""
 
     prefix: ClassVar[str] = "stream"
 
@@ -84,7 +29,7 @@ class StreamConfig(_Section):
     )
     max_gap_s: float = knob(
         2.0,
-        "Seconds without a frame after which the stream starts afresh: the cache is emptied.",
+        "Seconds without a frame after which a stream is reset: its cache is emptied.",
         at_least=0.01,
         at_most=3600.0,
     )
@@ -99,14 +44,14 @@ class StreamConfig(_Section):
 
 
 @dataclass(frozen=True)
-class VisionConfig(_Section):
-    """From a camera's picture to the encoder's square input."""
+class VisionConfig(Settings):
+    """Preparation of a camera's picture as the encoder's square input."""
 
     prefix: ClassVar[str] = "vision"
 
     fit: str = knob(
         "crop",
-        "How a picture becomes square: 'crop' is the checkpoint's own evaluation transform (shorter side to "
+        "Way to make a picture square: 'crop' is the checkpoint's own evaluation transform (shorter side to "
         "256/224 of the input, centre crop), 'stretch' keeps the whole field of view and distorts it.",
         choices=("crop", "stretch"),
     )
@@ -116,76 +61,75 @@ class VisionConfig(_Section):
 
 
 @dataclass(frozen=True)
-class GateConfig(_Section):
-    """When is a tubelet new enough to be encoded?"""
+class GateConfig(Settings):
+    """Choice of the tubelets that are encoded; for the others the last embedding is reused."""
 
     prefix: ClassVar[str] = "gate"
 
     enabled: bool = knob(True, "False encodes every tubelet and measures no novelty.")
     tau: float = knob(
         0.2,
-        "Novelty at or above which a tubelet is encoded: relative change since the last encoded tubelet, light and "
-        "noise taken out, 0 = identical. 0 encodes everything. `saccade calibrate` finds the value for a fidelity.",
+        "Novelty at or above which a tubelet is encoded. Novelty is the relative change since the last encoded "
+        "tubelet, compensated for illumination and noise; 0 = identical. A tau of 0 encodes everything. "
+        "`saccade calibrate` finds the value for a fidelity.",
         at_least=0.0,
         at_most=10.0,
         live=True,
     )
     top_fraction: float = knob(
         0.03,
-        "Share of the picture's patches, the most changed ones, whose mean change is half of the novelty; the other "
-        "half is the change that all patches have in common.",
+        "Fraction of the patches, the most changed ones, whose mean change is half of the novelty; the other half is "
+        "the change that all patches have in common.",
         at_least=0.0,
         at_most=1.0,
     )
     drift_limit: float = knob(
         2.0,
-        "A tubelet is encoded, too, when novelty that did not reach tau has added up to this many tau since the last "
-        "encoded one: 2.0 is four tubelets at 0.6 tau. 0 never.",
+        "Sum of novelty below tau, in units of tau and since the last encoded tubelet, at which a tubelet is encoded, "
+        "too: four tubelets at 0.6 tau reach 2.0. 0 never.",
         at_least=0.0,
         at_most=1e6,
     )
     hysteresis: float = knob(
         0.5,
-        "An event on ~/event begins when novelty reaches gate.tau and is over when it has stayed below this share of "
-        "it for a second.",
+        "An event on ~/event begins when novelty reaches gate.tau, and is over when novelty has stayed below this "
+        "fraction of gate.tau for a second.",
         at_least=0.0,
         at_most=1.0,
     )
     max_skip_s: float = knob(
         10.0,
-        "Seconds of header time after which a tubelet is encoded even if nothing changed. 0 never forces one.",
+        "Seconds of header time after which a tubelet is encoded even if nothing changed. 0 never.",
         at_least=0.0,
         at_most=86400.0,
         live=True,
     )
     mode: str = knob(
         "fixed",
-        "Where the threshold comes from: 'fixed' is gate.tau, 'budget' moves it so that the encodes hold the budget.",
+        "Source of the threshold: 'fixed' is gate.tau, 'budget' moves it so that the encodes hold the budget.",
         choices=("fixed", "budget"),
     )
     budget_fraction: float = knob(
-        0.25, "Budget mode: share of the tubelets to encode.", at_least=0.001, at_most=1.0, live=True
+        0.25, "Budget mode: fraction of the tubelets to encode.", at_least=0.001, at_most=1.0, live=True
     )
     budget_hz: float = knob(
         0.0,
-        "Budget mode: encodes per second of header time and camera, in place of the share if above 0.",
+        "Budget mode: encodes per second of header time and camera, instead of the fraction, if above 0.",
         at_least=0.0,
         at_most=1000.0,
         live=True,
     )
     tau_min: float = knob(
         0.03,
-        "Budget mode never lowers tau below this, however calm it is: there is only noise to encode.",
+        "Budget mode: lower limit of tau. In a calm scene a lower one would encode noise.",
         at_least=1e-6,
         at_most=10.0,
     )
-    tau_max: float = knob(
-        10.0, "Budget mode never raises tau above this, whatever the budget.", at_least=1e-6, at_most=1000.0
-    )
+    tau_max: float = knob(10.0, "Budget mode: upper limit of tau.", at_least=1e-6, at_most=1000.0)
     shadow_rate: float = knob(
         0.05,
-        "Share of the skipped tubelets to encode after all, in idle time and without a trace, to measure how wrong "
-        "reusing the embedding was. 0 never.",
+        "Shadow evaluation: fraction of the skipped tubelets that are encoded after all, in idle time and without any "
+        "effect on the stream, to measure the error of reuse. 0 never.",
         at_least=0.0,
         at_most=1.0,
         live=True,
@@ -196,8 +140,8 @@ class GateConfig(_Section):
     )
     centre: str = knob(
         "",
-        "What fidelity is centred on: the mean embedding of the calibration, as base64 of float16 values, written by "
-        "`saccade calibrate`. Empty: the running mean of the stream.",
+        "Mean embedding of the calibration, which is subtracted before fidelity is measured; base64 of float16 values, "
+        "written by `saccade calibrate`. Empty: the running mean of the stream.",
     )
 
     def __post_init__(self) -> None:
@@ -209,8 +153,8 @@ class GateConfig(_Section):
 
 
 @dataclass(frozen=True)
-class EncoderConfig(_Section):
-    """Which model, and how much past it sees."""
+class EncoderConfig(Settings):
+    """Model, the past that it sees, and the embedding that it gives."""
 
     prefix: ClassVar[str] = "encoder"
 
@@ -224,8 +168,15 @@ class EncoderConfig(_Section):
         "File of a causal adapter that `saccade train causal` wrote for these weights; merged into them at load. "
         "Empty: none.",
     )
+    head: str = knob(
+        "",
+        "File of a linear classifier that names each embedding (label and score), as LinearHead.save writes it. Empty: "
+        "the checkpoint's own, where encoder.pooling is probe.",
+    )
     seed: int = knob(0, "Seed of the random weights, when the model is a size.", at_least=0, at_most=2**31 - 1)
-    window: int = knob(8, "Tubelets in the cache (W): what each step can look back on.", at_least=1, at_most=1024)
+    window: int = knob(
+        8, "Tubelets in the cache (W), at most as many as the checkpoint was trained on.", at_least=1, at_most=1024
+    )
     recompute: int = knob(
         1,
         "Newest tubelets recomputed in each step (r): 1 is the causal step, r = window is exactly the "
@@ -235,8 +186,9 @@ class EncoderConfig(_Section):
     )
     pooling: str = knob(
         "newest",
-        "What the embedding is: the mean of the newest tubelet's tokens, that of the whole window's, or what the "
-        "attentive probe of a video-classification checkpoint makes of the window, which brings label and score.",
+        "Pooling of tokens to the embedding: 'newest' is the mean over the newest tubelet, 'window' that over the "
+        "whole window, 'probe' the attentive pooler of a video-classification checkpoint over the window, which brings "
+        "label and score.",
         choices=("newest", "window", "probe"),
     )
     normalize: bool = knob(False, "True scales each embedding to length 1.")
@@ -257,35 +209,37 @@ class EncoderConfig(_Section):
 
 
 @dataclass(frozen=True)
-class BackendConfig(_Section):
-    """What runs the encoder."""
+class BackendConfig(Settings):
+    """Runtime that computes the encoder, its device and arithmetic."""
 
     prefix: ClassVar[str] = "backend"
 
     name: str = knob(
         "auto",
-        "The runtime that computes the encoder. auto: what an exported folder prefers, else torch.",
-        choices=("auto", "torch", "onnxruntime", "tensorrt"),
+        "Runtime that computes the encoder. auto: the one that an exported folder prefers, else torch.",
+        choices=("auto", *RUNTIMES),
     )
     device: str = knob(
-        "auto", "Where: auto takes the GPU if the runtime sees one, else the CPU.", choices=("auto", "cpu", "cuda")
+        "auto",
+        "Processor that computes the encoder. auto: the GPU if the runtime sees one, else the CPU.",
+        choices=("auto", "cpu", "cuda"),
     )
     precision: str = knob(
         "auto",
         "Arithmetic of the encoder: fp32 is the reference, bf16 is faster where the CPU or GPU has it, int8 (linear "
         "layers; the rest in bf16) faster still and less faithful; fp16 is for GPUs, int8-static and int4 come from "
-        "an export. auto: what an exported folder prefers, else fp32.",
-        choices=("auto", "fp32", "bf16", "fp16", "int8", "int8-static", "int4"),
+        "an export. auto: the one that an exported folder prefers, else fp32.",
+        choices=("auto", *PRECISIONS),
     )
     threads: int = knob(0, "CPU threads for the encoder. 0 leaves the runtime's default.", at_least=0, at_most=1024)
     allow_cpu_fallback: bool = knob(
-        False, "True lets ONNX Runtime use the CPU where the GPU asked for cannot be used; else that is an error."
+        False, "True lets ONNX Runtime use the CPU where it cannot use the GPU asked for. False: that is an error."
     )
 
 
 @dataclass(frozen=True)
-class NodeConfig(_Section):
-    """The encoder node's place in the ROS graph."""
+class NodeConfig(Settings):
+    """Topics of the encoder node, and its start."""
 
     prefix: ClassVar[str] = "node"
 
@@ -296,12 +250,12 @@ class NodeConfig(_Section):
     )
     output_topic: str = knob("/saccade/embedding", "Topic of saccade_ros/Embedding.")
     autostart: bool = knob(
-        True, "Configure and activate at start. False waits for a lifecycle manager (the launch file does this)."
+        True, "True configures and activates the node at start. False waits for a lifecycle manager or the launch file."
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.topics or any(not isinstance(topic, str) or not topic.strip() for topic in self.topics):
+        if not self.topics or not all(topic.strip() for topic in self.topics):
             raise ConfigError(f"node.topics is {list(self.topics)}: name at least one image topic, none of them empty")
         if len(set(self.topics)) < len(self.topics):
             raise ConfigError(f"node.topics is {list(self.topics)}: name each topic once")
@@ -311,7 +265,7 @@ class NodeConfig(_Section):
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of the engine and its node, by stage."""
+    """All settings, by stage."""
 
     stream: StreamConfig = StreamConfig()
     vision: VisionConfig = VisionConfig()
@@ -321,10 +275,16 @@ class Config:
     node: NodeConfig = NodeConfig()
 
 
-def load_config(params_file: str | Path | None = None, overrides: Mapping[str, str] | None = None) -> Config:
-    """A Config from a ROS parameter file, such as config/encoder.yaml, and `section.name` overrides as YAML text.
+def load_config(
+    params_file: str | Path | None = None, overrides: Mapping[str, str] | None = None, base: Config | None = None
+) -> Config:
+    """Read a Config from a ROS parameter file, such as config/encoder.yaml, and from overrides.
 
     Node names in the file are not matched: every `ros__parameters` block applies, later ones winning.
+
+    Args:
+        overrides: YAML text by `section.name`; they win over the file.
+        base: settings that neither names; None takes the defaults.
 
     Raises:
         ConfigError: the file cannot be read, or names or holds something that is no setting.
@@ -347,10 +307,10 @@ def load_config(params_file: str | Path | None = None, overrides: Mapping[str, s
             raise ConfigError(
                 f"{name}={text}: is no YAML ({reason}); put text with special characters in quotes"
             ) from broken
-    return _build_config(values)
+    return build(Config, {name: value for name, value in values.items() if not name.startswith(_OF_RCLPY)}, base)
 
 
-_NOT_OURS = ("qos_overrides.", "use_sim_time")  # rclpy's own parameters, of no use without ROS
+_OF_RCLPY = ("qos_overrides.", "use_sim_time")  # its own parameters, of no use without ROS
 
 
 def _parameter_blocks(document: object, file: str | Path) -> list[dict[str, Any]]:
@@ -362,22 +322,8 @@ def _parameter_blocks(document: object, file: str | Path) -> list[dict[str, Any]
 
 
 def _flatten(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested parameters by their dotted names."""
+    """Return nested parameters by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in block.items():
         flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
     return flat
-
-
-def _build_config(values: Mapping[str, Any]) -> Config:
-    sections: dict[str, Any] = {}
-    known: set[str] = set()
-    for section in fields(Config):
-        default: Any = section.default
-        names = {f"{section.name}.{setting.name}": setting.name for setting in fields(default)}
-        known |= set(names)
-        sections[section.name] = type(default)(**{names[n]: v for n, v in values.items() if n in names})
-    for name in values:
-        if name not in known and not name.startswith(_NOT_OURS):
-            raise ConfigError(f"{name} is no setting; there are {', '.join(sorted(known))}")
-    return Config(**sections)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy as np
 from saccade_ros.backends import Backend, load_backend
 from saccade_ros.config import Config, ConfigError, GateConfig
 from saccade_ros.frames import EmbeddingResult, Figures, Frame, Picture, Tubelet, Vector
-from saccade_ros.heads import UNCLASSIFIED, Head
+from saccade_ros.heads import UNCLASSIFIED, Head, load_head
 from saccade_ros.plan.centre import decode_centre
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
@@ -41,10 +42,10 @@ class Pipeline:
 
     Args:
         backend: the model if it is loaded already; else the config's is.
-        head: classifier of the embeddings; the checkpoint's own, if it has one, where none is given.
+        head: classifier of the embeddings; where none is given, that of encoder.head, else the checkpoint's own.
 
     Raises:
-        BackendError, WeightsError, ConfigError, ValueError: the model cannot be loaded as configured; says why.
+        BackendError, WeightsError, HeadError, ConfigError, ValueError: the model cannot be loaded as configured; says why.
     """
 
     def __init__(self, config: Config, backend: Backend | None = None, head: Head | None = None) -> None:
@@ -56,8 +57,10 @@ class Pipeline:
                 f"gate.calibrated_for is {wanted!r}, but the encoder is {found!r}: gate.tau means nothing for it; "
                 "run `saccade calibrate` with this encoder, or clear gate.calibrated_for and choose gate.tau yourself"
             )
-        self.head = head or self.backend.head
-        self.head.classify(np.zeros(self.backend.info.dim, np.float32))  # a head of another size is refused here
+        file, info = config.encoder.head, self.backend.info
+        own = load_head(Path(file), info.encoder_id, info.dim) if file else self.backend.head
+        self.head = head or own
+        self.head.classify(np.zeros(info.dim, np.float32))  # a head of another size is refused here
 
     def warm_up(self) -> None:
         """Encode one grey tubelet on a cache of its own: broken weights or too little memory show now, not later."""

@@ -1,16 +1,11 @@
-"""What runs the encoder. One Protocol, one module per runtime; `load_backend` picks by config."""
+"""Backends: one Protocol, one module per runtime; `load_backend` picks by config."""
 
 import importlib
 
 from saccade_ros.backends.base import Backend, BackendError
 from saccade_ros.backends.manifest import choose_runtime, is_export
 from saccade_ros.config import BackendConfig, EncoderConfig
-
-_RUNTIMES = {
-    "torch": ("torch_backend", "TorchBackend"),
-    "onnxruntime": ("onnx_backend", "OnnxBackend"),
-    "tensorrt": ("tensorrt_backend", "TensorRtBackend"),
-}
+from saccade_ros.runtimes import RUNTIMES
 
 
 def load_backend(encoder: EncoderConfig, backend: BackendConfig) -> Backend:
@@ -26,14 +21,14 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig) -> Backend:
             f"backend.name is {name!r} but encoder.model {encoder.model!r} is "
             + ("an exported folder: set backend.name to auto" if name == "torch" else "none: make one (saccade export)")
         )
-    module, kind = _RUNTIMES[name]
+    runtime = RUNTIMES[name]
     try:
-        loaded = importlib.import_module(f"saccade_ros.backends.{module}")
+        module = importlib.import_module(f"saccade_ros.backends.{runtime.module}")
     except ImportError as missing:
         raise BackendError(
             f"backend.name is {name!r} but {missing.name} is not installed: see 'Install on a robot' in the README"
         ) from missing
-    backend_type: type[Backend] = getattr(loaded, kind)
+    backend_type: type[Backend] = getattr(module, runtime.backend)
     return backend_type(encoder, backend)  # type: ignore[call-arg]  # a Protocol has no constructor
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,16 +21,13 @@ from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.export.folder import whole_folder
 from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step, step_shape
+from saccade_ros.export.options import ExportOptions
 from saccade_ros.export.parity import Reference, compare, compute_reference, race
 from saccade_ros.export.progress import within
 from saccade_ros.export.quantize import QUANTIZED, quantize, save
 from saccade_ros.measure.machine import describe_machine
 from saccade_ros.recordings.clip import read_tubelets
 
-PRECISIONS = {
-    "onnx": ("fp32", "fp16", "int8", "int8-static", "int4"),
-    "tensorrt": ("fp32", "fp16", "bf16"),
-}
 RACE_ROUNDS = 7
 
 Progress = Callable[[str, float], None]  # what is being done, and the share of the whole export, 0 to 1
@@ -40,67 +37,11 @@ class ExportCancelledError(RuntimeError):
     """The export was told to stop; raised out of a Progress callback."""
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to export, and what to accept.
-
-    Attributes:
-        model, seed: as EncoderConfig's.
-        formats: of "onnx" and "tensorrt".
-        precisions: those wanted; each format takes the ones it knows.
-        calibration: bag or video that ranges are calibrated and artifacts measured on.
-        held_out: another one to judge by; empty splits the calibration clip in two.
-        tubelets: how many of each clip to use.
-        fidelity_floor: least mean centred cosine on the held-out clip.
-        force: keep what would be refused, with a warning in the manifest.
-    """
-
-    model: str
-    out: Path
-    calibration: str
-    held_out: str = ""
-    formats: tuple[str, ...] = ("onnx",)
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    window: int = 8
-    recompute: int = 1
-    batch: int = 1
-    seed: int = 0
-    adapter: str = ""
-    tubelets: int = 32
-    threads: int = 0
-    fidelity_floor: float = 0.99
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        known = {name for names in PRECISIONS.values() for name in names}
-        for what, given, allowed in (
-            ("format", self.formats, PRECISIONS),
-            ("precision", self.precisions, known),
-        ):
-            if not given or not set(given) <= set(allowed):
-                raise ExportError(f"{what}s {', '.join(given) or 'none'}: choose of {', '.join(sorted(allowed))}")
-        if not self.pairs():
-            knows = "; ".join(f"{form} knows {', '.join(PRECISIONS[form])}" for form in self.formats)
-            raise ExportError(f"no format takes precision {', '.join(self.precisions)}: {knows}")
-        if self.batch < 1:
-            raise ExportError(f"batch is {self.batch}: give 1 or more streams per call")
-        if self.batch > 1 and ("onnx", "int8-static") in self.pairs():
-            raise ExportError(f"batch is {self.batch}: int8-static is calibrated on a single stream; give 1")
-        if not self.calibration:
-            raise ExportError("no calibration clip: every artifact is measured on one; give a bag or a video")
-        if not 4 <= self.tubelets <= 100_000:
-            raise ExportError(f"tubelets is {self.tubelets}: give 4 or more, at least the window to fill the cache")
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Each (format, precision) that is wanted and exists, once."""
-        return list(dict.fromkeys((f, p) for f in self.formats for p in self.precisions if p in PRECISIONS[f]))
-
-
 def export(options: ExportOptions, progress: Progress) -> Manifest:
     """Export to options.out. It appears there whole, or not at all.
 
     Raises:
-        ExportError: nothing could be accepted, or the options contradict each other.
+        ExportError: nothing could be accepted.
         ExportCancelledError: by `progress`.
         What load_encoder and open_source raise.
     """

@@ -1,7 +1,9 @@
-"""Between ROS messages and the engine's values."""
+"""Conversion between ROS messages and the values that flow; fields and attributes of the same name correspond."""
 
 import array
 from collections.abc import Sequence
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from builtin_interfaces.msg import Time
@@ -12,19 +14,42 @@ from saccade_ros import __version__
 from saccade_ros.backends.base import BackendError, EncoderInfo
 from saccade_ros.config import Config
 from saccade_ros.frames import EmbeddingResult, Picture
+from saccade_ros.knobs import settings_of
 from saccade_ros.msg import Embedding, NoveltyEvent
 from saccade_ros.msg import EncoderInfo as EncoderInfoMessage
 from saccade_ros.vision.overlay import changed_region, novelty_overlay
 from saccade_ros.vision.raw import Convert, convert_with_rosbags
 
 
+def _same_names(message: Any, kind: type) -> list[str]:
+    """Return the message's fields that are attributes of `kind`, too, other than arrays."""
+    attributes = {attribute.name for attribute in fields(kind)}
+    attributes |= {name for name, value in vars(kind).items() if isinstance(value, property)}
+    types = message.get_fields_and_field_types().items()
+    return [name for name, ros_type in types if name in attributes and not ros_type.startswith("sequence")]
+
+
+def _settings_shown() -> dict[str, str]:
+    """Return the setting that each other field of EncoderInfo shows: gate_tau shows gate.tau, fps stream.fps."""
+    others = set(EncoderInfoMessage.get_fields_and_field_types()) - set(FROM_INFO)
+    names = [setting.name for setting in settings_of(Config)]
+    candidates = [(key, name) for name in names for key in (name.replace(".", "_"), name.partition(".")[2])]
+    return {key: name for key, name in candidates if key in others}
+
+
+# Decided at import, so that a message costs no more than its fields.
+FROM_RESULT = _same_names(Embedding, EmbeddingResult)
+FROM_INFO = _same_names(EncoderInfoMessage, EncoderInfo)
+FROM_CONFIG = {key: attrgetter(name) for key, name in _settings_shown().items()}
+
+
 def stamp_to_ns(stamp: Time) -> int:
-    """Nanoseconds of a ROS time."""
+    """Convert a ROS time to nanoseconds."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def ns_to_stamp(stamp_ns: int) -> Time:
-    """A ROS time from nanoseconds."""
+    """Convert nanoseconds to a ROS time."""
     return Time(sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000)
 
 
@@ -36,34 +61,24 @@ def embedding_message(
     normalized: bool,
     sequence: int,
     frames_dropped: int,
-    queue_ms: float,
 ) -> Embedding:
-    """The message of one tubelet; `total_ms` is set last, just before it is published."""
-    message = Embedding(header=header, stream=stream, encoder_id=encoder_id, normalized=normalized)
-    # An array.array is taken as is (0.3 us); an ndarray would be checked value by value (51 us).
-    message.vector = array.array("f", result.vector.tobytes())
-    message.encoded = result.encoded
-    message.novelty = result.novelty
-    message.novelty_threshold = result.novelty_threshold
-    message.encoded_stamp = ns_to_stamp(result.encoded_stamp_ns)
-    message.reuse_count = result.reuse_count
-    message.sequence = sequence
-    message.stream_epoch = result.stream_epoch
-    message.tubelet_index = result.tubelet_index
-    message.window_fill = result.window_fill
-    message.frames_dropped = frames_dropped
-    message.queue_ms = queue_ms
-    message.decode_ms = result.decode_ms
-    message.gate_ms = result.gate_ms
-    message.encode_ms = result.encode_ms
-    message.reason = result.reason
-    message.label = result.label
-    message.score = result.score
-    return message
+    """Make the message of one tubelet; `total_ms` is set last, just before it is published."""
+    return Embedding(
+        header=header,
+        stream=stream,
+        encoder_id=encoder_id,
+        # An array.array is taken as is (0.3 us); an ndarray would be checked value by value (51 us).
+        vector=array.array("f", result.vector.tobytes()),
+        normalized=normalized,
+        encoded_stamp=ns_to_stamp(result.encoded_stamp_ns),
+        sequence=sequence,
+        frames_dropped=frames_dropped,
+        **{name: getattr(result, name) for name in FROM_RESULT},
+    )
 
 
 def event_message(result: EmbeddingResult, header: Header, stream: str, encoder_id: str, tau: float) -> NoveltyEvent:
-    """The message of an onset. `result.onset` is true, so that its novelty and patches are there."""
+    """Make the message of an onset. `result.onset` is true, so that its novelty and patches are there."""
     assert result.patch_novelty is not None
     x, y, width, height = changed_region(result.patch_novelty, result.view, tau)
     return NoveltyEvent(
@@ -79,7 +94,7 @@ def event_message(result: EmbeddingResult, header: Header, stream: str, encoder_
 
 
 def novelty_map_message(result: EmbeddingResult, header: Header) -> Image:
-    """Each patch's novelty as one 32FC1 pixel, as computed. `result.patch_novelty` is there."""
+    """Make an image of the novelty, one 32FC1 pixel for each patch. `result.patch_novelty` is there."""
     novelty = result.patch_novelty
     assert novelty is not None
     rows, columns = novelty.shape
@@ -88,7 +103,7 @@ def novelty_map_message(result: EmbeddingResult, header: Header) -> Image:
 
 
 def overlay_message(result: EmbeddingResult, picture: Picture, header: Header) -> Image:
-    """The newest picture as rgb8 with the changed patches tinted."""
+    """Make an rgb8 image of the newest picture with the changed patches tinted."""
     if result.patch_novelty is not None:
         picture = novelty_overlay(picture, result.patch_novelty, result.view, result.novelty_threshold)
     height, width, _ = picture.shape
@@ -97,39 +112,18 @@ def overlay_message(result: EmbeddingResult, picture: Picture, header: Header) -
 
 
 def info_message(info: EncoderInfo, config: Config, streams: Sequence[str]) -> EncoderInfoMessage:
-    """The constant info, for ~/info."""
+    """Make the message of what is constant about a configured node, for ~/info."""
     return EncoderInfoMessage(
         package_version=__version__,
-        encoder_id=info.encoder_id,
-        model=info.model,
-        weights=info.weights,
-        weights_sha256=info.weights_sha256,
-        backend=info.backend,
-        device=info.device,
-        precision=info.precision,
-        threads=info.threads,
-        input_size=info.input_size,
-        fps=config.stream.fps,
-        tubelet_size=info.tubelet_size,
-        window=info.window,
-        recompute=info.recompute,
-        dim=info.dim,
-        pooling=config.encoder.pooling,
-        normalized=config.encoder.normalize,
-        cache_bytes=info.cache_bytes,
-        gate_enabled=config.gate.enabled,
-        gate_tau=config.gate.tau,
-        gate_top_fraction=config.gate.top_fraction,
-        gate_max_skip_s=config.gate.max_skip_s,
-        gate_mode=config.gate.mode,
-        gate_calibrated_for=config.gate.calibrated_for,
         streams=list(streams),
-        max_gap_s=config.stream.max_gap_s,
+        normalized=config.encoder.normalize,
+        **{name: getattr(info, name) for name in FROM_INFO},
+        **{name: read(config) for name, read in FROM_CONFIG.items()},
     )
 
 
 def find_converter() -> tuple[Convert, str]:
-    """cv_bridge where the robot has a working one, else rosbags-image; and the name of the choice.
+    """Choose cv_bridge where the robot has a working one, else rosbags-image; return the converter and its name.
 
     cv_bridge is a compiled module: built for another numpy it raises at import, and not only ImportError.
 

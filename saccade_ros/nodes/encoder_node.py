@@ -267,7 +267,6 @@ class EncoderNode(LifecycleNode):
             normalized=self._config.encoder.normalize,
             sequence=stream.published,
             frames_dropped=stream.ledger.dropped_total,
-            queue_ms=result.queue_ms,
         )
         message.total_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
         self._publisher.publish(message)

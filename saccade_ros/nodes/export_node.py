@@ -9,7 +9,6 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -22,35 +21,22 @@ from rclpy.task import Future
 
 from saccade_ros.action import ExportModel
 from saccade_ros.backends.manifest import FILE
-from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export
+from saccade_ros.export.exporter import ExportCancelledError, export
+from saccade_ros.export.options import ExportOptions
 from saccade_ros.export.report import ProgressBar, print_manifest
+from saccade_ros.knobs import build
+from saccade_ros.nodes.parameters import declare_parameters, read_values
 
-FEEDBACK_PERIOD_S = 0.5
-PARAMETERS: dict[str, tuple[Any, str]] = {
-    "model": ("", "Checkpoint folder, hub id, or a size with RANDOM weights."),
-    "adapter": ("", "Causal adapter to merge; empty: none."),
-    "formats": (["onnx"], "Of onnx and tensorrt."),
-    "precisions": (["fp32", "int8"], "Of fp32, fp16, bf16, int8, int8-static, int4; each format takes those it knows."),
-    "window": (8, "Tubelets in the cache (W)."),
-    "recompute": (1, "Newest tubelets recomputed in each step (r)."),
-    "calibration": ("", "Bag or video to calibrate and measure on."),
-    "held_out": ("", "Another one to judge by; empty: the second half of the calibration clip."),
-    "out": ("", "Output folder; appears whole or not at all."),
-    "tubelets": (32, "How many of each clip to use."),
-    "threads": (0, "CPU threads; 0 leaves the runtimes' default."),
-    "fidelity_floor": (0.99, "Least mean centred cosine on the held-out clip."),
-    "force": (False, "True keeps what would be refused, with a warning in the manifest."),
-    "autostart": (False, "True exports once by these parameters, and ends."),
-}
+AUTOSTART = ParameterDescriptor(description="True exports once by the node's parameters, and ends.")
 
 
 class ExportNode(Node):
-    """See the README. The export runs on a thread of its own, so that goals, cancels and parameters are answered."""
+    """Serves ~/export. The export runs on a thread of its own, so that goals, cancels and parameters are answered."""
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__("saccade_export", **node_options)
-        for name, (default, description) in PARAMETERS.items():
-            self.declare_parameter(name, default, ParameterDescriptor(description=description))
+        declare_parameters(self, ExportOptions, read_only=False)
+        self.declare_parameter("autostart", False, AUTOSTART)
         self._busy = threading.Lock()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -64,20 +50,16 @@ class ExportNode(Node):
         )
 
     def options(self, goal: Any = None) -> ExportOptions:
-        """The parameters, and over them what the goal gives.
+        """Return the parameters, each replaced by the goal's field of that name unless that is empty, 0 or false.
 
         Raises:
-            ExportError: a setting that cannot work.
+            ConfigError: an option that cannot work.
         """
-        values = {name: self.get_parameter(name).value for name in PARAMETERS if name != "autostart"}
-        for name in ("model", "adapter", "formats", "precisions", "window", "calibration", "held_out", "out", "force"):
-            if goal is not None and getattr(goal, name):
-                values[name] = getattr(goal, name)
-        for name in ("model", "out"):
-            if not values[name]:
-                raise ValueError(f"{name} is empty: give it in the goal or as a parameter")
-        values |= {name: tuple(values[name]) for name in ("formats", "precisions")}
-        return ExportOptions(**{**values, "out": Path(values["out"])})
+        values = read_values(self, ExportOptions)
+        if goal is not None:
+            given = {name: getattr(goal, name) for name in goal.get_fields_and_field_types()}
+            values |= {name: value for name, value in given.items() if value}
+        return build(ExportOptions, values)
 
     def close(self) -> None:
         """Stop an export in progress, and wait until its scratch folder is gone."""
@@ -101,7 +83,7 @@ class ExportNode(Node):
         return CancelResponse.ACCEPT
 
     async def _execute(self, handle: ServerGoalHandle) -> Any:
-        """Waits for the export's thread without blocking the executor."""
+        """Wait for the export's thread without blocking the executor."""
         executor = self.executor
         done: Future = Future(executor=executor)
 

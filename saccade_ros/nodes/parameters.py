@@ -1,62 +1,66 @@
-"""ROS parameters straight from the config dataclasses: names, types, defaults, descriptions, ranges, read-only."""
+"""ROS parameters derived from the knobs: names, types, defaults, descriptions, ranges, read-only."""
 
-from dataclasses import Field, fields
+from dataclasses import MISSING
+from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from saccade_ros.config import Config, ConfigError, GateConfig, Knob, knob_of
+from saccade_ros.config import Config, ConfigError, GateConfig
+from saccade_ros.knobs import Knob, Setting, build, settings_of
 
 
-def declare_parameters(node: Node) -> None:
-    """Declare every setting as `section.name`.
+def declare_parameters(node: Node, kind: type = Config, read_only: bool = True) -> None:
+    """Declare every knob of a dataclass under its name, such as gate.tau.
+
+    Args:
+        read_only: False lets all of them change at any time, not only those that are live.
 
     Raises:
         ConfigError: a value given at start has the wrong type or is out of range.
     """
-    for section in fields(Config):
-        for setting in fields(section.default):  # type: ignore[arg-type]  # each section is a dataclass
-            name = f"{section.name}.{setting.name}"
-            try:
-                node.declare_parameter(name, _ros_default(setting), _descriptor(setting))
-            except Exception as refused:  # rclpy raises a different type for each way a value can be wrong
-                raise ConfigError(
-                    f"parameter {name}: {refused}. It takes a {type(setting.default).__name__} such as "
-                    f"{setting.default!r}: {knob_of(setting).description}"
-                ) from refused
+    for setting in settings_of(kind):
+        default = _ros_value(setting.item_type() if setting.default is MISSING else setting.default)
+        try:
+            node.declare_parameter(setting.name, default, _descriptor(setting, read_only and not setting.knob.live))
+        except Exception as refused:  # rclpy raises a different type for each way a value can be wrong
+            raise ConfigError(
+                f"parameter {setting.name}: {refused}. It takes a {type(default).__name__} such as {default!r}: "
+                f"{setting.knob.description}"
+            ) from refused
+
+
+def read_values(node: Node, kind: type) -> dict[str, Any]:
+    """Return the node's parameters by name, without those that have no default and no value yet."""
+    values = {setting.name: node.get_parameter(setting.name).value for setting in settings_of(kind)}
+    needed = {setting.name for setting in settings_of(kind) if setting.default is MISSING}
+    return {name: value for name, value in values.items() if value or name not in needed}
 
 
 def read_config(node: Node) -> Config:
-    """The node's parameters as a Config.
+    """Return the node's parameters as a Config.
 
     Raises:
         ConfigError: values that cannot work, alone or together.
     """
-    sections: dict[str, Any] = {}
-    for section in fields(Config):
-        default: Any = section.default
-        names = [setting.name for setting in fields(default)]
-        values = {name: node.get_parameter(f"{section.name}.{name}").value for name in names}
-        sections[section.name] = type(default)(**values)
-    return Config(**sections)
+    return build(Config, read_values(node, Config))
 
 
 def changed_gate(node: Node, parameters: list[Parameter]) -> GateConfig:
-    """The gate's settings once these parameters are set.
+    """Return the gate's settings as they are once these parameters are set.
 
     Raises:
         ConfigError: one of them cannot work.
     """
-    changes = {p.name: p.value for p in parameters}
-    names = {setting.name: f"{GateConfig.prefix}.{setting.name}" for setting in fields(GateConfig)}
-    present = {key: node.get_parameter(name).value for key, name in names.items()}
-    return GateConfig(**{key: changes.get(name, present[key]) for key, name in names.items()})
+    names = {setting.name: f"{GateConfig.prefix}.{setting.name}" for setting in settings_of(GateConfig)}
+    values = {p.name: p.value for p in (*node.get_parameters(list(names.values())), *parameters)}  # later ones win
+    return build(GateConfig, {key: values[name] for key, name in names.items()})
 
 
 def refuse_bad_gate(node: Node, parameters: list[Parameter]) -> SetParametersResult:
-    """Parameter callback: is this change possible?"""
+    """Answer whether these parameters can be set; a parameter callback."""
     try:
         changed_gate(node, parameters)
     except ConfigError as refused:
@@ -64,25 +68,27 @@ def refuse_bad_gate(node: Node, parameters: list[Parameter]) -> SetParametersRes
     return SetParametersResult(successful=True)
 
 
-def _ros_default(setting: "Field[Any]") -> Any:
-    return list(setting.default) if isinstance(setting.default, tuple) else setting.default
+def _ros_value(value: Any) -> Any:
+    """The value as a type that ROS parameters have."""
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
 
 
-def _descriptor(setting: "Field[Any]") -> ParameterDescriptor:
-    about = knob_of(setting)
-    descriptor = ParameterDescriptor(description=about.description, read_only=not about.live)
-    if about.choices:
-        descriptor.additional_constraints = "one of: " + ", ".join(about.choices)
-    if isinstance(setting.default, float):
-        descriptor.floating_point_range = _range(FloatingPointRange, about, float, 1e300)
-    elif isinstance(setting.default, int) and not isinstance(setting.default, bool):
-        descriptor.integer_range = _range(IntegerRange, about, int, 2**62)
+def _descriptor(setting: Setting, read_only: bool) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(description=setting.knob.description, read_only=read_only)
+    if setting.knob.choices:
+        descriptor.additional_constraints = "one of: " + ", ".join(setting.knob.choices)
+    if setting.type is float:
+        descriptor.floating_point_range = _range(FloatingPointRange, setting.knob, float, 1e300)
+    elif setting.type is int:
+        descriptor.integer_range = _range(IntegerRange, setting.knob, int, 2**62)
     return descriptor
 
 
-def _range(kind: Any, about: Knob, number: type, unbounded: float) -> list[Any]:
-    if about.at_least is None and about.at_most is None:
+def _range(kind: Any, knob: Knob, number: type, unbounded: float) -> list[Any]:
+    if knob.at_least is None and knob.at_most is None:
         return []
-    low = -unbounded if about.at_least is None else about.at_least
-    high = unbounded if about.at_most is None else about.at_most
+    low = -unbounded if knob.at_least is None else knob.at_least
+    high = unbounded if knob.at_most is None else knob.at_most
     return [kind(from_value=number(low), to_value=number(high))]

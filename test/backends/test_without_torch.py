@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from saccade_ros.export.exporter import ExportOptions, export
+from saccade_ros.export.exporter import export
+from saccade_ros.export.options import ExportOptions
 
 RUN = """
 import importlib.abc, json, sys

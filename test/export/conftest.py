@@ -3,7 +3,8 @@
 import pytest
 from clips import write_video
 
-from saccade_ros.export.exporter import ExportOptions, export
+from saccade_ros.export.exporter import export
+from saccade_ros.export.options import ExportOptions
 
 QUIET = ("ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -17,8 +17,9 @@ from saccade_ros.backends import BackendError, load_backend, onnx_backend
 from saccade_ros.backends.manifest import ManifestError, read_manifest
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.pipeline import Pipeline
-from saccade_ros.export.exporter import ExportCancelledError, ExportOptions, export, has_in_place_caches
+from saccade_ros.export.exporter import ExportCancelledError, export, has_in_place_caches
 from saccade_ros.export.graph import ExportError
+from saccade_ros.export.options import ExportOptions
 from saccade_ros.export.parity import centred_cosine
 
 SILENT = {"progress": lambda what, share: None}
@@ -136,12 +137,15 @@ def test_force_keeps_it_with_a_warning(options):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"precisions": ("fp8",)}, "precisions fp8: choose of"),
-        ({"formats": ("coreml",)}, "formats coreml: choose of onnx, tensorrt"),
-        ({"formats": ("tensorrt",), "precisions": ("int8", "int4")}, "int8, int4: tensorrt knows fp32, fp16, bf16"),
-        ({"batch": 0}, "batch is 0: give 1 or more"),
+        ({"precisions": ("fp8",)}, "precisions is 'fp8': choose one of fp32, bf16"),
+        ({"formats": ("coreml",)}, "formats is 'coreml': choose one of onnx, tensorrt"),
+        (
+            {"formats": ("tensorrt",), "precisions": ("int8", "int4")},
+            "formats tensorrt have no precision of int8, int4",
+        ),
+        ({"batch": 0}, "batch is 0: give at least 1"),
         ({"batch": 2, "precisions": ("int8-static",)}, "batch is 2: int8-static is calibrated on a single stream"),
-        ({"calibration": ""}, "no calibration clip"),
+        ({"calibration": ""}, "calibration is empty"),
         ({"calibration": "absent.mp4"}, "absent.mp4 does not exist"),
         ({"model": "nothing"}, "is no folder"),
         ({"window": 99}, "window 99 is outside 1..32"),
@@ -301,4 +305,4 @@ def test_interrupted_command_leaves_nothing(clip, tmp_path):
 
 def test_unknown_options_are_never_ignored():
     with pytest.raises(TypeError, match="quality"):
-        ExportOptions(model="tiny", out=None, calibration="x", quality=3)
+        ExportOptions(model="tiny", out="x", calibration="x", quality=3)

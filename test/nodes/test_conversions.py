@@ -1,0 +1,81 @@
+"""Messages hold what was computed: every field is filled, from the attribute or setting of its name."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2; `make test` brings it")
+
+from rclpy.serialization import deserialize_message, serialize_message
+from std_msgs.msg import Header
+
+from saccade_ros.backends.base import EncoderInfo
+from saccade_ros.config import Config, EncoderConfig, GateConfig, StreamConfig
+from saccade_ros.frames import EmbeddingResult, TokenPlan
+from saccade_ros.msg import Embedding
+from saccade_ros.msg import EncoderInfo as EncoderInfoMessage
+from saccade_ros.nodes import conversions
+
+pytestmark = pytest.mark.ros
+
+SAMPLES = {float: 0.5, int: 7, str: "word", bool: True}  # no field's default
+
+
+def sample(kind, **others):
+    """One of a dataclass whose plain attributes have no default value."""
+    plain = {field.name: SAMPLES[field.type] for field in fields(kind) if field.type in SAMPLES}
+    return kind(**plain, **others)
+
+
+def unfilled(message) -> set[str]:
+    """Fields that have the value of an empty message."""
+    empty = type(message)()
+    return {name for name in message.get_fields_and_field_types() if getattr(message, name) == getattr(empty, name)}
+
+
+PLAN = TokenPlan.dense(4, "novelty")
+RESULT = sample(
+    EmbeddingResult, vector=np.arange(3, dtype=np.float32), plan=PLAN, patch_novelty=None, view=(0, 0, 1, 1)
+)
+
+
+def embedding() -> Embedding:
+    header = Header(frame_id="camera")
+    result = replace(RESULT, encoded_stamp_ns=1_500_000_000)
+    return conversions.embedding_message(result, header, "/camera", "id", True, 4, 5)
+
+
+def test_every_field_of_an_embedding_is_filled():
+    message = embedding()
+    assert unfilled(message) == {"total_ms"}, "which is set just before it is published"
+    assert message.vector.tolist() == [0, 1, 2]
+    assert (message.encoded_stamp.sec, message.encoded_stamp.nanosec) == (1, 500_000_000)
+    assert (message.encoded, message.reason) == (True, "novelty")
+    for name in conversions.FROM_RESULT:
+        assert getattr(message, name) == getattr(RESULT, name), name
+
+
+def test_every_field_of_the_info_is_filled():
+    info = sample(EncoderInfo)
+    config = Config(
+        stream=StreamConfig(fps=8.0, max_gap_s=3.0),
+        encoder=EncoderConfig(pooling="window", normalize=True),
+        gate=GateConfig(tau=0.25, calibrated_for="id"),
+    )
+    message = conversions.info_message(info, config, ["/camera"])
+    assert unfilled(message) == set()
+    assert (message.model, message.window, message.fps, message.gate_tau) == ("word", 7, 8.0, 0.25)
+    assert (message.pooling, message.normalized, message.gate_mode) == ("window", True, "fixed")
+
+
+def test_no_two_settings_compete_for_a_field():
+    shown = list(conversions._settings_shown())
+    assert len(shown) == len(conversions.FROM_CONFIG)
+    assert not set(shown) & set(conversions.FROM_INFO)
+    assert set(shown) < set(EncoderInfoMessage.get_fields_and_field_types())
+
+
+def test_messages_travel():
+    message = embedding()
+    assert deserialize_message(serialize_message(message), Embedding) == message
