@@ -1,1 +1,1 @@
-"""The surprise gate: is this tubelet new enough to be worth encoding?"""
+"""Plan of each tubelet: which of its tokens are computed, decided by stages of which the surprise gate is the first."""

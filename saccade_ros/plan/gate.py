@@ -10,18 +10,11 @@ from typing import NamedTuple, Protocol
 
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import Features, Figures, PerPatch, TokenPlan
-from saccade_ros.plan.drift import OnsetDetector, accumulate_drift
-from saccade_ros.plan.patches import Change, PatchMemory, PatchResponse
+from saccade_ros.plan.drift import accumulate_drift, drifting_change
+from saccade_ros.plan.onset import OnsetDetector
+from saccade_ros.plan.reference import PatchReference, PatchResponse
 from saccade_ros.plan.stages import Stage
 from saccade_ros.plan.threshold import choose_threshold
-
-# A lasting change of light is no news, but the embedding should follow it: it drifts at this share of its size, and by
-# no more than this share of tau, so that no sudden light, however bright, is taken for news.
-LIGHT_DRIFT, LIGHT_DRIFT_OF_TAU = 0.2, 0.75
-# Novelty saturates: two pictures that have nothing in common are no more different for being older. What a reused
-# embedding loses adds up all the same, so all novelty but a tenth of tau, which noise may reach, counts as drift.
-DRIFT_ALLOWANCE = 0.1
-QUIET_NS = 1_000_000_000  # of calm between two events
 
 
 class Surprise(NamedTuple):
@@ -60,16 +53,16 @@ class SurpriseGate:
 
     def __init__(self, config: GateConfig, response: PatchResponse) -> None:
         self.config = config
-        self._memory = PatchMemory(response, config.top_fraction)
+        self._reference = PatchReference(response, config.top_fraction)
         self._threshold = choose_threshold(config)
-        self._onsets = OnsetDetector(QUIET_NS)
+        self._onsets = OnsetDetector()
         self.reset()
 
     def reset(self) -> None:
         """Forget the stream: the next tubelet is encoded. Only the budget's tau stays, as the budget is the robot's."""
         self.measured = Surprise(math.nan, math.nan, None)
         self.onset = False
-        self._memory.reset()
+        self._reference.reset()
         self._onsets.reset()
         self._threshold.restart()
         self._drift = self._drift_if_skipped = 0.0
@@ -82,12 +75,13 @@ class SurpriseGate:
             ValueError: the patches hold NaN or infinity.
         """
         config, tau = self.config, self._threshold.tau(self.config)
-        change = self._memory.measure(patches)
+        change = self._reference.measure(patches)
         if change is None:
             self.measured = Surprise(math.nan, tau, None)
             return replace(plan, reason="first")
         self.measured = Surprise(change.novelty, tau, change.patches)
-        self._drift_if_skipped = self._drift_with(change, tau)
+        drifting = drifting_change(change.novelty, change.uncompensated, tau)
+        self._drift_if_skipped = accumulate_drift(self._drift, drifting, tau)
         if change.novelty >= tau:
             return replace(plan, reason="novelty")
         if config.drift_limit and self._drift_if_skipped >= config.drift_limit:
@@ -96,22 +90,18 @@ class SurpriseGate:
             return replace(plan, reason="stale")
         return TokenPlan.reuse()
 
-    def _drift_with(self, change: Change, tau: float) -> float:
-        light = min(LIGHT_DRIFT * change.lit, LIGHT_DRIFT_OF_TAU * tau)
-        return accumulate_drift(self._drift, max(change.novelty, light), tau, DRIFT_ALLOWANCE)
-
     def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
         """Remember the tubelet proposed last; the next ones are compared with it if it was encoded.
 
         An onset is judged by gate.tau in budget mode, too, so that an event means the same there.
         """
         config, encoded = self.config, plan.size > 0
-        self._memory.accept(patches, encoded)
+        self._reference.commit(patches, encoded)
         self._threshold.record(config, encoded, stamp_ns)
         self._drift = 0.0 if encoded else self._drift_if_skipped
         if encoded:
             self._encoded_ns = stamp_ns
-        self.onset = self._onsets.sees_onset(self.measured.novelty, config.tau, config.hysteresis, stamp_ns)
+        self.onset = self._onsets.detect(self.measured.novelty, config.tau, config.hysteresis, stamp_ns)
 
     def state(self) -> Figures:
         """Report threshold and budget."""

@@ -1,4 +1,4 @@
-"""How wrong was it to reuse an embedding? Fidelity of reused embeddings to fresh ones, and how old they got.
+"""Shadow evaluation: encode some skipped tubelets after all, without a trace, to measure what reuse costs.
 
 Fidelity is the cosine of the reused and the fresh embedding after the mean embedding has been taken off: all
 embeddings of a model have much in common, so a plain cosine looks good whatever happens. The mean is the one of the
@@ -6,18 +6,15 @@ calibration's recordings, or the running mean of the stream where there is none.
 happens the running mean leaves only noise to compare; a calibrated one does not.
 """
 
-import base64
-import binascii
 from collections import deque
 
 import numpy as np
 import numpy.typing as npt
 
-from saccade_ros.config import ConfigError
 from saccade_ros.frames import Figures, Vector
 
-RECENT = 256  # shadow_evaluations and reuses that the figures are taken over
-LEAST_FRESH = 8  # fresh embeddings from which on their running mean is one
+RECENT = 256  # evaluations and ages that the figures are taken over
+LEAST_FRESH = 8  # fresh embeddings from which on their running mean is used
 _GOLDEN = 0.6180339887498949
 
 
@@ -32,69 +29,47 @@ def centred_cosine(reused: Vector, fresh: Vector, centre: Vector) -> npt.NDArray
 
 
 def is_shadowed(skipped: int, rate: float) -> bool:
-    """Is the n-th skipped tubelet one to audit? Evenly spread but in step with nothing, at most `rate` of them + 1."""
+    """Choose which skipped tubelets to evaluate: True for a fraction `rate` of their numbers, counted from 1.
+
+    The chosen ones are spread evenly but in step with nothing periodic (multiples of the golden ratio).
+    """
     return (skipped * _GOLDEN) % 1.0 < rate
 
 
-def encode_centre(centre: Vector) -> str:
-    """A mean embedding as text for a parameter: base64 of little-endian float16."""
-    return base64.b64encode(np.asarray(centre, "<f2").tobytes()).decode("ascii")
-
-
-def decode_centre(text: str, dim: int) -> Vector:
-    """The inverse.
-
-    Raises:
-        ConfigError: the text is damaged, or of an encoder of another width.
-    """
-    try:
-        centre = np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float32)
-    except (binascii.Error, ValueError) as broken:
-        raise ConfigError(
-            f"gate.centre is damaged ({broken}): run `saccade calibrate` again, or leave it out"
-        ) from broken
-    if centre.shape != (dim,) or not np.isfinite(centre).all():
-        raise ConfigError(
-            f"gate.centre holds {len(centre)} values, the encoder's embeddings {dim}: "
-            "run `saccade calibrate` again, or leave it out"
-        )
-    return centre
-
-
 class FidelityMonitor:
-    """Running figures of one stream. Survives resets: it judges the gate, not the scene.
+    """Running figures of one stream's reuse. Survives resets: it judges the gate, not the scene.
 
     Args:
         centre: to take off the embeddings, (D,); None for their running mean.
     """
 
     def __init__(self, centre: Vector | None) -> None:
+        self.evaluations = 0
         self._centre = centre
         self._sum: npt.NDArray[np.float64] | None = None
         self._fresh = 0
         self._pairs: deque[tuple[Vector, Vector]] = deque(maxlen=RECENT)
         self._ages_s: deque[float] = deque(maxlen=RECENT)
-        self.shadow_evaluations = 0
 
     def record_fresh(self, vector: Vector) -> None:
-        """An embedding was computed."""
+        """Add a computed embedding to the running mean."""
         self._sum = vector.astype(np.float64) if self._sum is None else self._sum + vector
         self._fresh += 1
 
     def record_age(self, age_s: float) -> None:
-        """A tubelet was given an embedding this old, in header time; 0 if fresh."""
+        """Note how old a published embedding is, in header time; 0 if fresh."""
         self._ages_s.append(age_s)
 
     def record_shadow(self, reused: Vector, fresh: Vector) -> None:
-        """A skipped tubelet was encoded after all."""
-        self.shadow_evaluations += 1
+        """Note the outcome of a shadow evaluation: the embedding that was published and the one withheld."""
+        self.evaluations += 1
         self.record_fresh(fresh)
         self._pairs.append((reused, fresh))
 
     def state(self) -> Figures:
-        """For diagnostics and the report, from any thread. Fidelity only where there is enough to tell."""
+        """Report the figures, from any thread. Fidelity only where there is enough to tell."""
         pairs, ages_s = tuple(self._pairs), tuple(self._ages_s)  # snapshots: the encoding thread appends meanwhile
-        state: Figures = {"shadow_evaluations": self.shadow_evaluations}
+        state: Figures = {"shadow_evaluations": self.evaluations}
         if ages_s:
             state |= {"staleness_s_mean": float(np.mean(ages_s)), "staleness_s_max": max(ages_s)}
         centre = self._centre

@@ -1,9 +1,9 @@
-"""What novelty must reach: a fixed tau, or one that holds a budget of encodes.
+"""Threshold of novelty: a fixed tau, or one that holds a budget of encodes.
 
-The budget's controller is an integral one on log tau: each encoded tubelet raises it, each tubelet's share of the
-budget lowers it. Between two moments the encodes exceed the budget by exactly (change of log tau) / gain, as long as
-no clamp holds. So the gain follows from the promise: one e-fold of tau costs GIVE of the encodes of HORIZON_S seconds.
-The integrator is the clamped log tau itself; it cannot wind up beyond the clamps.
+The budget's controller is an integral one on log tau: each encoded tubelet raises it, the encodes that the budget
+allows each tubelet lower it. Between two moments the encodes exceed the budget by exactly (change of log tau) / gain,
+as long as no clamp holds. So the gain follows from the promise: one e-fold of tau costs GIVE of the encodes of
+HORIZON_S seconds. The integrator is the clamped log tau itself; it cannot wind up beyond the clamps.
 """
 
 import math
@@ -16,49 +16,49 @@ from saccade_ros.frames import Figures
 HORIZON_S = 30.0
 GIVE = 0.04
 MAX_GAIN = 2.0  # with fewer than a dozen encodes per horizon tau would only jump
-PERIOD_MEMORY = 0.1  # share of the newest interval in the running mean of the tubelets' period
+PERIOD_RATE = 0.1  # weight of the newest interval in the running mean of the tubelets' period
 
 
 class Threshold(Protocol):
-    """Where tau comes from."""
+    """Source of tau, by gate.mode."""
 
     def tau(self, config: GateConfig) -> float:
-        """What the next tubelet's novelty is compared with."""
+        """Give the value that the next tubelet's novelty is compared with."""
         ...
 
     def record(self, config: GateConfig, encoded: bool, stamp_ns: int) -> None:
-        """A tubelet has got its embedding, fresh or reused."""
+        """Take note of a tubelet that was encoded or given the last embedding again."""
         ...
 
     def restart(self) -> None:
-        """The stream starts afresh: the time until its next tubelet is no interval between tubelets."""
+        """Start the stream afresh: the time until its next tubelet is no interval between tubelets."""
         ...
 
     def state(self, config: GateConfig) -> Figures:
-        """For diagnostics and the report."""
+        """Report figures for diagnostics and the report, from any thread."""
         ...
 
 
 class FixedTau:
-    """gate.tau as it is."""
+    """Threshold that is gate.tau as it is."""
 
     def tau(self, config: GateConfig) -> float:
-        """See Threshold."""
+        """Give gate.tau."""
         return config.tau
 
     def record(self, config: GateConfig, encoded: bool, stamp_ns: int) -> None:
-        """See Threshold."""
+        """Note nothing."""
 
     def restart(self) -> None:
-        """See Threshold."""
+        """Forget nothing."""
 
     def state(self, config: GateConfig) -> Figures:
-        """See Threshold."""
+        """Report tau."""
         return {"mode": "fixed", "tau": config.tau}
 
 
 class BudgetTau:
-    """tau held so that the share of tubelets encoded, or the encodes per second of header time, meet the budget."""
+    """Threshold moved so that the fraction of tubelets encoded, or the encodes per second of header time, is held."""
 
     def __init__(self, config: GateConfig) -> None:
         self._log_tau = math.log(max(config.tau, config.tau_min))
@@ -67,11 +67,11 @@ class BudgetTau:
         self._recent: deque[tuple[int, bool, float]] = deque()  # stamp, encoded, encodes allowed; of HORIZON_S
 
     def tau(self, config: GateConfig) -> float:
-        """See Threshold."""
+        """Give the present tau, between gate.tau_min and gate.tau_max."""
         return min(max(math.exp(self._log_tau), config.tau_min), config.tau_max)
 
     def record(self, config: GateConfig, encoded: bool, stamp_ns: int) -> None:
-        """See Threshold. The first tubelet of all, or one after a jump of time, only starts the clock."""
+        """Move tau. The first tubelet of all, or one after a jump of time, only starts the clock."""
         elapsed_s = self._period_s or 0.0  # of a stream that started afresh
         if self._last_ns is not None:
             elapsed_s = (stamp_ns - self._last_ns) / 1e9
@@ -80,7 +80,7 @@ class BudgetTau:
             self._recent.clear()
             return
         period_s = self._period_s if self._period_s is not None else elapsed_s
-        self._period_s = period_s + PERIOD_MEMORY * (elapsed_s - period_s)
+        self._period_s = period_s + PERIOD_RATE * (elapsed_s - period_s)
         allowed = allowance(config, elapsed_s)
         moved = math.log(self.tau(config)) + gain(config, self._period_s) * (encoded - allowed)
         self._log_tau = min(max(moved, math.log(config.tau_min)), math.log(config.tau_max))
@@ -89,12 +89,12 @@ class BudgetTau:
             self._recent.popleft()
 
     def restart(self) -> None:
-        """See Threshold. A pause in the mean period would let tau leap for a hundred tubelets."""
+        """Stop the clock: a pause in the mean period would let tau leap for a hundred tubelets."""
         self._last_ns = None
         self._recent.clear()
 
     def state(self, config: GateConfig) -> Figures:
-        """See Threshold. `clamp` says which one holds tau, if any."""
+        """Report tau, the use of the budget over HORIZON_S, and which clamp holds tau, if any."""
         recent = tuple(self._recent)  # a snapshot: the encoding thread appends meanwhile
         tau, count = self.tau(config), len(recent)
         clamp = "tau_min" if tau <= config.tau_min else "tau_max" if tau >= config.tau_max else "none"
@@ -121,5 +121,5 @@ def gain(config: GateConfig, period_s: float) -> float:
 
 
 def choose_threshold(config: GateConfig) -> Threshold:
-    """By gate.mode."""
+    """Make the threshold that gate.mode names."""
     return BudgetTau(config) if config.mode == "budget" else FixedTau()

@@ -20,7 +20,7 @@ from saccade_ros.config import Config, GateConfig
 from saccade_ros.engine import Engine, Stream, patch_response
 from saccade_ros.frames import Figures
 from saccade_ros.measure.machine import describe_machine
-from saccade_ros.plan.shadow import encode_centre
+from saccade_ros.plan.centre import encode_centre
 from saccade_ros.recordings import open_source
 from saccade_ros.studies.baselines import Replay, Score, pixel_gate, previous_gate, score, surprise_gate
 from saccade_ros.studies.trace import Trace, frames_of, record

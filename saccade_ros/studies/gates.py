@@ -18,7 +18,7 @@ import numpy.typing as npt
 from saccade_ros.config import Config
 from saccade_ros.engine import Engine, patch_response
 from saccade_ros.measure.machine import describe_machine
-from saccade_ros.plan.patches import PatchResponse
+from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.recordings import open_source
 from saccade_ros.studies.baselines import (
     Encoded,

@@ -10,7 +10,7 @@ from saccade_ros.config import EncoderConfig, GateConfig
 from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.frames import TokenPlan
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
-from saccade_ros.plan.patches import PatchResponse
+from saccade_ros.plan.reference import PatchResponse
 
 # Patch embeddings of four patches that see no light: only what they hold counts.
 BLIND = PatchResponse(grey=np.zeros(8, np.float32), uniform=np.zeros((3, 8), np.float32), white=0.0)

@@ -1,17 +1,14 @@
-"""Fidelity by hand, who is audited, and the centre as a parameter."""
+"""Which skipped tubelets are evaluated, and fidelity by hand."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade_ros.config import ConfigError
 from saccade_ros.plan.shadow import (
     LEAST_FRESH,
     FidelityMonitor,
     centred_cosine,
-    decode_centre,
-    encode_centre,
     is_shadowed,
 )
 
@@ -29,36 +26,14 @@ def test_cosine_is_taken_after_the_centre():
 
 
 @given(st.floats(0, 1), st.integers(1, 2000))
-def test_audits_are_a_share_of_the_skipped_and_no_more(rate, skipped):
-    audited = sum(is_shadowed(n, rate) for n in range(1, skipped + 1))
-    assert abs(audited - rate * skipped) <= 1 + np.log2(skipped + 1)
+def test_evaluations_are_a_fraction_of_the_skipped_and_no_more(rate, skipped):
+    evaluated = sum(is_shadowed(n, rate) for n in range(1, skipped + 1))
+    assert abs(evaluated - rate * skipped) <= 1 + np.log2(skipped + 1)
 
 
-def test_no_rate_no_audit_and_full_rate_all():
+def test_rate_zero_evaluates_none_and_rate_one_all():
     assert not any(is_shadowed(n, 0.0) for n in range(100))
     assert all(is_shadowed(n, 1.0) for n in range(100))
-
-
-@given(st.lists(st.floats(-60000, 60000, width=16), min_size=1, max_size=50))
-def test_centre_survives_as_text(values):
-    centre = np.array(values, np.float32)
-    assert np.array_equal(decode_centre(encode_centre(centre), len(values)), centre)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("not base64!", "gate.centre is damaged"),
-        ("AAA=", "gate.centre holds 1 values, the encoder's embeddings 4"),
-        (encode_centre(vector(1, 2, 3)), "gate.centre holds 3 values"),
-        (encode_centre(vector(1, 2, 3, np.inf)), "gate.centre holds"),
-        ("AAAA", "gate.centre is damaged"),
-    ],
-)
-def test_damaged_or_foreign_centre_is_refused_with_the_remedy(text, said):
-    with pytest.raises(ConfigError, match=said) as refused:
-        decode_centre(text, dim=4)
-    assert "saccade calibrate" in str(refused.value)
 
 
 def test_figures_by_hand():
@@ -74,7 +49,7 @@ def test_figures_by_hand():
     assert state["fidelity_centre"] == "calibrated"
 
 
-def test_running_mean_serves_once_it_is_one():
+def test_running_mean_serves_once_there_are_enough():
     monitor = FidelityMonitor(None)
     monitor.record_shadow(vector(1, 0), vector(1, 0))
     assert "fidelity_mean" not in monitor.state(), "one embedding has no mean to speak of"

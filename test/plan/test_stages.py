@@ -9,7 +9,7 @@ from scenes import PERIOD_NS
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import Features, Figures, TokenPlan
 from saccade_ros.plan.gate import OpenGate, SurpriseGate
-from saccade_ros.plan.patches import PatchResponse
+from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.plan.stages import Planner
 
 BLIND = PatchResponse(grey=np.zeros(8, np.float32), uniform=np.zeros((3, 8), np.float32), white=0.0)
