@@ -41,10 +41,15 @@ class FidelityMonitor:
 
     Args:
         centre: to take off the embeddings, (D,); None for their running mean.
+
+    Attributes:
+        evaluations: shadow evaluations done.
+        refused: those that were due and for which there was no idle time.
+        delays: tubelets that came before an evaluation was done and waited for it.
     """
 
     def __init__(self, centre: Vector | None) -> None:
-        self.evaluations = 0
+        self.evaluations = self.refused = self.delays = 0
         self._centre = centre
         self._sum: npt.NDArray[np.float64] | None = None
         self._fresh = 0
@@ -69,7 +74,11 @@ class FidelityMonitor:
     def state(self) -> Figures:
         """Report the figures, from any thread. Fidelity only where there is enough to tell."""
         pairs, ages_s = tuple(self._pairs), tuple(self._ages_s)  # snapshots: the encoding thread appends meanwhile
-        state: Figures = {"shadow_evaluations": self.evaluations}
+        state: Figures = {
+            "shadow_evaluations": self.evaluations,
+            "shadow_refused": self.refused,
+            "shadow_delays": self.delays,
+        }
         if ages_s:
             state |= {"staleness_s_mean": float(np.mean(ages_s)), "staleness_s_max": max(ages_s)}
         centre = self._centre

@@ -42,10 +42,12 @@ def test_figures_by_hand():
         monitor.record_age(age_s)
     monitor.record_shadow(reused=vector(1, 0), fresh=vector(2, 0))
     monitor.record_shadow(reused=vector(1, 0), fresh=vector(0, 1))
+    monitor.refused, monitor.delays = 3, 4
     state = monitor.state()
     assert (state["shadow_evaluations"], state["fidelity_mean"], state["fidelity_worst"]) == (2, 0.5, 0.0)
     assert state["fidelity_p5"] == pytest.approx(0.05)
     assert (state["staleness_s_mean"], state["staleness_s_max"]) == (0.5, 1.0)
+    assert (state["shadow_refused"], state["shadow_delays"]) == (3, 4)
     assert state["fidelity_centre"] == "calibrated"
 
 
