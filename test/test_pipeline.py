@@ -273,7 +273,9 @@ def test_full_lookback_with_window_pooling_forgets_all_but_the_window():
 def test_lower_precision_stays_close_to_fp32_and_is_named(ungated, precision):
     """Centred: random weights make plain cosine look falsely good."""
     pictures = lively(24)
-    reduced = Pipeline(tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision=precision, threads=1)))
+    reduced = Pipeline(
+        tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision=precision, threads=1))
+    )
     assert reduced.backend.info.precision == precision
     assert reduced.backend.info.encoder_id.endswith(f":{precision}")
     exact, rounded = vectors(run(ungated, pictures)), vectors(run(reduced, pictures))

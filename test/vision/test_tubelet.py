@@ -26,7 +26,10 @@ def push_all(buffer: TubeletBuffer, stamps_ms: list[float]) -> list:
 
 def test_every_two_frames_make_a_tubelet_stamped_as_the_newer():
     tubelets = push_all(make_buffer(), [0, 40, 80, 120, 160])
-    assert [(t.older.image, t.newer.image, t.stamp_ns // MS, t.index) for t in tubelets] == [(0, 1, 40, 0), (2, 3, 120, 1)]
+    assert [(t.older.image, t.newer.image, t.stamp_ns // MS, t.index) for t in tubelets] == [
+        (0, 1, 40, 0),
+        (2, 3, 120, 1),
+    ]
 
 
 @pytest.mark.parametrize(("camera_fps", "target_fps"), [(30, 30), (30, 15), (30, 4), (25, 4), (10, 4), (29.97, 10)])
