@@ -11,7 +11,7 @@ from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_typestore
 
 from saccade_ros.recordings import open_source
-from saccade_ros.recordings.source import COMPRESSED, ImageMessage, Source, SourceError
+from saccade_ros.recordings.source import COMPRESSED, RecordedImage, Source, SourceError
 from saccade_ros.recordings.video import RgbImage, VideoSource
 
 JPEG_QUALITY = 95
@@ -53,20 +53,20 @@ def _write_jpegs(source: Source, bag_path: Path, topic: str, progress: Callable[
     written = 0
     with Rosbag2Writer(bag_path, version=9) as writer:
         connection = writer.add_connection(topic, COMPRESSED, typestore=types)
-        for image in source:
-            cdr = types.serialize_cdr(_compressed(types, image), COMPRESSED)
-            writer.write(connection, image.time_ns, cdr)
+        for recorded in source:
+            cdr = types.serialize_cdr(_compressed(types, recorded), COMPRESSED)
+            writer.write(connection, recorded.time_ns, cdr)
             written += 1
             if progress:
                 progress(written, source.count)
     return written
 
 
-def _compressed(types: Any, image: ImageMessage) -> Any:
-    sec, nanosec = divmod(image.stamp_ns, 10**9)
+def _compressed(types: Any, recorded: RecordedImage) -> Any:
+    sec, nanosec = divmod(recorded.stamp_ns, 10**9)
     stamp = types.types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
-    header = types.types["std_msgs/msg/Header"](stamp=stamp, frame_id=image.frame_id)
-    return types.types[COMPRESSED](header=header, format="jpeg", data=_jpeg(image.message))
+    header = types.types["std_msgs/msg/Header"](stamp=stamp, frame_id=recorded.frame_id)
+    return types.types[COMPRESSED](header=header, format="jpeg", data=_jpeg(recorded.image))
 
 
 def _jpeg(image: RgbImage) -> np.ndarray[Any, np.dtype[np.uint8]]:

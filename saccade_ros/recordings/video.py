@@ -14,7 +14,7 @@ import av.error
 import numpy as np
 
 from saccade_ros.frames import Picture
-from saccade_ros.recordings.source import IMAGE, ImageMessage, Source, SourceError
+from saccade_ros.recordings.source import IMAGE, RecordedImage, Source, SourceError
 
 VIDEO_TOPIC, VIDEO_FRAME_ID = "/camera/image_raw", "camera"
 FIRST_STAMP_NS = 1_000_000_000  # of a video, which has no clock; 0 means "not stamped" to many ROS nodes
@@ -48,13 +48,13 @@ class VideoSource(Source):
             self.count = stream.frames or None
             self.duration_s = _declared_s(container, stream)
 
-    def __iter__(self) -> Iterator[ImageMessage]:
+    def __iter__(self) -> Iterator[RecordedImage]:
         with self._opened() as (container, stream):
             first: int | None = None
             for frame, pts in sort_stamps(self._frames(container, stream), _LEAP_S / stream.time_base):
                 first = pts if first is None else first
                 stamp_ns = FIRST_STAMP_NS + round((pts - first) * stream.time_base * 10**9)
-                yield ImageMessage(stamp_ns, stamp_ns, VIDEO_FRAME_ID, _rgb_image(frame), None, IMAGE)
+                yield RecordedImage(stamp_ns, stamp_ns, VIDEO_FRAME_ID, _rgb_image(frame), None, IMAGE)
             if first is None:
                 raise SourceError(f"{self._path} holds no frame: give another video")
 
