@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+
+from saccade_ros.vision.images import Image
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
@@ -20,15 +21,15 @@ class RecordedImage:
         stamp_ns: the header's stamp.
         time_ns: when the bag received it; of a video, the stamp.
         frame_id: the header's.
-        image: has the attributes of a sensor_msgs Image or CompressedImage.
+        image: message of a bag, or picture of a video.
         cdr: the image's message as the bag stores it, to be published untouched; None from a video or a ROS 1 bag.
-        msgtype: sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage.
+        msgtype: sensor_msgs/msg/Image, also of a picture, or sensor_msgs/msg/CompressedImage.
     """
 
     stamp_ns: int
     time_ns: int
     frame_id: str
-    image: Any
+    image: Image
     cdr: bytes | None
     msgtype: str
 
