@@ -10,7 +10,7 @@ from rosbags.rosbag1 import Reader as Rosbag1Reader
 from rosbags.rosbag2 import Reader as Rosbag2Reader
 from rosbags.typesys import Stores, get_typestore
 
-from saccade_ros.recordings.source import COMPRESSED, IMAGE, ImageMessage, Source, SourceError
+from saccade_ros.recordings.source import COMPRESSED, IMAGE, RecordedImage, Source, SourceError
 
 BAG_SUFFIXES = (".bag", ".mcap", ".db3")
 _BAG_REMEDY = "it may be cut or damaged; copy it again, or try `ros2 bag reindex` or `mcap recover` on it"
@@ -51,7 +51,7 @@ class BagSource(Source):
         """Close the bag's files."""
         self._opened.close()
 
-    def __iter__(self) -> Iterator[ImageMessage]:
+    def __iter__(self) -> Iterator[RecordedImage]:
         with _bag_errors(self._path):
             stored = self._reader.messages(connections=self._connections)
         read = 0
@@ -60,24 +60,24 @@ class BagSource(Source):
                 item = next(stored, None)
                 if item is None:
                     break
-                message = self._image_message(*item)
+                image = self._recorded_image(*item)
             read += 1
-            yield message
+            yield image
         if read != self.count:
             raise SourceError(
                 f"{self._path} has {read} of the {self.count} messages on {self.topic} that it lists: {_BAG_REMEDY}"
             )
 
-    def _image_message(self, connection: Connection, time_ns: int, stored: bytes) -> ImageMessage:
+    def _recorded_image(self, connection: Connection, time_ns: int, stored: bytes) -> RecordedImage:
         cdr = None if self._ros1 else bytes(stored)
         decode = self._types.deserialize_ros1 if self._ros1 else self._types.deserialize_cdr
         message: Any = decode(stored, connection.msgtype)
         stamp = message.header.stamp
-        return ImageMessage(
+        return RecordedImage(
             stamp_ns=stamp.sec * 10**9 + stamp.nanosec,
             time_ns=time_ns,
             frame_id=message.header.frame_id,
-            message=message,
+            image=message,
             cdr=cdr,
             msgtype=connection.msgtype,
         )

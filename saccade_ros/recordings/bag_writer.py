@@ -3,16 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_typestore
 
+from saccade_ros.frames import Picture
 from saccade_ros.recordings import open_source
-from saccade_ros.recordings.source import COMPRESSED, ImageMessage, Source, SourceError
-from saccade_ros.recordings.video import RgbImage, VideoSource
+from saccade_ros.recordings.source import COMPRESSED, RecordedImage, Source, SourceError
+from saccade_ros.recordings.video import VideoSource
 
 JPEG_QUALITY = 95
 
@@ -53,23 +55,23 @@ def _write_jpegs(source: Source, bag_path: Path, topic: str, progress: Callable[
     written = 0
     with Rosbag2Writer(bag_path, version=9) as writer:
         connection = writer.add_connection(topic, COMPRESSED, typestore=types)
-        for image in source:
-            cdr = types.serialize_cdr(_compressed(types, image), COMPRESSED)
-            writer.write(connection, image.time_ns, cdr)
+        for recorded in source:
+            cdr = types.serialize_cdr(_compressed(types, recorded), COMPRESSED)
+            writer.write(connection, recorded.time_ns, cdr)
             written += 1
             if progress:
                 progress(written, source.count)
     return written
 
 
-def _compressed(types: Any, image: ImageMessage) -> Any:
-    sec, nanosec = divmod(image.stamp_ns, 10**9)
+def _compressed(types: Any, recorded: RecordedImage) -> Any:
+    sec, nanosec = divmod(recorded.stamp_ns, 10**9)
     stamp = types.types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
-    header = types.types["std_msgs/msg/Header"](stamp=stamp, frame_id=image.frame_id)
-    return types.types[COMPRESSED](header=header, format="jpeg", data=_jpeg(image.message))
+    header = types.types["std_msgs/msg/Header"](stamp=stamp, frame_id=recorded.frame_id)
+    picture = cast("Picture", recorded.image)  # a video has no others
+    return types.types[COMPRESSED](header=header, format="jpeg", data=_jpeg(picture))
 
 
-def _jpeg(image: RgbImage) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    picture = image.data.reshape(image.height, image.width, 3)
+def _jpeg(picture: Picture) -> npt.NDArray[np.uint8]:
     _, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return np.asarray(data, np.uint8)

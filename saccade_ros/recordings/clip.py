@@ -19,8 +19,8 @@ from saccade_ros.vision.preprocess import tubelet_pixels
 
 def frames_of(source: Iterable[RecordedImage]) -> Iterator[Frame]:
     """Each image of a recording as a frame, undecoded."""
-    for image in source:
-        yield Frame(image.image, image.stamp_ns, image.frame_id)
+    for recorded in source:
+        yield Frame(recorded.image, recorded.stamp_ns, recorded.frame_id)
 
 
 def read_tubelets(path: str | Path, config: Config, input_size: int, at_most: int = 0) -> npt.NDArray[np.float32]:

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+
+from saccade_ros.vision.images import Image
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
@@ -13,22 +14,22 @@ class SourceError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageMessage:
+class RecordedImage:
     """One image of a recording.
 
     Attributes:
         stamp_ns: the header's stamp.
         time_ns: when the bag received it; of a video, the stamp.
         frame_id: the header's.
-        message: has the attributes of a sensor_msgs Image or CompressedImage.
-        cdr: the message as the bag stores it, to be published untouched; None from a video or a ROS 1 bag.
-        msgtype: sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage.
+        image: message of a bag, or picture of a video.
+        cdr: the image's message as the bag stores it, to be published untouched; None from a video or a ROS 1 bag.
+        msgtype: sensor_msgs/msg/Image, also of a picture, or sensor_msgs/msg/CompressedImage.
     """
 
     stamp_ns: int
     time_ns: int
     frame_id: str
-    message: Any
+    image: Image
     cdr: bytes | None
     msgtype: str
 
@@ -48,7 +49,7 @@ class Source(ABC):
     duration_s: float | None
 
     @abstractmethod
-    def __iter__(self) -> Iterator[ImageMessage]:
+    def __iter__(self) -> Iterator[RecordedImage]:
         """Read the images in the order in which they were recorded; raise SourceError where that ends early."""
 
     def close(self) -> None:  # noqa: B027  # nothing to close is the common case

@@ -1,10 +1,9 @@
-"""Video file as a source: each frame an RGB image, stamped with its time in the video."""
+"""Video file as a source: each frame an RGB picture, stamped with its time in the video."""
 
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import av.error
 import numpy as np
 
 from saccade_ros.frames import Picture
-from saccade_ros.recordings.source import IMAGE, ImageMessage, Source, SourceError
+from saccade_ros.recordings.source import IMAGE, RecordedImage, Source, SourceError
 
 VIDEO_TOPIC, VIDEO_FRAME_ID = "/camera/image_raw", "camera"
 FIRST_STAMP_NS = 1_000_000_000  # of a video, which has no clock; 0 means "not stamped" to many ROS nodes
@@ -22,20 +21,8 @@ _REORDER_FRAMES = 16  # as many as H.264 and H.265 may hold back
 _LEAP_S = 1  # further back than any reordering: a spliced recording
 
 
-@dataclass(frozen=True, slots=True)
-class RgbImage:
-    """Frame of a video in the shape of a sensor_msgs/Image. `data` is the picture itself, (height * step,)."""
-
-    height: int
-    width: int
-    data: np.ndarray[Any, np.dtype[np.uint8]]
-    step: int
-    encoding: str = "rgb8"
-    is_bigendian: int = 0
-
-
 class VideoSource(Source):
-    """Video file, each frame an RGB image stamped with its time in the video from FIRST_STAMP_NS on.
+    """Video file, each frame an RGB picture stamped with its time in the video from FIRST_STAMP_NS on.
 
     Raises:
         SourceError: the file holds no video; from iterating, it is cut or damaged.
@@ -48,13 +35,13 @@ class VideoSource(Source):
             self.count = stream.frames or None
             self.duration_s = _declared_s(container, stream)
 
-    def __iter__(self) -> Iterator[ImageMessage]:
+    def __iter__(self) -> Iterator[RecordedImage]:
         with self._opened() as (container, stream):
             first: int | None = None
             for frame, pts in sort_stamps(self._frames(container, stream), _LEAP_S / stream.time_base):
                 first = pts if first is None else first
                 stamp_ns = FIRST_STAMP_NS + round((pts - first) * stream.time_base * 10**9)
-                yield ImageMessage(stamp_ns, stamp_ns, VIDEO_FRAME_ID, _rgb_image(frame), None, IMAGE)
+                yield RecordedImage(stamp_ns, stamp_ns, VIDEO_FRAME_ID, _picture(frame), None, IMAGE)
             if first is None:
                 raise SourceError(f"{self._path} holds no frame: give another video")
 
@@ -145,9 +132,7 @@ def sort_stamps(frames: Iterable[Any], leap: Fraction) -> Iterator[tuple[Any, in
         yield waiting.popleft(), heapq.heappop(stamps)
 
 
-def _rgb_image(frame: Any) -> RgbImage:
+def _picture(frame: Any) -> Picture:
     # Phones store pictures sideways and note the rotation; every player applies it.
     rotation = getattr(frame, "rotation", 0)  # degrees counter-clockwise; PyAV 12 does not tell
-    picture: Picture = np.rot90(frame.to_ndarray(format="rgb24"), rotation // 90)  # (H, W, 3)
-    height, width, _ = picture.shape
-    return RgbImage(height, width, np.ascontiguousarray(picture).reshape(-1), 3 * width)
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), rotation // 90))  # (H, W, 3)

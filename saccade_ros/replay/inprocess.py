@@ -54,10 +54,10 @@ def thumbnails(source: Source, recording: Recording, max_pixels: int) -> dict[in
     chosen = np.linspace(0, len(stamps) - 1, min(len(stamps), MAX_THUMBNAILS)).round().astype(int)
     wanted = {stamps[i] for i in chosen}
     pictures: dict[int, bytes] = {}
-    for image in source:
-        if image.stamp_ns in wanted:
+    for recorded in source:
+        if recorded.stamp_ns in wanted:
             with suppress(MalformedImage):  # a malformed image that has the stamp of a good one
-                pictures[image.stamp_ns] = thumbnail(decode_image(image.image, max_pixels))
+                pictures[recorded.stamp_ns] = thumbnail(decode_image(recorded.image, max_pixels))
     return pictures
 
 

@@ -69,9 +69,9 @@ class Trace:
 
 def frames_of(source: Source, max_pixels: int) -> Iterator[Frame]:
     """The decodable frames of a recording."""
-    for image in source:
+    for recorded in source:
         with suppress(MalformedImage):  # counted by the replay; here the others are what matters
-            yield Frame(decode_image(image.message, max_pixels), image.stamp_ns, image.frame_id)
+            yield Frame(decode_image(recorded.image, max_pixels), recorded.stamp_ns, recorded.frame_id)
 
 
 def record(

@@ -21,10 +21,10 @@ def test_a_bag_gives_its_messages_untouched(tmp_path, plugin, kind):
     images = read(record(tmp_path / "bag", {"/camera": kind, "/ok": "std_msgs/msg/Bool"}, plugin))
     assert [image.stamp_ns for image in images] == [7 * 10**9 + i for i in range(6)]
     assert [image.time_ns for image in images] == [100 + i for i in range(6)]
-    for index, image in enumerate(images):
-        assert image.cdr == bytes(TYPES.serialize_cdr(image_of(TYPES, kind, index), kind))
-        assert (image.msgtype, image.frame_id) == (kind, "optical")
-        assert image.message.data.tobytes() == bytes([index]) * 12
+    for index, recorded in enumerate(images):
+        assert recorded.cdr == bytes(TYPES.serialize_cdr(image_of(TYPES, kind, index), kind))
+        assert (recorded.msgtype, recorded.frame_id) == (kind, "optical")
+        assert recorded.image.data.tobytes() == bytes([index]) * 12
 
 
 @pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])

@@ -13,11 +13,11 @@ from saccade_ros.vision.images import decode_image
 
 def test_a_bag_made_from_a_video_has_its_stamps_and_pictures(video, bag):
     originals, copies = read(video), read(bag)
-    assert [replace(c, message=None, cdr=None, msgtype="") for c in copies] == [
-        replace(o, message=None, cdr=None, msgtype="") for o in originals
+    assert [replace(c, image=None, cdr=None, msgtype="") for c in copies] == [
+        replace(o, image=None, cdr=None, msgtype="") for o in originals
     ]
     for original, copy in zip(originals, copies, strict=True):
-        before, after = decode_image(original.message, 10**6), decode_image(copy.message, 10**6)
+        before, after = decode_image(original.image, 10**6), decode_image(copy.image, 10**6)
         assert np.abs(before.astype(int) - after).mean() < 3  # what JPEG costs
 
 

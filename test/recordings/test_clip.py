@@ -22,7 +22,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tubelets_are_pairs_of_frames_as_they_come(clip):
     tubelets = read_tubelets(clip, Config(stream=StreamConfig(fps=0.0)), 64, at_most=3)
     with open_source(clip) as source:
-        pictures = [decode_image(image.message, 10**7) for image in source][:6]
+        pictures = [decode_image(recorded.image, 10**7) for recorded in source][:6]
     expected = [tubelet_pixels(*pictures[n : n + 2], 64, "crop") for n in (0, 2, 4)]
     assert np.array_equal(tubelets, np.stack(expected))
 

@@ -17,10 +17,10 @@ from saccade_ros.vision.images import decode_image
 def test_a_video_gives_its_pictures_in_order(video):
     images = read(video)
     assert len(images) == FRAMES
-    for index, image in enumerate(images):
-        shown = decode_image(image.message, 10**6)
+    for index, recorded in enumerate(images):
+        shown = decode_image(recorded.image, 10**6)
         assert np.abs(shown.astype(int) - picture(index)).mean() < 6
-        assert (image.msgtype, image.cdr, image.frame_id) == (IMAGE, None, "camera")
+        assert (recorded.msgtype, recorded.cdr, recorded.frame_id) == (IMAGE, None, "camera")
 
 
 def test_a_video_says_what_it_holds_before_it_is_read(video):
@@ -59,7 +59,7 @@ def test_a_phone_video_is_rotated_upright(video, tmp_path, quarters, matrix):
     at = data.index(b"tkhd") + 44  # the track's display matrix, ISO/IEC 14496-12 8.3.2
     data[at : at + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     (tmp_path / "phone.mp4").write_bytes(data)
-    shown = decode_image(read(tmp_path / "phone.mp4")[5].message, 10**6)
+    shown = decode_image(read(tmp_path / "phone.mp4")[5].image, 10**6)
     assert np.abs(shown.astype(int) - np.rot90(picture(5), quarters)).mean() < 6
 
 

@@ -5,29 +5,27 @@ from dataclasses import replace
 import numpy as np
 from test_report import recording, row
 
-from saccade_ros.recordings.source import IMAGE, ImageMessage
-from saccade_ros.recordings.video import RgbImage
+from saccade_ros.recordings.source import IMAGE, RecordedImage
 from saccade_ros.replay.inprocess import MAX_THUMBNAILS, thumbnails
 
 MAX_PIXELS = 10_000
 
 
-def image(stamp_ns: int) -> ImageMessage:
-    good = RgbImage(height=4, width=6, data=np.zeros(72, np.uint8), step=18)
-    return ImageMessage(stamp_ns, stamp_ns, "camera", good, None, IMAGE)
+def recorded(stamp_ns: int) -> RecordedImage:
+    return RecordedImage(stamp_ns, stamp_ns, "camera", np.zeros((4, 6, 3), np.uint8), None, IMAGE)
 
 
 def test_malformed_image_with_the_stamp_of_an_encoded_one_is_passed_over():
     encoded = row(0)
-    good = image(encoded.stamp_ns)
-    malformed = replace(good, message=replace(good.message, step=1))
+    good = recorded(encoded.stamp_ns)
+    malformed = replace(good, image=np.zeros((4, 6, 3), np.float32))
     pictures = thumbnails([good, malformed], recording([encoded]), MAX_PIXELS)
     assert list(pictures) == [encoded.stamp_ns]
 
 
 def test_many_encoded_moments_are_thinned_evenly_from_first_to_last():
     rows = [row(i) for i in range(10 * MAX_THUMBNAILS)]
-    pictures = thumbnails([image(r.stamp_ns) for r in rows], recording(rows), MAX_PIXELS)
+    pictures = thumbnails([recorded(r.stamp_ns) for r in rows], recording(rows), MAX_PIXELS)
     kept = sorted(pictures)
     assert len(kept) == MAX_THUMBNAILS
     assert (kept[0], kept[-1]) == (rows[0].stamp_ns, rows[-1].stamp_ns)
@@ -35,4 +33,4 @@ def test_many_encoded_moments_are_thinned_evenly_from_first_to_last():
 
 
 def test_nothing_encoded_has_no_thumbnails():
-    assert thumbnails([image(10**9)], recording([row(0, encoded=False)]), MAX_PIXELS) == {}
+    assert thumbnails([recorded(10**9)], recording([row(0, encoded=False)]), MAX_PIXELS) == {}
