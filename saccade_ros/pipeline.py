@@ -45,7 +45,7 @@ class Pipeline:
         head: classifier of the embeddings; where none is given, that of encoder.head, else the checkpoint's own.
 
     Raises:
-        BackendError, WeightsError, HeadError, ConfigError, ValueError: the model cannot be loaded as configured; says why.
+        BackendError, WeightsError, HeadError, ConfigError, ValueError: the model cannot be loaded as configured.
     """
 
     def __init__(self, config: Config, backend: Backend | None = None, head: Head | None = None) -> None:

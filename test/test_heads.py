@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 from scenes import frames_of, textured, tiny_config
 
 from saccade_ros.config import GateConfig
-from saccade_ros.pipeline import Pipeline
 from saccade_ros.heads import FORMAT, HeadError, LinearHead, load_head
+from saccade_ros.pipeline import Pipeline
 
 
 def test_classification_is_softmax_by_hand():

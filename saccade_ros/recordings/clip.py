@@ -1,4 +1,4 @@
-"""A recording as frames of a stream, and as the encoder's input: sampled, paired and preprocessed as the node does it."""
+"""Clips: a recording as frames of a stream, and as the encoder's input, sampled and paired as the node does it."""
 
 import itertools
 from collections.abc import Iterable, Iterator

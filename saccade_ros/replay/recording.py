@@ -15,8 +15,8 @@ Fact = str | float | int | bool
 class EmbeddingRow:
     """One embedding received, without its vector. The fields are those of the Embedding message.
 
-    `novelty` and `novelty_threshold` are NaN where nothing was measured: first tubelet of an epoch, or gate off. `label` is
-    empty and `score` NaN without a classifier.
+    `novelty` and `novelty_threshold` are NaN where nothing was measured: first tubelet of an epoch, or gate off.
+    `label` is empty and `score` NaN without a classifier.
     """
 
     stream: str

@@ -16,11 +16,11 @@ from scenes import frames_of, textured, tiny_config
 from saccade_ros.backends import BackendError, load_backend, onnx_backend
 from saccade_ros.backends.manifest import ManifestError, read_manifest
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.pipeline import Pipeline
 from saccade_ros.export.exporter import ExportCancelledError, export, has_in_place_caches
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.options import ExportOptions
 from saccade_ros.export.parity import centred_cosine
+from saccade_ros.pipeline import Pipeline
 
 SILENT = {"progress": lambda what, share: None}
 

@@ -31,9 +31,9 @@ from rclpy.parameter import Parameter  # noqa: E402
 from scenes import PERIOD_NS, frames_of, textured, tiny_config  # noqa: E402
 
 from saccade_ros.config import EncoderConfig  # noqa: E402
-from saccade_ros.pipeline import Pipeline  # noqa: E402
 from saccade_ros.nodes.conversions import stamp_to_ns  # noqa: E402
 from saccade_ros.nodes.encoder_node import EncoderNode  # noqa: E402
+from saccade_ros.pipeline import Pipeline  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

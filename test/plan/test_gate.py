@@ -7,8 +7,8 @@ import pytest
 from scenes import PERIOD_NS, frames_of, textured, tiny_config
 
 from saccade_ros.config import EncoderConfig, GateConfig
-from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.frames import TokenPlan
+from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
 
