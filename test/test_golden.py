@@ -1,7 +1,7 @@
 """A recorded run of the code before its structure changed (commit fd13f03): same recording, same bytes.
 
 test/data/golden.npz holds vectors, decisions, novelty and reasons of five settings. Vectors are the same bytes on the
-processor and torch they were recorded with; elsewhere the kernels' sums have other last bits, and they agree to rounding.
+processor and torch they were recorded with; elsewhere sums have other last bits, and they agree to rounding.
 """
 
 import hashlib

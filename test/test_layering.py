@@ -17,7 +17,9 @@ ROS |= {"action_msgs", "saccade_ros.action"}
 # What each room may import of the package; a room is a module or a folder. Data flows down this list: nothing imports
 # what stands below it, and rooms that do not name each other are siblings.
 MAY_IMPORT: dict[str, set[str]] = {
-    "config": set(),
+    "knobs": set(),
+    "runtimes": set(),
+    "config": {"knobs", "runtimes"},
     "storage": set(),
     "frames": set(),
     "measure": {"storage"},
@@ -31,8 +33,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"config", "frames", "measure", "storage", "encoder", "backends", "recordings"},
     "train": {"config", "measure", "storage", "encoder", "recordings"},
 }
+for rooms in MAY_IMPORT.values():
+    rooms |= {"knobs", "runtimes"} if "config" in rooms else set()
 MAY_IMPORT["studies"] = set(MAY_IMPORT) - {"train"}
-MAY_IMPORT["replay"] = {"config", "frames", "measure", "storage", "vision", "pipeline", "recordings"}
+MAY_IMPORT["replay"] = {"config", "knobs", "frames", "measure", "storage", "vision", "pipeline", "recordings"}
 MAY_IMPORT["doctor"] = {"measure", "encoder", "backends"}
 MAY_IMPORT["nodes"] = set(MAY_IMPORT) - {"train", "studies", "doctor"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"nodes"}

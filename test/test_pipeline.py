@@ -171,7 +171,7 @@ def test_weights_with_nan_are_an_error_not_an_embedding(enabled):
 
 @pytest.mark.parametrize(("recompute", "pooling"), [(1, "newest"), (1, "window"), (2, "window"), (3, "newest")])
 def test_shadow_evaluation_changes_nothing_to_the_bit(recompute, pooling):
-    """Every skipped tubelet evaluated in the shadow, against none: same decisions, same bytes, from the warm-up to many windows on."""
+    """All skipped tubelets evaluated, or none: same decisions, same bytes, from the warm-up to many windows on."""
     encoder = EncoderConfig(model="tiny", window=3, recompute=recompute, pooling=pooling)
     pipeline = Pipeline(tiny_config(encoder=encoder, gate=GateConfig(tau=0.3, shadow_rate=1.0)))
     pictures = lively(80)

@@ -19,7 +19,7 @@ TIMEOUT_S = 30.0
 
 
 class Bench:
-    """A worker with streams of raw images; an image may carry an event to wait for or an exception to raise at decoding."""
+    """A worker with streams of raw images. Decoding one may wait for an event or raise an exception."""
 
     def __init__(self, pipeline: Pipeline, streams: int = 1) -> None:
         self.published: list[tuple[str, int]] = []

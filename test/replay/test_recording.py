@@ -15,7 +15,8 @@ KEYS |= {"latency_ms", "encode_rate", "stage_ms", "encoder_id", "weights", "bala
 
 
 def row(index, encoded=True, novelty=0.5, total_ms=10.0, **changed):
-    values = {"stream": "/camera", "stamp_ns": 10**9 * (index + 1), "threshold": 0.2, "reuse_count": 0, "epoch": 0}
+    values = {"stream": "/camera", "stamp_ns": 10**9 * (index + 1), "novelty_threshold": 0.2}
+    values |= {"reuse_count": 0, "stream_epoch": 0}
     values |= {"queue_ms": 1.0, "decode_ms": 2.0, "gate_ms": 3.0, "encode_ms": 4.0 if encoded else 0.0}
     return EmbeddingRow(tubelet_index=index, encoded=encoded, novelty=novelty, total_ms=total_ms, **(values | changed))
 

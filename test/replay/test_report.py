@@ -77,7 +77,7 @@ CASES = {
     "nothing encoded": [row(i, encoded=False) for i in range(4)],
     "gate off": [row(i, novelty=math.nan) for i in range(4)],
     "three streams": [row(i, stream=f"/camera{i % 3}") for i in range(12)],
-    "resets": [row(i, stream_epoch=i // 4) for i in range(12)],
+    "resets": [row(i, epoch=i // 4) for i in range(12)],
     "long": [row(i, encoded=i % 50 == 0) for i in range(5000)],
 }
 
