@@ -139,9 +139,10 @@ def test_what_is_no_rgb_picture_is_refused_by_name(gated, picture):
         gated.open_stream().push(Frame(picture, 0))
 
 
-def test_step_that_fails_leaves_the_stream_as_it_was():
+@pytest.mark.parametrize("gate", [GateConfig(enabled=False), GateConfig(tau=0.3)])
+def test_step_that_fails_leaves_the_stream_as_it_was(gate):
     """The tubelet is lost and counted; the ones after it come out as if it had never been."""
-    pipeline = Pipeline(tiny_config(gate=GateConfig(enabled=False)))
+    pipeline = Pipeline(tiny_config(gate=gate))
     pictures = lively(24)
     stream = pipeline.open_stream()
     results = []
@@ -155,7 +156,12 @@ def test_step_that_fails_leaves_the_stream_as_it_was():
         elif (result := stream.push(frame)) is not None:
             results.append(result)
     survivors = pictures[:12] + pictures[14:]
-    assert np.array_equal(vectors(results), vectors(run(pipeline, survivors)))
+    expected = run(pipeline, survivors)
+    assert np.array_equal(vectors(results), vectors(expected))
+    assert [(r.reason, r.onset, r.reuse_count) for r in results] == [
+        (r.reason, r.onset, r.reuse_count) for r in expected
+    ]
+    assert np.array_equal([r.novelty for r in results], [r.novelty for r in expected], equal_nan=True)
     assert stream.ledger.dropped == {"encoder_error": 2}
 
 

@@ -1,7 +1,6 @@
 """Shadow evaluation: encode some skipped tubelets after all, without a trace, to measure what reuse costs.
 
-Fidelity is the cosine of the reused and the fresh embedding after the mean embedding has been taken off: all
-embeddings of a model have much in common, so a plain cosine looks good whatever happens. The mean is the one of the
+Fidelity is the centred cosine of the reused and the fresh embedding. The centre is the mean embedding of the
 calibration's recordings, or the running mean of the stream where there is none. In a scene in which nothing ever
 happens the running mean leaves only noise to compare; a calibrated one does not.
 """
@@ -12,20 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.frames import Figures, Vector
+from saccade_ros.measure.metrics import centred_cosine, summarize
 
 RECENT = 256  # evaluations and ages that the figures are taken over
 LEAST_FRESH = 8  # fresh embeddings from which on their running mean is used
 _GOLDEN = 0.6180339887498949
-
-
-def centred_cosine(reused: Vector, fresh: Vector, centre: Vector) -> npt.NDArray[np.float64]:
-    """Cosine over the last axis after `centre` is taken off both: (..., D) -> (...). Equal vectors give 1."""
-    a, b = reused.astype(np.float64) - centre, fresh.astype(np.float64) - centre
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosine = (a * b).sum(axis=-1) / np.where(norms > 0, norms, 1)
-    same = (a == b).all(axis=-1)
-    result: npt.NDArray[np.float64] = np.where(same, 1.0, cosine)
-    return result
 
 
 def is_shadowed(skipped: int, rate: float) -> bool:
@@ -87,10 +77,10 @@ class FidelityMonitor:
         if centre is None or not pairs:
             return state
         reused, fresh = (np.stack(side) for side in zip(*pairs, strict=True))
-        cosines = centred_cosine(reused, fresh, centre)
+        fidelity = summarize(centred_cosine(reused, fresh, centre))
         return state | {
-            "fidelity_mean": float(cosines.mean()),
-            "fidelity_p5": float(np.percentile(cosines, 5)),
-            "fidelity_worst": float(cosines.min()),
+            "fidelity_mean": fidelity.mean,
+            "fidelity_p5": fidelity.p5,
+            "fidelity_worst": fidelity.worst,
             "fidelity_centre": "running mean" if self._centre is None else "calibrated",
         }

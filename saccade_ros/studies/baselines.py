@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import TokenPlan
+from saccade_ros.measure.metrics import centred_cosine
 from saccade_ros.plan.gate import SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
-from saccade_ros.plan.shadow import centred_cosine
 from saccade_ros.studies.trace import Trace
 
 Encoded = npt.NDArray[np.bool_]  # (T,)

@@ -1,6 +1,7 @@
 """The gate's decisions: rules one by one, then scenes at the shipped defaults through the whole pipeline."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
 
-# Patch embeddings of four patches that see no light: only what they hold counts.
+# Patch embeddings of four patches that do not respond to illumination: only what they hold counts.
 BLIND = PatchResponse(grey=np.zeros(8, np.float32), uniform=np.zeros((3, 8), np.float32), white=0.0)
 SCENE = np.eye(4, 8, dtype=np.float32)
 
@@ -237,8 +238,8 @@ def test_static_scene_with_noise_encodes_two_percent_at_most_beyond_the_refreshe
     rng, scene = np.random.default_rng(2), textured()
     stream, encoded, tubelets = pipeline.open_stream(), 0, 150
     for frame in frames_of([scene] * (2 * tubelets)):
-        noisy = np.clip(np.round(frame.picture + rng.normal(0, 3, scene.shape)), 0, 255).astype(np.uint8)
-        result = stream.push(type(frame)(noisy, frame.stamp_ns, frame.frame_id))
+        noisy = np.clip(np.round(frame.image + rng.normal(0, 3, scene.shape)), 0, 255).astype(np.uint8)
+        result = stream.push(replace(frame, image=noisy))
         encoded += result is not None and result.encoded and result.reason not in ("first", "stale")
     assert encoded <= 0.02 * tubelets
 
@@ -267,7 +268,7 @@ def test_pan_too_slow_for_any_single_step_fires_in_time(pipeline):
     pan = [wide[:, i // 10 : i // 10 + 320] for i in range(240)]
     stream = pipeline.open_stream()
     results = [r for r in (stream.push(frame) for frame in frames_of(pan)) if r is not None]
-    fired = [r.index for r in results if r.encoded]
+    fired = [r.tubelet_index for r in results if r.encoded]
     assert len(fired) >= 2
     assert fired[1] * 2 * PERIOD_NS < 10e9, "before max_skip_s would have forced it"
     assert len(fired) < len(results) / 2, "and it did sleep most of the time"

@@ -5,24 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade_ros.plan.shadow import (
-    LEAST_FRESH,
-    FidelityMonitor,
-    centred_cosine,
-    is_shadowed,
-)
+from saccade_ros.plan.shadow import LEAST_FRESH, FidelityMonitor, is_shadowed
 
 
 def vector(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
-
-
-def test_cosine_is_taken_after_the_centre():
-    centre = vector(10, 10)
-    assert centred_cosine(vector(11, 10), vector(10, 12), centre) == pytest.approx(0.0)
-    assert centred_cosine(vector(11, 10), vector(9, 10), centre) == pytest.approx(-1.0)
-    assert centred_cosine(vector(13, 14), vector(16, 18), centre) == pytest.approx(1.0)
-    assert centred_cosine(np.stack([centre, centre]), np.stack([centre, centre + 1]), centre).tolist() == [1.0, 0.0]
 
 
 @given(st.floats(0, 1), st.integers(1, 2000))
