@@ -62,3 +62,6 @@ def _check_picture(picture: Picture, max_pixels: int) -> tuple[int, int]:
     height, width = shape[:2]
     check_size(width, height, max_pixels)
     return height, width
+
+
+__all__ = ["Convert", "Image", "MalformedImage", "check_image", "convert_with_rosbags", "decode_image"]
