@@ -211,8 +211,8 @@ def onnxruntime() -> Finding:
 def tensorrt() -> Finding:
     """Usable with a GPU only; without one it can still build, which is said."""
     code = (
-        "from saccade_ros.backends import tensorrt_backend as b; t = b.load_tensorrt();"
-        " print(b.describe_tensorrt(t), b.describe_gpu(), sep='; GPU: ')"
+        "from saccade_ros.backends import cuda_runtime as c, tensorrt_engine as e;"
+        " print(e.describe_tensorrt(e.load_tensorrt()), c.describe_gpu(), sep='; GPU: ')"
     )
     try:
         detail = _ask(code)
