@@ -121,7 +121,7 @@ def processor() -> Finding:
     flags = _cpu_flags()
     fast = {"AVX2": "avx2", "AVX-512": "avx512f", "VNNI int8": "avx512_vnni", "bf16": "avx512_bf16"}
     fast |= {"AMX bf16": "amx_bf16", "AMX int8": "amx_int8"}
-    has = ", ".join(name for name, flag in fast.items() if flag in flags) or "none of AVX2 to AMX"
+    has = ", ".join(name for name, flag in fast.items() if flag in flags) or f"none of {', '.join(fast)}"
     usable = len(os.sched_getaffinity(0))
     return Finding("processor", "ok", f"{describe_machine().partition(', Linux')[0]}, {usable} usable; {has}")
 
@@ -135,16 +135,13 @@ def _cpu_flags() -> set[str]:
 
 
 def kernels() -> Finding:
-    """Ours for torch on the CPU."""
-    from saccade_ros.encoder.native import library
-
-    built = library()
-    if built is not None and built.saccade_amx_available():
-        return Finding("kernels", "ok", "attention and linear layers on AMX: fp32, bf16, int8")
-    if built is not None or "amx_bf16" not in _cpu_flags():
-        return Finding("kernels", "ok", "torch's own; ours need AMX, which this processor or system lacks")
-    remedy = "build the package where GCC 11 or later is installed (colcon build, or pip install .)"
-    return Finding("kernels", "missing", "ours for AMX were not built; torch's are used, which are slower", remedy)
+    """Kernels that torch's encoder uses on the CPU."""
+    code = "import json; from saccade_ros.encoder.kernels import describe; print(json.dumps(describe()))"
+    asked = _module("kernels", "torch", code, _TORCH)
+    if asked.state != "ok":
+        return asked
+    best, text = json.loads(asked.detail)
+    return Finding("kernels", "ok", text) if best else Finding("kernels", "missing", text, _BUILD)
 
 
 def gpu() -> Finding:
@@ -203,7 +200,7 @@ def torch() -> Finding:
         "import torch as t; print(t.__version__, 'CUDA: ' + t.cuda.get_device_name() if t.cuda.is_available()"
         " else 'CPU only', f'{t.get_num_threads()} threads', sep=', ')"
     )
-    return _module("torch", "torch", code, "pip install saccade_ros[torch]; on a Jetson NVIDIA's torch")
+    return _module("torch", "torch", code, _TORCH)
 
 
 def onnxruntime() -> Finding:
@@ -214,8 +211,8 @@ def onnxruntime() -> Finding:
 def tensorrt() -> Finding:
     """Usable with a GPU only; without one it can still build, which is said."""
     code = (
-        "from saccade_ros.backends import tensorrt_backend as b; t = b.load_tensorrt();"
-        " print(b.describe_tensorrt(t), b.describe_gpu(), sep='; GPU: ')"
+        "from saccade_ros.backends import cuda_runtime as c, tensorrt_engine as e;"
+        " print(e.describe_tensorrt(e.load_tensorrt()), c.describe_gpu(), sep='; GPU: ')"
     )
     try:
         detail = _ask(code)
@@ -227,6 +224,8 @@ def tensorrt() -> Finding:
     return Finding("tensorrt", "ok", detail)
 
 
+_TORCH = "pip install saccade_ros[torch]; on a Jetson NVIDIA's torch"
+_BUILD = "build the package where GCC 11 or later is installed (colcon build, or pip install .)"
 _TENSORRT = "JetPack brings it; elsewhere pip install saccade_ros[tensorrt]"
 
 

@@ -100,7 +100,7 @@ def test_models_in_the_folder_are_found(tmp_path, monkeypatch):
     assert "broken" in lines.values()
 
 
-@pytest.mark.parametrize("module", ["doctor", "manifest", "backends.onnx_backend"])
+@pytest.mark.parametrize("module", ["doctor", "backends.manifest", "backends.onnx_backend"])
 def test_needs_no_torch(module):
     code = f"import sys; import saccade_ros.{module}; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -71,7 +71,7 @@ def test_imports_point_down_only(file):
 
 def test_what_runs_an_export_imports_no_torch():
     """`pip install saccade_ros[onnx]` has none; only the exporter, which is elsewhere, may need it."""
-    for name in ("base", "window", "exported", "onnx_backend", "tensorrt_backend"):
+    for name in ("base", "window", "exported", "onnx_backend", "tensorrt_backend", "tensorrt_engine", "cuda_runtime"):
         roots = {module.split(".")[0] for module in imports_of(PACKAGE / "backends" / f"{name}.py")}
         assert not roots & {"torch", "transformers", "onnx", "safetensors"}, name
         assert not any(m.startswith("saccade_ros.encoder") for m in imports_of(PACKAGE / "backends" / f"{name}.py"))

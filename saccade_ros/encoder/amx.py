@@ -1,15 +1,25 @@
-"""Attention and linear layers on the CPU's matrix unit; the work is in native/attention.cpp and native/linear.cpp."""
+"""Our own kernels for x86 processors, loaded with ctypes: attention and linear layers on AMX, norms on AVX-512.
+
+The C++ is in native/; colcon and pip build it where the compiler can. kernels.py decides where these serve instead of
+torch's.
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from saccade_ros.encoder.native import library
+import saccade_ros
+from saccade_ros.encoder.linear import quantize_rows
+from saccade_ros.encoder.norm import ResidualNorm
 from saccade_ros.encoder.ring import Block
 from saccade_ros.encoder.rope import RotaryTables, Rotation
 from saccade_ros.encoder.spec import ModelSpec
 
 TILE = 32  # the matrix unit takes bf16 in rows of 32
-MOST_INT8 = 127  # int8 without -128, so that it is symmetric
 
 
 class AmxAttention:
@@ -112,15 +122,58 @@ class AmxLinear(nn.Module):
         return out
 
 
+class Avx512Norm(ResidualNorm):
+    """A prepared ResidualNorm on AVX-512: the sum and its norm in one pass over memory."""
+
+    def __init__(self, norm: ResidualNorm) -> None:
+        super().__init__(norm.normalized_shape, eps=norm.eps)
+        self.weight, self.bias, self.dtype = norm.weight, norm.bias, norm.dtype
+        kernels = library()
+        self._run = {
+            torch.bfloat16: kernels.saccade_add_norm_bf16,
+            torch.float32: kernels.saccade_add_norm_fp32,
+        }[norm.dtype]
+
+    @staticmethod
+    def serves(norm: ResidualNorm) -> bool:
+        """True if the kernel was built, the processor has AVX-512, and the norm's width fits its registers."""
+        fits = norm.normalized_shape[0] % 16 == 0 and norm.dtype in (torch.bfloat16, torch.float32)
+        return fits and library() is not None and bool(library().saccade_norm_available())
+
+    def forward(self, residual: Tensor, update: Tensor | None = None) -> Tensor:
+        """See ResidualNorm."""
+        out = torch.empty(residual.shape, dtype=self.dtype)
+        sizes = (torch.get_num_threads(), *residual.shape, self.eps)
+        arrays = (residual, update, self.weight, self.bias, out)
+        self._run(*sizes, *(None if array is None else array.data_ptr() for array in arrays))
+        return out
+
+
 def amx_available() -> bool:
     """True if the kernels were built and the processor has AMX."""
     return library() is not None and bool(library().saccade_amx_available())
 
 
-def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 and what it is multiples of, by row and symmetric: (N, K) -> (N, K), (N, 1)."""
-    scales = values.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / MOST_INT8
-    return (values / scales).round().to(torch.int8), scales
+@cache
+def library() -> Any:
+    """The built kernels, from whichever of the package's folders has them; None if they were not built."""
+    for folder in saccade_ros.__path__:
+        for file in sorted(Path(folder, "encoder", "native").glob("libsaccade_native*.so")):
+            return _declared(ctypes.CDLL(str(file)))
+    return None
+
+
+def _declared(loaded: Any) -> Any:
+    integer, pointer = ctypes.c_int, ctypes.c_void_p
+    for attend in (loaded.saccade_amx_attend_bf16, loaded.saccade_amx_attend_fp32):
+        attend.argtypes = [integer] * 8 + [pointer] * 8
+    for linear in (loaded.saccade_linear_bf16, loaded.saccade_linear_fp32):
+        linear.argtypes = [integer] * 5 + [pointer] * 4
+    loaded.saccade_linear_int8.argtypes = [integer] * 5 + [pointer] * 5
+    for add_norm in (loaded.saccade_add_norm_bf16, loaded.saccade_add_norm_fp32):
+        add_norm.argtypes = [integer] * 3 + [ctypes.c_float] + [pointer] * 5
+        add_norm.restype = None
+    return loaded
 
 
 def _tiles(weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How a block of tubelets attends to the ring. `choose_attention` picks the kernel, which lays out the ring's slots.
+"""Attention of a block of tubelets to the ring, by torch. The kernel chosen (kernels.py) lays out the ring's slots.
 
 No kernel masks anything: a ring holds what may be attended to and nothing else, in any order, as softmax has none.
 """
@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saccade_ros.encoder.amx import AmxAttention
 from saccade_ros.encoder.ring import Block
 from saccade_ros.encoder.rope import RotaryTables, Rotation, rotate, rotation_matrix
 from saccade_ros.encoder.spec import ModelSpec
@@ -32,22 +31,6 @@ class Attention(Protocol):
     def __call__(self, layer: int, qkv: Tensor, block: Block) -> Tensor:
         """Store a block's keys and values and attend: as projected, (m*S, 3, A, E) -> (m*S, D)."""
         ...
-
-
-def choose_attention(spec: ModelSpec, tables: RotaryTables, device: torch.device, dtype: torch.dtype) -> Attention:
-    """The fastest kernel for ViT-L at W=8, as measured (docs/log.md); not tuned at run time.
-
-    AMX processors: ours. A layer takes 2.1 ms in bf16 and 6.7 in fp32; torch's SDPA 3.6 and 11, and the keys' rotation.
-    AVX-512 BF16 without AMX (AMD Zen 4 and 5): in bf16 plain products, 354 ms a step against 567 with SDPA.
-    All else: SDPA. In fp32 it takes 9.6 ms a layer, plain products 33; in bf16 with AMX, where ours does not serve, 3.5
-    and 4.8; on a GPU it is flash attention.
-    """
-    if device.type == "cpu" and AmxAttention.serves(spec, dtype):
-        return AmxAttention(spec, tables, dtype)
-    without_amx = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
-    if device.type == "cpu" and dtype == torch.bfloat16 and without_amx:
-        return MatmulAttention(spec, tables, device, dtype)
-    return FusedAttention(spec, tables, device, dtype)
 
 
 class FusedAttention:

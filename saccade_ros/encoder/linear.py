@@ -1,10 +1,10 @@
-"""Linear layers with the GELU that may follow, and the packed forms that they are computed in."""
+"""Linear layers with the GELU that may follow, and the packed forms that torch computes them in."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade_ros.encoder.amx import AmxLinear, quantize_rows
+MOST_INT8 = 127  # int8 without -128, so that it is symmetric
 
 
 class Linear(nn.Linear):
@@ -41,7 +41,7 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """A Linear in int8 by torch: as AmxLinear's, weights by output channel and inputs by row, sums in int32.
+    """A Linear in int8 by torch: weights scaled by output channel and inputs by row at every call, sums in int32.
 
     torchao computes the same, but its forward formats the input as text to find out whether it is traced: on a GPU that
     waits in every layer and cannot be captured in a graph (torchao 0.18, kernel/intmm.py). It calls torch._int_mm, too.
@@ -64,30 +64,7 @@ class Int8Linear(nn.Module):
         return F.gelu(self(x))
 
 
-def pack_linears(module: nn.Module, dtype: torch.dtype, rows: int, int8: bool = False) -> None:
-    """Replace each Linear below `module` by the fastest form there is for it where it lies, as measured (docs/log.md).
-
-    Ours on AMX processors: ViT-L's linear layers take 72 ms a step in bf16, 370 in fp32 and 41 in int8; oneDNN's 92 and
-    500 in the same runs. bf16 layers stay as they are where oneDNN would compute them with its slow reference.
-
-    Args:
-        dtype: of the layers' input and output.
-        rows: of the inputs expected; oneDNN takes others too, slower.
-        int8: weights and, inside, inputs in int8.
-    """
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Linear):
-                setattr(parent, name, _packed(child, dtype, rows, int8))
-
-
-def _packed(linear: Linear, dtype: torch.dtype, rows: int, int8: bool) -> nn.Module:
-    on_cpu = linear.weight.device.type == "cpu"
-    if on_cpu and AmxLinear.serves(linear, dtype):
-        return AmxLinear(linear, dtype, int8)
-    if int8:
-        return Int8Linear(linear)
-    bf16 = dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if on_cpu and torch.backends.mkldnn.is_available() and (bf16 or dtype == torch.float32):
-        return PackedLinear(linear, dtype, rows)
-    return linear
+def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Round to int8, symmetric by row: (N, K) -> values (N, K) and the scales that they are multiples of, (N, 1)."""
+    scales = values.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / MOST_INT8
+    return (values / scales).round().to(torch.int8), scales

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saccade_ros.encoder.attention import Attention, choose_attention
-from saccade_ros.encoder.linear import Linear, pack_linears
+from saccade_ros.encoder.attention import Attention
+from saccade_ros.encoder.kernels import choose_attention, pack_linears, prepare_norms
+from saccade_ros.encoder.linear import Linear
 from saccade_ros.encoder.norm import ResidualNorm
 from saccade_ros.encoder.ring import Block, RingCache, make_blocks
 from saccade_ros.encoder.rope import rotary_tables
@@ -129,9 +130,7 @@ class StreamingEncoder(nn.Module):
             pack_linears(self.layers, dtype, rows=self.recompute * self.spec.tokens, int8=int8)
         self.to(dtype)
         self.patch_embed.to(torch.float32)
-        for module in self.modules():
-            if isinstance(module, ResidualNorm):
-                module.prepare(dtype)
+        prepare_norms(self, dtype)
         self._choose_attention(device, dtype)
         return self
 

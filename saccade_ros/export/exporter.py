@@ -129,7 +129,8 @@ class _Export:
         from saccade_ros.export.tensorrt_builder import build_artifact  # only here: TensorRT is an extra
 
         artifact = build_artifact(self._encoder, self._options.batch, precision, self._folder, progress)
-        from saccade_ros.backends.tensorrt_backend import can_run, open_state
+        from saccade_ros.backends.cuda_runtime import can_run
+        from saccade_ros.backends.tensorrt_backend import open_state
 
         if not can_run():
             return artifact

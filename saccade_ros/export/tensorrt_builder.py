@@ -15,8 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from saccade_ros.backends.cuda_runtime import describe_gpu
 from saccade_ros.backends.manifest import Artifact, sha256_of
-from saccade_ros.backends.tensorrt_backend import describe_gpu, describe_tensorrt, load_tensorrt
+from saccade_ros.backends.tensorrt_engine import describe_tensorrt, load_tensorrt
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step
 from saccade_ros.export.progress import within

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from saccade_ros.backends.torch_backend import DTYPES
-from saccade_ros.encoder.linear import Linear, pack_linears
+from saccade_ros.encoder.kernels import pack_linears
+from saccade_ros.encoder.linear import Linear
 from saccade_ros.encoder.spec import ModelSpec
 
 

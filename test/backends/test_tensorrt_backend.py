@@ -13,8 +13,9 @@ import onnxruntime as ort
 import pytest
 from reference_model import random_clip
 
-from saccade_ros.backends import tensorrt_backend
-from saccade_ros.backends.tensorrt_backend import Engine, TensorRtState
+from saccade_ros.backends.cuda_runtime import Cuda
+from saccade_ros.backends.tensorrt_backend import TensorRtState
+from saccade_ros.backends.tensorrt_engine import Engine
 from saccade_ros.backends.window import WindowTables
 from saccade_ros.config import EncoderConfig
 from saccade_ros.encoder.weights import load_encoder
@@ -137,7 +138,7 @@ class OrtEngine:
 @pytest.fixture
 def driver(monkeypatch):
     driver = Driver()
-    monkeypatch.setattr(tensorrt_backend.Cuda, "load", staticmethod(lambda: driver))
+    monkeypatch.setattr(Cuda, "load", staticmethod(lambda: driver))
     return driver
 
 
@@ -151,7 +152,7 @@ def new_state(driver, tmp_path, encoder, contract):
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: OrtEngine(data, driver)),
         nptype=lambda dtype: dtype,
     )
-    engine, shape = Engine(trt, tmp_path / "engine", tensorrt_backend.Cuda()), step_shape(encoder)
+    engine, shape = Engine(trt, tmp_path / "engine", Cuda()), step_shape(encoder)
     return TensorRtState(engine, shape, WindowTables(shape), EncoderConfig(window=4), contract)
 
 

@@ -7,8 +7,6 @@ import torch
 from reference_model import make_reference
 from transformers import VJEPA2Model
 
-from saccade_ros.encoder import norm
-from saccade_ros.encoder.amx import AmxAttention
 from saccade_ros.encoder.weights import load_encoder
 
 
@@ -25,11 +23,10 @@ def checkpoint(reference: VJEPA2Model, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(params=["chosen kernels", "torch's kernels"])
-def load(checkpoint: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+def load(checkpoint: Path, request: pytest.FixtureRequest):
     """Load the checkpoint with a window and a recompute, on the CPU in fp32: with what is fastest here, and without."""
     if request.param == "torch's kernels":
-        monkeypatch.setattr(AmxAttention, "serves", lambda spec, dtype: False)
-        monkeypatch.setattr(norm, "library", lambda: None)
+        request.getfixturevalue("torch_kernels")
 
     def load_with(window: int, recompute: int = 1):
         return load_encoder(str(checkpoint), window, recompute).encoder.prepare(torch.device("cpu"), torch.float32)

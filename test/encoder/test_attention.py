@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from saccade_ros.encoder.amx import AmxAttention
-from saccade_ros.encoder.attention import Attention, FusedAttention, MatmulAttention, choose_attention
+from saccade_ros.encoder.attention import Attention, FusedAttention, MatmulAttention
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.ring import Block, RingCache
 from saccade_ros.encoder.rope import rotary_tables
@@ -102,21 +102,6 @@ def test_plain_products_are_the_fused_kernel():
     fused = attend(FusedAttention(SPEC, tables, CPU, torch.float32), SPEC, steps, 3, 2, torch.float32)
     plain = attend(MatmulAttention(SPEC, tables, CPU, torch.float32), SPEC, steps, 3, 2, torch.float32)
     assert max(errors(plain, fused)) <= 1e-6
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_other_precisions_are_left_to_torch(dtype):
-    assert type(choose_attention(SPEC, rotary_tables(SPEC, 2), CPU, dtype)) is FusedAttention
-
-
-@pytest.mark.parametrize(("amx", "kernel"), [(False, MatmulAttention), (True, FusedAttention)])
-def test_plain_products_are_for_bf16_without_a_matrix_unit(monkeypatch, amx, kernel):
-    monkeypatch.setattr(AmxAttention, "serves", lambda spec, dtype: False)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    tables = rotary_tables(SPEC, 2)
-    assert type(choose_attention(SPEC, tables, CPU, torch.bfloat16)) is kernel
-    assert type(choose_attention(SPEC, tables, CPU, torch.float32)) is FusedAttention
 
 
 def test_shapes_that_tiles_do_not_fit_are_left_to_torch():

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saccade_ros.encoder.amx import AmxLinear, amx_available, quantize_rows
-from saccade_ros.encoder.linear import Int8Linear, Linear, PackedLinear, pack_linears
+from saccade_ros.encoder.amx import AmxLinear, amx_available
+from saccade_ros.encoder.linear import Int8Linear, Linear, PackedLinear, quantize_rows
 from saccade_ros.encoder.weights import load_encoder
 
 needs_amx = pytest.mark.skipif(not amx_available(), reason="needs a processor with AMX and the kernels colcon builds")
@@ -108,13 +108,6 @@ def test_amx_refuses_another_input(x):
         AmxLinear(layer(64, 32, torch.float32), torch.float32)(x)
 
 
-def test_packing_replaces_every_linear_of_a_module():
-    module = torch.nn.Sequential(Linear(64, 64), torch.nn.ModuleDict({"inner": Linear(4, 4)}))
-    pack_linears(module, torch.float32, rows=8)
-    assert not any(isinstance(part, Linear) for part in module.modules())
-    assert isinstance(module[1]["inner"], PackedLinear)  # tiles do not fit it
-
-
 @pytest.mark.parametrize("kernel", ["ours", "torch"])
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
@@ -132,10 +125,10 @@ def test_int8_rounds_weights_by_output_and_inputs_by_row_and_nothing_else(inputs
 
 
 @pytest.mark.parametrize("kernel", ["as chosen", "torch"])
-def test_int8_stream_stays_near_the_fp32_one(monkeypatch, kernel):
+def test_int8_stream_stays_near_the_fp32_one(request, kernel):
     """Centred cosine of the embeddings, over more than four windows."""
     if kernel == "torch":
-        monkeypatch.setattr(AmxLinear, "serves", lambda linear, dtype: False)
+        request.getfixturevalue("torch_kernels")
     window, tubelets = 3, 14
     clip = torch.randn(tubelets, 2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     embeddings = []

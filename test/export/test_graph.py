@@ -9,7 +9,6 @@ from reference_model import make_reference, random_clip
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
 from saccade_ros.backends.window import StepShape, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.encoder.amx import AmxAttention
 from saccade_ros.encoder.ring import Block
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
@@ -40,9 +39,9 @@ def exported_state(encoder, folder, contract, precision="fp32"):
 
 @pytest.mark.parametrize("contract", ["scatter", "host"])
 @pytest.mark.parametrize(("window", "recompute"), [(4, 1), (4, 2), (3, 3), (1, 1)])
-def test_every_step_and_every_cache_is_torchs(checkpoint, tmp_path, contract, window, recompute, monkeypatch):
+@pytest.mark.usefixtures("torch_kernels")  # others may pack the ring for their own use
+def test_every_step_and_every_cache_is_torchs(checkpoint, tmp_path, contract, window, recompute):
     """Over three windows, so through warm-up, the first wrap and after."""
-    monkeypatch.setattr(AmxAttention, "serves", lambda spec, dtype: False)  # its ring is packed for its own use
     encoder = load_encoder(checkpoint, window, recompute).encoder
     state, ring = exported_state(encoder, tmp_path, contract), encoder.new_ring()
     for n, tubelet in enumerate(random_clip(3 * window + 2)):

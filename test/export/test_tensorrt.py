@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from reference_model import random_clip
 
-from saccade_ros.backends import tensorrt_backend
+from saccade_ros.backends import cuda_runtime
 from saccade_ros.backends.base import BackendError
+from saccade_ros.backends.cuda_runtime import can_run
 from saccade_ros.backends.manifest import Artifact, ManifestError, read_manifest
-from saccade_ros.backends.tensorrt_backend import as_stored, can_run, check_built_for, describe_tensorrt, load_tensorrt
+from saccade_ros.backends.tensorrt_backend import as_stored, open_state
+from saccade_ros.backends.tensorrt_engine import check_built_for, describe_tensorrt, load_tensorrt
 from saccade_ros.backends.window import INVALID
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.export import tensorrt_builder
 from saccade_ros.export.exporter import export
-from saccade_ros.export.graph import ExportError, build_step
+from saccade_ros.export.graph import ExportError, build_step, step_shape
 from saccade_ros.export.quantize import save
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the tensorrt_rtx_cu13 wheels of requirements.txt")
@@ -106,7 +108,7 @@ def test_without_a_gpu_an_engine_is_kept_only_by_force_and_refused_at_load(optio
 
 
 def test_batches_are_not_measured_on_single_streams_where_a_gpu_could_run_them(options, monkeypatch):
-    monkeypatch.setattr(tensorrt_backend, "can_run", lambda: True)
+    monkeypatch.setattr(cuda_runtime, "can_run", lambda: True)
     kept = export(options(formats=("tensorrt",), precisions=("fp32",), batch=2), lambda what, share: None)
     assert kept.artifacts[0].warnings == ["not measured: the clips are single streams"]
 
@@ -134,9 +136,6 @@ def test_empty_ring_in_an_engines_type():
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("fp16", 1e-2), ("bf16", 5e-2)])
 @pytest.mark.parametrize("recompute", [1, 2])
 def test_engine_computes_what_torch_does(tmp_path, precision, tolerance, recompute):
-    from saccade_ros.backends.tensorrt_backend import open_state
-    from saccade_ros.export.graph import step_shape
-
     encoder = load_encoder("tiny", 3, recompute).encoder
     artifact = tensorrt_builder.build_artifact(encoder, 1, precision, tmp_path, lambda share: None)
     state, ring = open_state(tmp_path, artifact, step_shape(encoder)), encoder.new_ring()
