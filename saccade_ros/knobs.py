@@ -111,6 +111,12 @@ class Setting(NamedTuple):
     knob: Knob
 
     @property
+    def text(self) -> str:
+        """Description, and the values to choose from."""
+        choices = f" One of {', '.join(self.knob.choices)}." if self.knob.choices and not self.is_list else ""
+        return f"{self.knob.description}{choices}"
+
+    @property
     def item_type(self) -> Any:
         """Type of the value, or of its items if it is a tuple; None as an alternative is left out."""
         return next(t for t in (*get_args(self.type), self.type) if t is not NoneType)

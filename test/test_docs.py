@@ -1,36 +1,56 @@
-"""What the README and the message files say is what the code does."""
+"""What the README, the docs and the message files say is what the code does, and what was measured."""
 
-import json
 import re
-from dataclasses import fields
 from pathlib import Path
 
+import generate
 import pytest
+import yaml
+from figures import BLOCKS
 
 from saccade_ros.config import Config
+from saccade_ros.knobs import settings_of
 from saccade_ros.vision.ledger import DROP_CAUSES
 from saccade_ros.vision.malformed import CAUSES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = generate.pages_of(ROOT)
 
 
-def as_shown(default: object) -> str:
-    if default == "":
-        return '""'
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"[{', '.join(default)}]" if isinstance(default, tuple) else str(default) or '""'
+@pytest.mark.parametrize("file", generate.generated(), ids=lambda file: file.name)
+def test_generated_text_is_up_to_date(file):
+    assert file.read_text(encoding="utf-8") == generate.generated()[file], "run `make docs`"
 
 
-def test_readme_lists_every_parameter_with_its_default():
-    table = dict(re.findall(r"^\| `(\w+\.\w+)` \| `([^`]+)` \|", README, re.MULTILINE))
-    expected = {f"{s.name}.{k.name}": as_shown(k.default) for s in fields(Config) for k in fields(s.default)}
-    assert table == expected
+def test_every_block_is_shown_somewhere():
+    shown = {name for page in PAGES for name in re.findall(r"<!-- generated: ([\w-]+) -->", page.read_text("utf-8"))}
+    assert shown == set(BLOCKS)
 
 
-def test_readme_names_every_drop_cause():
-    assert {cause for cause in DROP_CAUSES if f"`{cause}`" not in README} == set()
+def test_block_fits_any_page(monkeypatch):
+    monkeypatch.setitem(BLOCKS, "sample", lambda: "new\nlines")
+    page = (
+        "- list\n\n  <!-- generated: sample -->\nold\n  <!-- end -->\n\n"
+        "Told: <!-- generated: sample -->old<!-- end -->.\n"
+    )
+    filled = (
+        "- list\n\n  <!-- generated: sample -->\n  new\n  lines\n  <!-- end -->\n\n"
+        "Told: <!-- generated: sample -->new\nlines<!-- end -->.\n"
+    )
+    assert generate.fill(page) == filled
+    assert generate.fill(filled) == filled
+    with pytest.raises(KeyError, match="absent"):
+        generate.fill("<!-- generated: absent --><!-- end -->")
+
+
+def test_parameter_file_holds_every_default_in_its_type():
+    """ROS takes 4 for an integer and refuses it for a float."""
+    sections = yaml.safe_load(generate.encoder_yaml())["/**"]["ros__parameters"]
+    written = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+    expected = {s.name: list(s.default) if s.is_list else s.default for s in settings_of(Config)}
+    assert written == expected
+    assert {name: type(value) for name, value in written.items()} == {n: type(v) for n, v in expected.items()}
 
 
 def test_every_malformed_cause_has_an_account():
@@ -45,46 +65,11 @@ def test_every_message_field_is_documented(name):
     assert [line for line in declared if "#" not in line] == []
 
 
-@pytest.mark.parametrize("window", [8, 32])
-def test_readme_tells_the_recorded_steps(window):
-    result = json.loads((ROOT / f"docs/results/step_vitl_w{window}.json").read_text(encoding="utf-8"))
-    (part,) = result["windows"]
-    assert {row["batch"] for row in part["steps"]} >= {1}
-    for row in part["steps"]:
-        name = row["precision"] + (f", {row['batch']} streams in a step" if row["batch"] > 1 else "")
-        times = f"{row['per_stream_ms']:.0f} | {row['floor_ms'] / row['batch']:.0f}"
-        ratios = " | ".join(f"{row['speedup'][full]:.1f}x" for full in ("fp32", "bf16"))
-        cosine = ", ".join(f"{row['centred_cosine'][key]:.5f}" for key in ("mean", "worst"))
-        assert f"| {window} | {name} | {times} | {ratios} | {cosine} |" in README
-
-
-def test_fidelity_figures_are_the_recorded_ones():
-    page = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
-    record = json.loads((ROOT / "docs/results/fidelity_small.json").read_text(encoding="utf-8"))
-    table = re.findall(
-        r"^\| (?:W = (\d), )?r = (\d)[^|]*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page, re.MULTILINE
-    )
-    assert len(table) == 5
-    rows = {(row["window"], row["recompute"]): row for row in record["fidelity"]}
-    for window, recompute, *figures in table:
-        row = rows[int(window or 8), int(recompute)]
-        assert figures == [f"{row['ms']:.1f}", *(f"{row[key]:.3f}" for key in ("mean", "p5", "worst"))]
-    assert record["forgetting"][0]["forgotten_after"]["0.1"] == 14
-    assert record["forgetting"][0]["receptive_field"] == 29
-
-
-def test_adapter_figures_are_the_recorded_ones():
-    page = (ROOT / "docs/fidelity.md").read_text(encoding="utf-8")
-    for name in ("adapter_small", "adapter_small_fast"):
-        record = json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8"))
-        first, *_, last = (row["gaps"] for row in record["history"])
-        gaps = " | ".join(f"{before:.4f} | {after:.4f}" for before, after in zip(first, last, strict=True))
-        assert f"[{record['learning_rate']:g}, {record['steps']} steps](results/{name}.json) | {gaps} |" in page
-
-
-def test_readme_links_lead_somewhere():
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    places = [ROOT / target[1:] if target.startswith("/") else page.parent / target for target in targets]
+    assert [place for place in places if not place.exists()] == []
 
 
 def test_readme_python_runs(capsys):
@@ -105,14 +90,3 @@ def test_readme_python_runs(capsys):
     named = capsys.readouterr().out.splitlines()
     assert len(named) == 20
     assert {line.split()[0] for line in named} <= {"reach", "grasp", "lift"}
-
-
-def test_readme_tells_the_recorded_cost_and_fidelity_of_the_gate():
-    cost = json.loads((ROOT / "docs/results/gate_cost_vitl_w8.json").read_text(encoding="utf-8"))
-    assert f"{cost['skip_ms']:.1f} ms, {cost['open_ms']:.1f} ms: {cost['gate_fraction']:.2%} of the step" in README
-    rows = json.loads((ROOT / "docs/results/gates_tiny.json").read_text(encoding="utf-8"))["rows"]
-    for row in rows:
-        p5 = [f"{row['gates'][name]['p5']:.3f}" for name in ("surprise", "pixel difference", "previous tubelet")]
-        assert f"| {row['name']} | {' | '.join(p5)} |" in README
-    verdicts = {row["name"]: row["verdict"] for row in rows}
-    assert {verdicts[name] for name in ("slow pan", "small distant mover", "exposure step")} == {"better"}

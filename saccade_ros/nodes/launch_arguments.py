@@ -74,10 +74,10 @@ def _value(setting: Setting, text: str) -> Any:
 def _default(setting: Setting) -> str | None:
     if setting.default is MISSING:
         return None
+    if setting.type is bool:
+        return str(setting.default).lower()
     return ",".join(setting.default) if setting.is_list else str(setting.default)
 
 
 def _description(setting: Setting) -> str:
-    choices = f" One of {', '.join(setting.knob.choices)}." if setting.knob.choices and not setting.is_list else ""
-    separated = " Separated by commas." if setting.is_list else ""
-    return f"{setting.knob.description}{choices}{separated}"
+    return f"{setting.text} Separated by commas." if setting.is_list else setting.text

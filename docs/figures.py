@@ -1,0 +1,196 @@
+"""Tables and sentences of the README and the docs, written from the records in docs/results and from the code.
+
+Each function is a block: `<!-- generated: NAME -->` in any page is followed by what the function NAME returns.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from saccade_ros.config import Config
+from saccade_ros.knobs import settings_of
+from saccade_ros.vision.ledger import DROP_CAUSES
+
+RESULTS = Path(__file__).parent / "results"
+GATES = ("surprise", "pixel difference", "previous tubelet")
+
+
+def parameters() -> str:
+    """Every parameter of the encoder node."""
+    rows = []
+    for setting in settings_of(Config):
+        live = "**live**" if setting.knob.live else ""
+        rows.append((f"`{setting.name}`", f"`{as_text(setting.default)}`", live, setting.text))
+    return _table(("parameter", "default", "", "meaning"), rows)
+
+
+def drop_causes() -> str:
+    """Every cause that a frame is dropped for."""
+    return _table(("cause", "meaning"), ((f"`{cause}`", meaning) for cause, meaning in DROP_CAUSES.items()))
+
+
+def step() -> str:
+    """Time and fidelity of the cached step of ViT-L at the default window, one stream."""
+    return _table(_STEP_HEAD, _step_rows(_record("step_vitl_w8"), batches=(1,)))
+
+
+def steps() -> str:
+    """Time and fidelity of the cached step of ViT-L in every variant that was measured."""
+    records = [_record(name) for name in ("step_vitl_w8", "step_vitl_w32")]
+    return _table(_STEP_HEAD, (row for record in records for row in _step_rows(record, batches=(1, 4))))
+
+
+_STEP_HEAD = (
+    "window", "step", "ms", "floor, ms", "against re-encode in fp32", "in bf16",
+    "centred cosine to fp32: mean, worst of 4W tubelets",
+)  # fmt: skip
+
+
+def _step_rows(record: dict[str, Any], batches: Sequence[int]) -> Iterator[tuple[object, ...]]:
+    for part in record["windows"]:
+        for precision, times in part["reencode_ms"].items():
+            yield part["window"], f"re-encode by transformers, {precision}", f"{times['median']:.0f}", "", "", "", ""
+        yield from ((part["window"], *_step_figures(row)) for row in part["steps"] if row["batch"] in batches)
+
+
+def _step_figures(row: dict[str, Any]) -> tuple[str, ...]:
+    name = f"cached, {row['precision']}" + (f", {row['batch']} streams in a step" if row["batch"] > 1 else "")
+    times = (f"{row['per_stream_ms']:.0f}", f"{row['floor_ms'] / row['batch']:.0f}")
+    ratios = (f"{row['speedup'][full]:.1f}x" for full in ("fp32", "bf16"))
+    return (name, *times, *ratios, ", ".join(f"{row['centred_cosine'][key]:.5f}" for key in ("mean", "worst")))
+
+
+def gate_cost() -> str:
+    """Cost of the gate beside the cached step."""
+    record = _record("gate_cost_vitl_w8")
+    return (
+        f"The gate costs {record['skip_ms']:.1f} ms for a skipped tubelet and {record['open_ms']:.1f} ms for an "
+        f"encoded one, {record['gate_fraction']:.2%} of the step in {record['precision']}; the patch embedding, which "
+        f"an encoded tubelet needs anyway, {record['embed_ms']:.1f} ms more."
+    )
+
+
+def gate_default() -> str:
+    """Tubelets that the gate encodes at its default threshold, at every frame."""
+    rows = []
+    for row in _record("gates_tiny")["rows"]:
+        found = row["at_tau"]
+        rows.append((row["name"], f"{found['rate']:.0%}", f"{found['mean']:.4f}", f"{found['p5']:.3f}"))
+    return _table(("scene or clip", "encoded", "centred cosine to encoding everything: mean", "p5"), rows)
+
+
+def gates() -> str:
+    """Fidelity of three gates at equal compute."""
+    rows = []
+    for row in _record("gates_tiny")["rows"]:
+        found = [row["gates"][name] for name in GATES]
+        means = f"{found[0]['mean']:.4f}, {max(other['mean'] for other in found[1:]):.4f}"
+        waits = [gate["latency_s"] for gate in found]
+        wait = "–" if None in waits else ", ".join(f"{seconds:.2f}" for seconds in waits)
+        rows.append((row["name"], *(f"{gate['p5']:.3f}" for gate in found), means, wait, row["verdict"]))
+    head = ("scene or clip", "surprise", *GATES[1:], "mean, surprise against the better of the others")
+    return _table((*head, "wait, s: surprise, pixel, previous", "surprise is"), rows)
+
+
+def calibration() -> str:
+    """Outcome of a calibration: what the sweep promised, and what the gated stream kept."""
+    record = _record("calibration_tiny")
+    tuning, held_out = (_listed([clip["name"] for clip in record["recordings"][p]]) for p in ("tuning", "held_out"))
+    promised, kept = record["chosen"]["held_out"], record["audited"]
+    return (
+        f"Tuned on {tuning}, held out {held_out}: tau {record['tau']:.3f}. On {held_out} the sweep promises a 5th "
+        f"percentile of {promised['p5']:.4f} with {promised['rate']:.0%} of the tubelets encoded; shadow evaluation of "
+        f"the gated stream finds {kept['fidelity_p5']:.4f} with {kept['encode_rate']:.0%}."
+    )
+
+
+def budget() -> str:
+    """Encodes of budget mode on each clip from its start."""
+    clips = _record("budget_tiny")["clips"].items()
+    head = ("clip", "tubelets", "encoded", "fraction", "over the budget")
+    return _table(
+        head, ((n, c["tubelets"], c["encoded"], f"{c['encode_rate']:.1%}", f"{c['over_budget']:.1%}") for n, c in clips)
+    )
+
+
+def export() -> str:
+    """Time and fidelity of an export's artifacts beside torch."""
+    record = _record("export_vitl_w8")
+    clips = [next(iter(found.values())) for found in record["parity"]]
+    head = ("step", "ms", "times torch fp32", *(f"{clip['clip']} ({clip['tubelets']} tubelets)" for clip in clips))
+    rows = []
+    for name, ms in record["step_ms"].items():
+        cosines = (_cosines(found[name]) if name in found else "" for found in record["parity"])
+        rows.append((name, f"{ms:.0f}", f"{record['times_torch_fp32'][name]:.2f}", *cosines))
+    return _table(head, rows)
+
+
+def _cosines(parity: dict[str, Any]) -> str:
+    return f"{parity['centred_cosine_mean']:.4f}, {parity['centred_cosine_worst']:.4f}"
+
+
+def fidelity() -> str:
+    """Fidelity of a small random model by recompute and window."""
+    rows = []
+    for row in _record("fidelity_small")["fidelity"]:
+        cosines = (f"{row[key]:.3f}" for key in ("mean", "p5", "worst"))
+        rows.append((row["window"], row["recompute"], f"{row['ms']:.1f}", *cosines))
+    return _table(("W", "r", "ms per tubelet", "mean", "p5", "worst"), rows)
+
+
+def forgetting() -> str:
+    """Fading of an event by recompute."""
+    rows = []
+    for row in _record("fidelity_small")["forgetting"]:
+        after = row["forgotten_after"]
+        rows.append((row["recompute"], after["0.1"], after["0.01"], after["0.001"], row["receptive_field"]))
+    return _table(("r", "tubelets to a tenth", "to a hundredth", "to a thousandth", "receptive field"), rows)
+
+
+def adapter() -> str:
+    """Gap to the clip encoder before and after training a causal adapter."""
+    rows, held_out = [], []
+    for name in ("adapter_small", "adapter_small_fast", "adapter_small_seed1"):
+        record = _record(name)
+        held_out = record["held_out"]
+        first, *_, last = (row["gaps"] for row in record["history"])
+        gaps = (f"{gap:.4f}" for pair in zip(first, last, strict=True) for gap in pair)
+        # From the repository's root, so that the block works in every page.
+        label = (
+            f"[{record['learning_rate']:g}, {record['steps']} steps, seed {record['seed']}](/docs/results/{name}.json)"
+        )
+        rows.append((label, *gaps))
+    columns = (column for clip in held_out for column in (f"{clip} before", "after"))
+    return _table(("gap at r = 1; learning rate, steps, seed", *columns), rows)
+
+
+BLOCKS = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        parameters, drop_causes, step, steps, gate_cost, gate_default, gates, calibration, budget, export, fidelity,
+        forgetting, adapter,
+    )
+}  # fmt: skip
+
+
+def as_text(default: Any) -> str:
+    """Write a default as YAML does."""
+    if isinstance(default, tuple):
+        return f"[{', '.join(default)}]"
+    return json.dumps(default) if isinstance(default, bool) or default == "" else str(default)
+
+
+def _record(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return record
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
