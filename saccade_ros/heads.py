@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.frames import Vector
+from saccade_ros.storage import write_file
 
 FORMAT = "saccade-linear-head-1"
 
@@ -94,9 +95,7 @@ class LinearHead:
         from safetensors.numpy import save  # only here and in load_head: a robot without a head needs none of it
 
         metadata = {"format": FORMAT, "encoder_id": self.encoder_id, "labels": json.dumps(self.labels)}
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_bytes(save({"weight": self.weight, "bias": self.bias}, metadata))
-        partial.replace(file)
+        write_file(file, save({"weight": self.weight, "bias": self.bias}, metadata))
 
 
 def load_head(file: Path, encoder_id: str, dim: int) -> LinearHead:

@@ -72,15 +72,16 @@ def test_links_lead_somewhere(page):
     assert [place for place in places if not place.exists()] == []
 
 
-def test_readme_python_runs(capsys):
+def test_readme_python_runs(capsys, tmp_path, monkeypatch):
     """As written, but for the checkpoint, which is not here, the camera, and the classifier's numbers."""
     import numpy as np
     from scenes import frames_of, textured, tiny_config
 
+    monkeypatch.chdir(tmp_path)
     stream, head = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert stream.count("\n") <= 14, "a dozen lines"
     frames = list(frames_of([textured(), textured(seed=1)] * 20))
-    names = {"my_camera": [(frame.stamp_ns, frame.picture) for frame in frames]}
+    names = {"my_camera": [(frame.stamp_ns, frame.image) for frame in frames]}
     exec(stream.replace('"models/vitl"', '"tiny"'), names)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("nan (192,)")
