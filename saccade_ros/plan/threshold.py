@@ -8,6 +8,7 @@ HORIZON_S seconds. The integrator is the clamped log tau itself; it cannot wind 
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from saccade_ros.config import GateConfig
@@ -120,6 +121,10 @@ def gain(config: GateConfig, period_s: float) -> float:
     return min(MAX_GAIN, 1 / (GIVE * encodes))
 
 
+# By gate.mode, whose choices are these.
+THRESHOLDS: dict[str, Callable[[GateConfig], Threshold]] = {"fixed": lambda config: FixedTau(), "budget": BudgetTau}
+
+
 def choose_threshold(config: GateConfig) -> Threshold:
     """Make the threshold that gate.mode names."""
-    return BudgetTau(config) if config.mode == "budget" else FixedTau()
+    return THRESHOLDS[config.mode](config)

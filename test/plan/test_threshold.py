@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saccade_ros.config import GateConfig
-from saccade_ros.plan.threshold import GIVE, HORIZON_S, MAX_GAIN, BudgetTau, FixedTau, allowance, choose_threshold, gain
+from saccade_ros.knobs import settings_of
+from saccade_ros.plan.threshold import (
+    GIVE,
+    HORIZON_S,
+    MAX_GAIN,
+    THRESHOLDS,
+    BudgetTau,
+    FixedTau,
+    allowance,
+    choose_threshold,
+    gain,
+)
 
 S = 10**9
 
@@ -170,3 +181,8 @@ def test_fixed_mode_is_tau_as_it_is():
     threshold.record(config, True, 0)
     assert threshold.tau(config) == 0.7
     assert threshold.state(config) == {"mode": "fixed", "tau": 0.7}
+
+
+def test_every_mode_has_its_threshold():
+    (mode,) = (setting for setting in settings_of(GateConfig) if setting.name == "mode")
+    assert tuple(THRESHOLDS) == mode.knob.choices
