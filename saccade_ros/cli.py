@@ -353,7 +353,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from saccade_ros.doctor import examine, print_findings
+    from saccade_ros.doctor.findings import print_findings
+    from saccade_ros.doctor.probes import examine
 
     findings = examine()
     print_findings(findings, as_json=options.json)

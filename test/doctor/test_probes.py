@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import saccade_ros
-from saccade_ros import doctor
 from saccade_ros.cli import main
+from saccade_ros.doctor import probes
+from saccade_ros.doctor.findings import Finding
 
 ROOT = Path(saccade_ros.__file__).parents[1]
 
@@ -63,6 +64,7 @@ def test_broken_packages_are_told_from_missing_ones(tmp_path):
     assert found["opencv"]["state"] == "broken"
     assert "libGL.so.1" in found["opencv"]["detail"]
     assert "crashed its interpreter with signal 11" in found["torch"]["detail"]
+    assert found["kernels"]["state"] == "broken", "torch's, so no better than torch"
     assert "_ARRAY_API" in found["cv_bridge"]["detail"]
     assert found["python"]["state"] == "ok"
 
@@ -81,12 +83,12 @@ def test_bare_interpreter_is_told_what_to_install():
 
 
 def test_probe_that_fails_is_a_line_of_its_own(monkeypatch):
-    def nonsense() -> doctor.Finding:
-        raise ZeroDivisionError("gremlins")
+    def failing() -> Finding:
+        raise ZeroDivisionError("no reason")
 
-    monkeypatch.setattr(doctor, "_PROBES", (*doctor._PROBES, nonsense))
-    line = next(line for line in doctor.examine().lines if line.name == "nonsense")
-    assert (line.state, line.detail) == ("broken", "ZeroDivisionError: gremlins")
+    monkeypatch.setattr(probes, "_PROBES", (*probes._PROBES, failing))
+    line = next(line for line in probes.examine().lines if line.name == "failing")
+    assert (line.state, line.detail) == ("broken", "ZeroDivisionError: no reason")
 
 
 def test_models_in_the_folder_are_found(tmp_path, monkeypatch):
@@ -95,12 +97,12 @@ def test_models_in_the_folder_are_found(tmp_path, monkeypatch):
     (tmp_path / "models" / "vitl" / "config.json").write_text("{}")
     (tmp_path / "models" / "half").mkdir()
     (tmp_path / "models" / "half" / "manifest.json").write_text("{}")
-    lines = {line.detail.partition(":")[0]: line.state for line in doctor._models()}
+    lines = {line.detail.partition(":")[0]: line.state for line in probes._models()}
     assert lines[f"checkpoint {Path('models/vitl')}"] == "ok"
     assert "broken" in lines.values()
 
 
-@pytest.mark.parametrize("module", ["doctor", "backends.manifest", "backends.onnx_backend"])
+@pytest.mark.parametrize("module", ["doctor.probes", "backends.manifest", "backends.onnx_backend"])
 def test_needs_no_torch(module):
     code = f"import sys; import saccade_ros.{module}; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

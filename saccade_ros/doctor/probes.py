@@ -1,4 +1,4 @@
-"""`saccade doctor`: what this machine can run, and what to install for what is missing. Works with anything missing.
+"""Probes of `saccade doctor`: one function for each line of its screen. They work whatever is missing or broken.
 
 Whatever could crash an interpreter (a cv_bridge built for another numpy, a CUDA library without its driver) is
 imported in a process of its own.
@@ -10,42 +10,21 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
 
+from saccade_ros.doctor.findings import Finding, Findings
+
 TIMEOUT_S = 60.0
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the screen.
-
-    Attributes:
-        state: "ok", "missing" (something optional is not there) or "broken" (it is there and does not work).
-        remedy: what to do about it; empty if nothing needs doing.
-    """
-
-    name: str
-    state: str
-    detail: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Findings:
-    """The whole screen.
-
-    Attributes:
-        can_run: frames can be decoded and at least one runtime can encode them.
-    """
-
-    lines: tuple[Finding, ...]
-    can_run: bool
+# remedies
+_TORCH = "pip install saccade_ros[torch]; on a Jetson NVIDIA's torch"
+_BUILD = "build the package where GCC 11 or later is installed (colcon build, or pip install .)"
+_TENSORRT = "JetPack brings it; elsewhere pip install saccade_ros[tensorrt]"
 
 
 def examine() -> Findings:
-    """Look at everything; takes seconds, as runtimes are really imported."""
+    """Run every probe; takes seconds, as runtimes are really imported."""
     found = {probe.__name__: _guarded(probe) for probe in _PROBES}
     lines = (*found.values(), *_models())
     images = all(found[name].state == "ok" for name in ("numpy", "opencv"))
@@ -53,43 +32,16 @@ def examine() -> Findings:
     return Findings(lines, images and runtimes)
 
 
-def print_findings(findings: Findings, as_json: bool = False) -> None:
-    """A table where rich is installed, plain lines where not, or JSON."""
-    if as_json:
-        lines = [asdict(line) for line in findings.lines]
-        print(json.dumps({"can_run": findings.can_run, "findings": lines}, indent=2))
-        return
-    try:
-        _print_table(findings)
-    except ImportError:
-        for line in findings.lines:
-            print(f"{line.state:8} {line.name:14} {line.detail}" + (f"  -> {line.remedy}" if line.remedy else ""))
-    print("This machine can run the encoder." if findings.can_run else "This machine cannot run the encoder yet.")
-
-
-def _print_table(findings: Findings) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    colours = {"ok": "green", "missing": "yellow", "broken": "red"}
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for line in findings.lines:
-        text = escape(line.detail) + (f"\n[dim]-> {escape(line.remedy)}[/]" if line.remedy else "")
-        table.add_row(f"[{colours[line.state]}]{line.state}[/]", line.name, text)
-    Console().print(table)
-
-
 def _guarded(probe: Callable[[], Finding]) -> Finding:
-    """A probe that fails is a finding, not the end of the screen."""
+    """Finding of a probe; one that fails is reported as broken, and the others still run."""
     try:
         return probe()
-    except Exception as failed:  # noqa: BLE001  # the doctor must survive whatever is wrong with the patient
+    except Exception as failed:  # noqa: BLE001  # whatever is wrong with the machine is a line of the screen
         return Finding(probe.__name__, "broken", f"{type(failed).__name__}: {failed}")
 
 
 def _ask(code: str) -> str:
-    """Last line that a fresh interpreter prints. Raises RuntimeError with its last word if it fails or crashes."""
+    """Last line that a fresh interpreter prints. Raises RuntimeError with the reason if it fails or crashes."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode < 0:
         raise RuntimeError(f"crashed its interpreter with signal {-done.returncode}")
@@ -99,7 +51,7 @@ def _ask(code: str) -> str:
 
 
 def _module(name: str, module: str, code: str, remedy: str) -> Finding:
-    """A Python package: absent, broken, or what `code` prints of it."""
+    """Finding of a Python package: missing, broken, or what `code` prints of it."""
     if util.find_spec(module.partition(".")[0]) is None:
         return Finding(name, "missing", f"{module} is not installed", remedy)
     try:
@@ -109,6 +61,7 @@ def _module(name: str, module: str, code: str, remedy: str) -> Finding:
 
 
 def python() -> Finding:
+    """Python's version and path."""
     version = platform.python_version()
     old = sys.version_info < (3, 10)
     detail = f"{version}, {sys.executable}"
@@ -116,6 +69,7 @@ def python() -> Finding:
 
 
 def processor() -> Finding:
+    """Model, usable cores and instruction sets of the processor."""
     from saccade_ros.measure.machine import describe_machine
 
     flags = _cpu_flags()
@@ -145,6 +99,7 @@ def kernels() -> Finding:
 
 
 def gpu() -> Finding:
+    """NVIDIA GPUs and their driver."""
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         asked = subprocess.run(query, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
@@ -153,11 +108,12 @@ def gpu() -> Finding:
             return Finding("gpu", "ok", "NVIDIA Jetson")
         return Finding("gpu", "missing", "no NVIDIA driver (nvidia-smi) here; the CPU is used")
     if asked.returncode:
-        return Finding("gpu", "broken", asked.stdout.strip() or asked.stderr.strip(), "mend the NVIDIA driver")
+        return Finding("gpu", "broken", asked.stdout.strip() or asked.stderr.strip(), "repair the NVIDIA driver")
     return Finding("gpu", "ok", asked.stdout.strip().replace("\n", "; "))
 
 
 def ros() -> Finding:
+    """ROS distribution, after rclpy and the messages of saccade_ros were imported."""
     distribution = os.environ.get("ROS_DISTRO")
     remedy = "source /opt/ros/jazzy/setup.bash and the workspace; not needed for `saccade replay`"
     if util.find_spec("rclpy") is None:
@@ -171,6 +127,7 @@ def ros() -> Finding:
 
 
 def rmw() -> Finding:
+    """ROS middleware and domain."""
     if util.find_spec("rclpy") is None:
         return Finding("rmw", "missing", "no ROS")
     name = _ask("import rclpy.utilities as u; print(u.get_rmw_implementation_identifier())")
@@ -178,16 +135,19 @@ def rmw() -> Finding:
 
 
 def numpy() -> Finding:
+    """NumPy's version, after a computation."""
     code = "import numpy as n; n.linalg.norm(n.ones(3)); print(n.__version__)"
     return _module("numpy", "numpy", code, "pip install numpy")
 
 
 def opencv() -> Finding:
+    """OpenCV's version, after an image was resized."""
     code = "import cv2, numpy; cv2.resize(numpy.zeros((4, 4, 3), 'uint8'), (2, 2)); print(cv2.__version__)"
     return _module("opencv", "cv2", code, "apt install python3-opencv, or pip install opencv-python-headless")
 
 
 def cv_bridge() -> Finding:
+    """cv_bridge, after an image was converted to a message and back."""
     code = (
         "import numpy; from cv_bridge import CvBridge as B; z = numpy.zeros((2, 2, 3), 'uint8');"
         " B().imgmsg_to_cv2(B().cv2_to_imgmsg(z, 'rgb8'), 'rgb8'); print('converts images')"
@@ -196,6 +156,7 @@ def cv_bridge() -> Finding:
 
 
 def torch() -> Finding:
+    """torch's version, device and number of threads."""
     code = (
         "import torch as t; print(t.__version__, 'CUDA: ' + t.cuda.get_device_name() if t.cuda.is_available()"
         " else 'CPU only', f'{t.get_num_threads()} threads', sep=', ')"
@@ -204,12 +165,13 @@ def torch() -> Finding:
 
 
 def onnxruntime() -> Finding:
+    """ONNX Runtime's version and execution providers."""
     code = "import onnxruntime as o; print(o.__version__, ', '.join(o.get_available_providers()), sep=': ')"
     return _module("onnxruntime", "onnxruntime", code, "pip install saccade_ros[onnx], or onnxruntime-gpu")
 
 
 def tensorrt() -> Finding:
-    """Usable with a GPU only; without one it can still build, which is said."""
+    """TensorRT's version and the GPU. Without a GPU it counts as missing: it builds engines but runs none."""
     code = (
         "from saccade_ros.backends import cuda_runtime as c, tensorrt_engine as e;"
         " print(e.describe_tensorrt(e.load_tensorrt()), c.describe_gpu(), sep='; GPU: ')"
@@ -224,12 +186,8 @@ def tensorrt() -> Finding:
     return Finding("tensorrt", "ok", detail)
 
 
-_TORCH = "pip install saccade_ros[torch]; on a Jetson NVIDIA's torch"
-_BUILD = "build the package where GCC 11 or later is installed (colcon build, or pip install .)"
-_TENSORRT = "JetPack brings it; elsewhere pip install saccade_ros[tensorrt]"
-
-
 def exporting() -> Finding:
+    """Packages that `saccade export` needs."""
     lacking = [name for name in ("torch", "onnx", "onnx_ir", "onnxruntime") if not _has(name)]
     if lacking:
         return Finding("export", "missing", f"lacks {', '.join(lacking)}", "pip install saccade_ros[export]")
@@ -241,17 +199,18 @@ def _has(module: str) -> bool:
 
 
 def _models() -> list[Finding]:
-    """Checkpoints and exports in ./models and in the hub's cache."""
+    """Findings of the checkpoints and exports in ./models and in the hub's cache."""
     hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
     configs = [*Path("models").glob("*/config.json"), *hub.glob("models--*vjepa*/snapshots/*/config.json")]
     exports = list(Path("models").glob("*/manifest.json"))
     lines = [Finding("model", "ok", f"checkpoint {path.parent}") for path in sorted(configs)]
-    lines += [_guarded_export(path) for path in sorted(exports)]
-    nothing = Finding("model", "missing", "no checkpoint in ./models or the hub's cache", "see models/README.md")
-    return lines or [nothing]
+    lines += [_export(path) for path in sorted(exports)]
+    none = Finding("model", "missing", "no checkpoint in ./models or the hub's cache", "see models/README.md")
+    return lines or [none]
 
 
-def _guarded_export(file: Path) -> Finding:
+def _export(file: Path) -> Finding:
+    """Finding of an exported folder, by its manifest."""
     from saccade_ros.backends.manifest import ManifestError, read_manifest
 
     try:
