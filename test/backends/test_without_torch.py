@@ -23,20 +23,20 @@ sys.meta_path.insert(0, Absent())
 import numpy as np
 from saccade_ros.backends import BackendError
 from saccade_ros.config import BackendConfig, Config, EncoderConfig, StreamConfig
-from saccade_ros.engine import Engine
 from saccade_ros.frames import Frame
+from saccade_ros.pipeline import Pipeline
 
 def config(model):
     return Config(StreamConfig(fps=0.0), encoder=EncoderConfig(model=model, window=3), backend=BackendConfig(threads=1))
 
-engine = Engine(config(sys.argv[1]))
-engine.warm_up()
-stream = engine.open_stream()
+pipeline = Pipeline(config(sys.argv[1]))
+pipeline.warm_up()
+stream = pipeline.open_stream()
 rng = np.random.default_rng(0)
 pictures = [rng.integers(0, 255, (96, 128, 3), dtype=np.uint8) for _ in range(10)]
 results = [r for i, p in enumerate(pictures) if (r := stream.push(Frame(p, 10**9 + i * 40_000_000)))]
 try:
-    Engine(config("tiny"))
+    Pipeline(config("tiny"))
 except BackendError as refused:
     said = str(refused)
 print(json.dumps({"vectors": [r.vector.tolist() for r in results], "said": said, "loaded": sorted(sys.modules)}))
@@ -53,7 +53,7 @@ def exported(tmp_path_factory):
     return export(options, lambda what, share: None).folder
 
 
-def test_engine_encodes_with_neither_torch_nor_transformers(exported):
+def test_pipeline_encodes_with_neither_torch_nor_transformers(exported):
     command = [sys.executable, "-c", RUN, str(exported)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr[-1000:]
