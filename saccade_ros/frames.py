@@ -77,7 +77,7 @@ class TokenPlan:
 
     def __post_init__(self) -> None:
         idx = self.token_idx
-        if idx.dtype != np.int64 or idx.ndim != 1 or (np.diff(idx, prepend=-1) <= 0).any():
+        if idx.dtype != np.int64 or idx.ndim != 1 or (idx[:1] < 0).any() or (idx[1:] <= idx[:-1]).any():
             raise ValueError(
                 f"token_idx is {idx.dtype} {idx.shape} {idx}: give int64 (M,) from 0 on, strictly ascending"
             )

@@ -1,5 +1,6 @@
 """Stages in a row: the surprise gate with a second, simple one after it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from scenes import PERIOD_NS
 
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import Features, Figures, TokenPlan
-from saccade_ros.plan.gate import OpenGate, SurpriseGate
+from saccade_ros.plan.gate import SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.plan.stages import Planner
 
@@ -50,18 +51,15 @@ class ChangedTokens:
         return {"tokens": self._tokens}
 
 
-class AddsTokens(ChangedTokens):
-    """A stage with a defect: it plans all tokens whatever it is given."""
+class Fixed(ChangedTokens):
+    """Plan these tokens, whatever is given."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        super().__init__()
+        self._planned = tokens
 
     def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
-        return TokenPlan.dense(len(patches), "defect")
-
-
-class Halves(ChangedTokens):
-    """Keep the even tokens."""
-
-    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
-        return replace(plan, token_idx=plan.token_idx[plan.token_idx % 2 == 0])
+        return TokenPlan(np.array(self._planned, np.int64), plan.reason)
 
 
 def gate() -> SurpriseGate:
@@ -95,11 +93,27 @@ def test_second_stage_narrows_what_the_gate_lets_through():
     assert planner.state() == {"mode": "fixed", "tau": 0.2, "tokens": 6}
 
 
-@pytest.mark.parametrize("first", [gate, lambda: OpenGate(GateConfig())])
-def test_stage_that_adds_tokens_is_an_error_that_names_it(first):
-    planner = Planner((first(), Halves(), AddsTokens()))
-    with pytest.raises(RuntimeError, match=r"AddsTokens added tokens \[1 3\]"):
+@pytest.mark.parametrize(
+    ("given", "proposed", "added"),
+    [
+        ([0, 2], [0, 1, 2], "[1]"),
+        ([0, 2], [0, 3], "[3]"),
+        ([0, 2], [1], "[1]"),
+        ([1, 2], [0, 2], "[0]"),
+        ([], [3], "[3]"),
+        ([0, 2], [7], "[7]"),
+    ],
+)
+def test_stage_that_adds_tokens_is_an_error_that_names_it(given, proposed, added):
+    planner = Planner((Fixed(given), Fixed(proposed)))
+    with pytest.raises(RuntimeError, match=f"Fixed added tokens {re.escape(added)}"):
         planner.propose(SCENE, 0)
+
+
+@pytest.mark.parametrize("proposed", [[], [0], [2], [0, 2]])
+def test_stage_may_keep_any_of_the_tokens(proposed):
+    plan = Planner((Fixed([0, 2]), Fixed(proposed))).propose(SCENE, 0)
+    assert plan.token_idx.tolist() == proposed
 
 
 def test_tubelet_whose_step_fails_leaves_no_trace_in_any_stage():
@@ -119,7 +133,7 @@ def test_tubelet_whose_step_fails_leaves_no_trace_in_any_stage():
 
 def test_every_stage_hears_what_was_computed_in_the_end():
     """The gate proposed all tokens, the stage after it two; both remember two."""
-    first, second = ChangedTokens(), Halves()
+    first, second = ChangedTokens(), Fixed([0, 2])
     run(Planner((first, second)), SCENE)
     assert (first.state(), second.state()) == ({"tokens": 2}, {"tokens": 2})
 
