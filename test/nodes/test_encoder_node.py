@@ -31,6 +31,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from scenes import PERIOD_NS, frames_of, textured, tiny_config  # noqa: E402
 
 from saccade_ros.config import EncoderConfig  # noqa: E402
+from saccade_ros.heads import LinearHead  # noqa: E402
 from saccade_ros.nodes.conversions import stamp_to_ns  # noqa: E402
 from saccade_ros.nodes.encoder_node import EncoderNode  # noqa: E402
 from saccade_ros.pipeline import Pipeline  # noqa: E402
@@ -53,7 +54,7 @@ def shared():
         yield graph
 
 
-def test_embeddings_are_the_engines_to_the_bit():
+def test_embeddings_are_the_librarys_to_the_bit():
     """Decisions, novelty and vectors: the node adds ROS and changes nothing."""
     stream = Pipeline(tiny_config(encoder=EncoderConfig(model="tiny", window=3))).open_stream()
     expected = [r for r in map(stream.push, frames_of(clip(40))) if r is not None]
@@ -448,7 +449,7 @@ def test_novelty_map_and_overlay_are_published_to_who_looks():
     assert np.array_equal(picture[200, 100], SCENES[0][200, 100])
 
 
-def test_diagnostics_tell_budget_and_audits_and_audits_change_nothing():
+def test_diagnostics_tell_budget_and_shadow_evaluations_which_change_nothing():
     """At a camera's pace, so that there is idle time; the same pictures as fast as they go give the same bytes."""
     still = {"gate__shadow_rate": 1.0, "gate__mode": "budget", "gate__tau": 0.3}
     with Graph(**still) as graph:
@@ -492,11 +493,24 @@ def node_of_this_process(**parameters: object):
         rclpy.shutdown(context=context)
 
 
+def test_head_of_ones_own_names_embeddings_in_the_node_as_in_the_library(tmp_path):
+    file = tmp_path / "head.safetensors"
+    LinearHead(np.random.default_rng(0).normal(size=(3, 192)), [0, 0, 0], ["reach", "grasp", "lift"]).save(file)
+    stream = Pipeline(tiny_config(encoder=EncoderConfig(model="tiny", window=3, head=str(file)))).open_stream()
+    expected = [r for r in map(stream.push, frames_of(clip(12))) if r is not None]
+    with Graph(encoder__head=str(file)) as graph:
+        graph.wait_active()
+        received = graph.show(clip(12))
+    assert [e.label for e in received] == [r.label for r in expected]
+    assert {e.label for e in received} <= {"reach", "grasp", "lift"}
+    assert np.array_equal([e.score for e in received], np.float32([r.score for r in expected]))
+
+
 def test_cleanup_gives_the_model_back():
     """Else a node that is configured anew holds two: the one that it loads, and the last one."""
     with node_of_this_process() as node:
         node.trigger_configure()
-        model = weakref.ref(node._cameras[0].encoder._backend)
+        model = weakref.ref(node._streams[0]._backend)
         node.trigger_activate()
         node.trigger_deactivate()
         node.trigger_cleanup()
