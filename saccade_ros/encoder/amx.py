@@ -51,13 +51,13 @@ class AmxAttention:
         )
         return fits and amx_available()
 
-    def turns(self, block: Block) -> tuple[Tensor, ...]:
-        """Of queries, (m, S, 4, P/2), and of keys by slot, (fill, 4, P/2)."""
+    def rotations(self, block: Block) -> tuple[Tensor, ...]:
+        """See Attention: of queries, (m, S, 4, P/2), and of keys by slot, (fill, 4, P/2)."""
         return self._query_turns[block.position_idx], self._depth_turns[block.key_position_idx]
 
     def __call__(self, layer: int, qkv: Tensor, block: Block) -> Tensor:
         """See Attention."""
-        queries, depth = block.turns
+        queries, depth = block.rotations
         spec, ring = self._spec, block.ring
         out = torch.empty(len(qkv), spec.width, dtype=qkv.dtype)
         sizes = (torch.get_num_threads(), spec.heads, ring.window, block.fill, spec.tokens, spec.head_width, block.size)

@@ -1,9 +1,9 @@
-"""The step on a GPU as one captured CUDA graph.
+"""Encoder step on a GPU as one captured CUDA graph.
 
 A ViT-L step launches some 360 kernels, which take the host longer than the GPU (design figure: 0.3 ms of GPU time). A
 graph replays them in one launch, on the addresses and shapes it was captured with. A ring's shapes change while it
 fills, so there is one graph per set of rings and their fill, captured when it first occurs; after W steps a camera
-needs no new one. Where the blocks point moves on between replays: Block.follow writes it into the captured indices.
+needs no new one. Where the blocks point moves on between replays: Block.update writes it into the captured indices.
 """
 
 from collections import OrderedDict
@@ -24,7 +24,7 @@ MOST_GRAPHS = 32
 
 
 class CapturedStep:
-    """A step of these rings at their present fill, to be repeated while that stays.
+    """Step of these rings at their present fill, to be repeated while that stays.
 
     On a CPU nothing is captured and the same static buffers are computed on eagerly: the fallback, and what tests it.
     """
@@ -38,7 +38,7 @@ class CapturedStep:
     def __call__(self, patches: Sequence[Tensor]) -> list[StepOutput]:
         """Outputs of the step; they are overwritten by the next call."""
         for block, static, new in zip(self._blocks, self._patches, patches, strict=True):
-            block.follow()
+            block.update()
             static.copy_(new, non_blocking=True)
         return self._run()
 
@@ -57,6 +57,7 @@ class CapturedStep:
             outputs = run()
 
         def replay() -> list[StepOutput]:
+            """Launch the graph; its outputs are always the same tensors."""
             graph.replay()
             return outputs
 
@@ -64,7 +65,7 @@ class CapturedStep:
 
 
 class GraphedEncoder:
-    """Steps an encoder through captured graphs; same arguments and results as `StreamingEncoder.step`."""
+    """Encoder stepped through captured graphs, with the arguments and results of `StreamingEncoder.step`."""
 
     def __init__(self, encoder: StreamingEncoder) -> None:
         self._encoder = encoder
@@ -79,8 +80,8 @@ class GraphedEncoder:
         return [StepOutput(*(part.clone() for part in output)) for output in outputs]
 
     def _step_for(self, rings: Sequence[RingCache]) -> CapturedStep:
-        """The captured step of exactly these rings at their age. It holds the rings, so that an id stays theirs."""
-        key = tuple((id(ring), min(ring.count, ring.window - 1)) for ring in rings)
+        """The captured step of exactly these rings at their fill. It holds the rings, so that an id stays theirs."""
+        key = tuple((id(ring), ring.next_step.fill) for ring in rings)
         if key not in self._steps:
             self._steps[key] = CapturedStep(self._encoder, rings, self._pool)
             if len(self._steps) > MOST_GRAPHS:

@@ -1,4 +1,4 @@
-"""V-JEPA 2's encoder as a stream: each step encodes one new tubelet against the cached past.
+"""V-JEPA 2 encoder of streams: each step encodes one new tubelet against the cached past.
 
     patches  = model.embed(pixels)             one tubelet: (2, 3, H, W) -> (S, D)
     outputs  = model.step([patches], [ring])   advances the ring by one tubelet
@@ -24,11 +24,11 @@ from saccade_ros.encoder.spec import ModelSpec
 
 
 class NonFiniteError(ArithmeticError):
-    """The input or the model produced NaN or infinity; nothing was stored and nothing should be published."""
+    """NaN or infinity in a step's output; nothing was stored and nothing should be published."""
 
 
 class StepOutput(NamedTuple):
-    """What a step says about one stream.
+    """Output of a step for one stream.
 
     Attributes:
         tokens: of the tubelets recomputed, newest last, after the final norm: (m, S, D).
@@ -42,7 +42,7 @@ class StepOutput(NamedTuple):
 
 
 class Projections(nn.Module):
-    """What attention computes from and ends in: queries, keys and values in one, and the mixing of heads."""
+    """Linear layers of attention: queries, keys and values in one, and the mixing of heads."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -63,25 +63,25 @@ class Layer(nn.Module):
         self.fc2 = Linear(spec.mlp_width, spec.width)
 
     def forward(self, x: Tensor, update: Tensor | None, blocks: Sequence[Block], attend: Attention) -> Tensor:
-        """One layer over the tokens of all blocks, N the sum of their m*S.
+        """Compute the layer over the tokens of all blocks, N the sum of their m*S.
 
         Args:
-            x: residual stream, (N, D) in fp32; the update and attention's share are added to it in place.
-            update: the previous layer's share, (N, D).
+            x: residual stream, (N, D) in fp32; the update and attention's output are added to it in place.
+            update: the previous layer's output, (N, D).
 
         Returns:
-            This layer's share still to be added, (N, D).
+            This layer's output, still to be added, (N, D).
         """
         qkv = self.attention.qkv(self.norm1(x, update)).unflatten(1, (3, self.heads, -1))  # (N, 3, A, E)
         by_stream = zip(qkv.split([block.rows for block in blocks]), blocks, strict=True)
         attended = _joined([attend(self.layer, part, block) for part, block in by_stream])  # (N, D)
         hidden = self.fc1.gelu(self.norm2(x, self.attention.proj(attended)))  # (N, mlp)
-        share: Tensor = self.fc2(hidden)
-        return share
+        output: Tensor = self.fc2(hidden)
+        return output
 
 
 class StreamingEncoder(nn.Module):
-    """The model shared by all streams. Each stream's state is a RingCache from `new_ring`.
+    """Encoder shared by all streams. Each stream's state is a RingCache from `new_ring`.
 
     Raises:
         ValueError: the window is longer than the clips the checkpoint was trained on, or recompute exceeds it.
@@ -89,13 +89,7 @@ class StreamingEncoder(nn.Module):
 
     def __init__(self, spec: ModelSpec, window: int, recompute: int = 1) -> None:
         super().__init__()
-        if not 1 <= window <= spec.trained_tubelets:
-            raise ValueError(
-                f"window {window} is outside 1..{spec.trained_tubelets}, the positions that {spec.name} was trained "
-                f"on ({spec.frames_per_clip} frames per clip)"
-            )
-        if not 1 <= recompute <= window:
-            raise ValueError(f"recompute {recompute} is outside 1..{window}, the window")
+        spec.check_window(window, recompute)
         self.spec, self.window, self.recompute = spec, window, recompute
         self.patch_embed = nn.Linear(spec.patch_values, spec.width)
         self.layers = nn.ModuleList(Layer(spec, i) for i in range(spec.depth))
@@ -104,21 +98,21 @@ class StreamingEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device that the weights are on."""
         return self.patch_embed.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the layers compute in."""
+        """Precision that the layers compute in."""
         return self.norm.dtype
 
     @property
     def cache_bytes(self) -> int:
-        """Memory of one stream's cache."""
+        """Memory of one stream's cache, in bytes."""
         return RingCache.bytes_needed(self.spec, self.window, self.recompute, self.attention.key_slot, self.dtype)
 
     def prepare(self, device: torch.device, dtype: torch.dtype, int8: bool = False) -> "StreamingEncoder":
-        """Move to where and how it shall compute, once; returns self.
+        """Move to a device and precision, once; returns self.
 
         The patch embedding stays fp32: it is 0.4 % of a step, and the gate compares its small differences.
 
@@ -139,21 +133,20 @@ class StreamingEncoder(nn.Module):
         self.attention: Attention = choose_attention(self.spec, tables, device, dtype)
 
     def new_ring(self) -> RingCache:
-        """An empty cache for one more stream."""
+        """Allocate an empty cache for one more stream."""
         slots = self.attention.key_slot, self.attention.value_slot
         return RingCache(self.spec, self.window, self.recompute, *slots, self.device, self.dtype)
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Tensor:
-        """Patch embeddings of a normalised tubelet: (2, 3, H, W) -> (S, D).
+        """Embed the patches of a normalised tubelet: (2, 3, H, W) -> (S, D).
 
         A convolution whose stride is its kernel is one matrix product over the patches, several times faster on CPU.
         """
         spec, side = self.spec, self.spec.patch_size
-        expected = (spec.tubelet_size, 3, spec.input_size, spec.input_size)
-        if pixels.shape != expected:
-            raise ValueError(f"tubelet has shape {tuple(pixels.shape)}; {spec.name} takes {expected}")
-        cells = self._upload(pixels).unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (2,3,g,p,g,p)
+        if pixels.shape != spec.pixels_shape:
+            raise ValueError(f"tubelet has shape {tuple(pixels.shape)}; {spec.name} takes {spec.pixels_shape}")
+        cells = self._upload(pixels).unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (2, 3, g, p, g, p)
         patches = cells.permute(2, 4, 1, 0, 3, 5).reshape(spec.tokens, spec.patch_values)  # (S, 3*2*p*p)
         embedded: Tensor = self.patch_embed(patches)
         return embedded
@@ -178,10 +171,10 @@ class StreamingEncoder(nn.Module):
         return self.finish(self.run(patches, make_blocks(rings)), rings)
 
     def run(self, patches: Sequence[Tensor], blocks: Sequence[Block]) -> list[StepOutput]:
-        """The step's computation, on the device alone: what a CUDA graph captures. Advances no ring."""
+        """Compute the step on the device alone, as a CUDA graph captures it. Advances no ring."""
         for block in blocks:
-            block.turns = self.attention.turns(block)
-        x = torch.cat([block.take(new) for block, new in zip(blocks, patches, strict=True)])  # (N, D), fp32
+            block.rotations = self.attention.rotations(block)
+        x = torch.cat([block.append(new) for block, new in zip(blocks, patches, strict=True)])  # (N, D), fp32
         update = None
         for layer in self.layers:
             update = layer(x, update, blocks, self.attention)

@@ -1,4 +1,4 @@
-"""From a step's tokens to one vector. One pooling per stream; a choice of `encoder.pooling` each."""
+"""Poolings of a step's tokens to one vector, one per choice of `encoder.pooling`; each stream has its own."""
 
 from typing import Protocol
 
@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 from saccade_ros.encoder.model import StepOutput, StreamingEncoder
+from saccade_ros.encoder.positions import StepIndices
 from saccade_ros.encoder.probe import AttentiveProbe
 
 
 class Pooling(Protocol):
-    """Makes the embedding. `nbytes` is the memory it holds."""
+    """Maker of embeddings from the outputs of one stream's steps."""
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Memory it holds, in bytes."""
+        ...
 
     def pool(self, output: StepOutput, newest: int) -> Tensor:
-        """A step's embedding, (D,); its newest tubelet was number `newest` since reset."""
+        """Pool a step's output to its embedding, (D,); its newest tubelet was number `newest` since reset."""
         ...
 
 
@@ -52,8 +55,8 @@ class ProbePooling:
     @torch.inference_mode()
     def pool(self, output: StepOutput, newest: int) -> Tensor:
         """See Pooling."""
-        window = len(self._tokens)
-        block_idx = torch.arange(newest - len(output.tokens) + 1, newest + 1, device=self._tokens.device)
-        self._tokens[block_idx % window] = output.tokens  # (m, S, D)
-        pooled: Tensor = self._probe(self._tokens[: min(newest + 1, window)].flatten(0, 1))
+        step = StepIndices(newest, window=len(self._tokens), recompute=len(output.tokens))
+        slot_idx = torch.from_numpy(step.slots(step.block_idx)).to(self._tokens.device)  # (m,)
+        self._tokens[slot_idx] = output.tokens  # (m, S, D)
+        pooled: Tensor = self._probe(self._tokens[: step.fill].flatten(0, 1))  # (fill*S, D) -> (D,)
         return pooled

@@ -1,17 +1,18 @@
-"""The ring KV cache: the last W tubelets of one stream, preallocated, written by slot, never moved.
+"""Ring KV cache: the last W tubelets of one stream, preallocated, written by slot, never moved.
 
-Attention sums over keys in any order, so slot order need not be time order. What a key's depth rotation needs is
-its *window position*: the newest tubelet n sits at min(n, W-1), one of age a at that minus a. Positions stay in the
-range the checkpoint was trained on however long the stream runs, and a static scene settles to a fixed point.
-Keys are therefore stored with the depth part un-rotated, and that part is turned anew at each read.
+Attention sums over keys in any order, so slot order need not be time order. A key's depth rotation depends on its
+window position (positions.py), which changes while the stream runs. So keys are stored with the depth part
+un-rotated, and that part is rotated at each read.
 """
 
 from collections.abc import Sequence
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from saccade_ros.encoder.positions import StepIndices, filled_slots
 from saccade_ros.encoder.spec import ModelSpec
 
 
@@ -22,7 +23,7 @@ class RingCache:
     fails before leaves no trace: the next one overwrites exactly the slots it wrote, before reading them.
 
     Args:
-        key_slot, value_slot: how one tubelet of one head lies in memory; the attention kernel's choice.
+        key_slot, value_slot: shape of one tubelet of one head in memory; the attention kernel's choice.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class RingCache:
     def bytes_needed(
         spec: ModelSpec, window: int, recompute: int, key_slot: tuple[int, ...], dtype: torch.dtype
     ) -> int:
-        """Memory of one stream's cache: L*W*A*(K + S*E) + W*D values, and r*S*D of fp32.
+        """Memory of one stream's cache in bytes: L*W*A*(K + S*E) + W*D values, and r*S*D of fp32.
 
         K, a head's keys of one tubelet, is S*E; the AMX kernel pads E to 32, so that it is more for ViT-H, of width 80.
         """
@@ -63,59 +64,61 @@ class RingCache:
     @property
     def fill(self) -> int:
         """Valid tubelets, 0..W."""
-        return min(self.count, self.window)
+        return filled_slots(self.count, self.window)
+
+    @property
+    def next_step(self) -> StepIndices:
+        """Indices of the step that encodes the next tubelet."""
+        return StepIndices(self.count, self.window, self.recompute)
 
     def reset(self) -> None:
-        """Forget everything. The memory stays; `count` says what of it is valid."""
+        """Empty the ring. The memory stays; `count` says what of it is valid."""
         self.count = 0
 
     def advance(self) -> None:
-        """A tubelet was encoded. Called in one place, at the end of a step that succeeded."""
+        """Count one more encoded tubelet. Called in one place, at the end of a step that succeeded."""
         self.count += 1
 
 
 class Block:
-    """A step's place in a ring: the tubelets it recomputes, their slots, and everyone's window position.
+    """Indices of a step in a ring's memory: the tubelets it recomputes, their slots, and all window positions.
 
-    Shapes are fixed when it is made; where it points moves on with `follow`. So a captured CUDA graph can use one block
-    for as long as the ring's fill stays.
+    Shapes are fixed when it is made; `update` rewrites the indices in place for each later step. So a captured CUDA
+    graph can use one block for as long as the ring's fill stays.
 
     Attributes:
         size: tubelets recomputed (m): recompute r, fewer while the stream is young.
         fill: tubelets attended to, the new one included.
         slot_idx, position_idx: slots and window positions of the block's tubelets, newest last: (m,).
         key_position_idx: window position of the tubelet in each slot: (fill,).
-        turns: what the attention kernel rotates by in this step; its own business.
+        rotations: what the attention kernel rotates by in this step; its own business.
     """
 
     def __init__(self, ring: RingCache) -> None:
         self.ring = ring
-        self.size = min(ring.recompute, ring.count + 1)
-        self.fill = min(ring.count + 1, ring.window)
-        self.turns: tuple[Tensor, ...] = ()
+        self.size, self.fill = ring.next_step.size, ring.next_step.fill
+        self.rotations: tuple[Tensor, ...] = ()
         parts = [self.size, self.size, self.size, self.fill]
         self._indices = torch.empty(sum(parts), dtype=torch.int64, device=ring.keys.device)
         self.slot_idx, self.position_idx, self._patch_idx, self.key_position_idx = self._indices.split(parts)
-        self.follow()
+        self.update()
 
     @property
     def rows(self) -> int:
         """Tokens of the block: m*S."""
         return self.size * self.ring.patches.shape[1]
 
-    def follow(self) -> None:
+    def update(self) -> None:
         """Point at the tubelet that the ring takes next. The only transfer from host to device in a step."""
-        newest, window = self.ring.count, self.ring.window
-        newest_position = min(newest, window - 1)
-        tubelets = range(newest - self.size + 1, newest + 1)
-        indices = [tubelet % window for tubelet in tubelets]
-        indices += [newest_position - (newest - tubelet) for tubelet in tubelets]
-        indices += [tubelet % self.ring.recompute for tubelet in tubelets]
-        indices += [newest_position - (newest - slot) % window for slot in range(self.fill)]  # age, by slot
+        step = self.ring.next_step
+        block_idx = step.block_idx[step.block_mask]  # (m,)
+        parts = step.slots(block_idx), step.positions(block_idx), block_idx % self.ring.recompute
+        by_slot = step.positions(step.slot_tubelet_idx[: step.fill])  # (fill,)
+        indices = torch.from_numpy(np.concatenate((*parts, by_slot)))  # (3m + fill,)
         on_gpu = self._indices.is_cuda
-        self._indices.copy_(torch.tensor(indices, pin_memory=on_gpu), non_blocking=on_gpu)
+        self._indices.copy_(indices.pin_memory() if on_gpu else indices, non_blocking=on_gpu)
 
-    def take(self, patches: Tensor) -> Tensor:
+    def append(self, patches: Tensor) -> Tensor:
         """Keep the new tubelet's patch embeddings (S, D); return the whole block's: (m*S, D)."""
         self.ring.patches.index_copy_(0, self._patch_idx[-1:], patches[None])
         return self.ring.patches[self._patch_idx].flatten(0, 1)  # (m*S, D)
@@ -127,7 +130,7 @@ class Block:
 
 
 def make_blocks(rings: Sequence[RingCache]) -> list[Block]:
-    """Where each of these rings takes its next tubelet.
+    """Make a block for the next step of each ring.
 
     Raises:
         ValueError: a ring is given twice; a stream advances one tubelet per step.

@@ -1,4 +1,4 @@
-"""The shape of a V-JEPA 2 encoder: everything about a checkpoint except its numbers."""
+"""Sizes of a V-JEPA 2 encoder: everything about a checkpoint except its weights. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ RopeLayout = Literal["tiled", "interleaved"]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Sizes of an encoder. Notation of the docs: L depth, D width, A heads, E head width, S tokens per tubelet.
+    """Sizes of an encoder, the one place of them. L depth, D width, A heads, E head width, S tokens per tubelet.
 
     Attributes:
-        rope: "tiled" for V-JEPA 2, "interleaved" for V-JEPA 2.1; see rope.py.
+        rope: "tiled" for V-JEPA 2, "interleaved" for V-JEPA 2.1; see positions.py.
         rope_grid: rows and columns are stretched over the positions of a grid of this many, as V-JEPA 2.1 does so that
             every input size uses the positions of 256 px; 0 counts them as they are (V-JEPA 2).
         frames_per_clip: frames the checkpoint was trained on; bounds the window.
@@ -71,6 +71,11 @@ class ModelSpec:
         return (self.rope_grid - 1) / max(1, self.grid - 1) if self.rope_grid else 1.0
 
     @property
+    def pixels_shape(self) -> tuple[int, int, int, int]:
+        """Shape of a tubelet's pixels: frames, channels, rows, columns."""
+        return self.tubelet_size, 3, self.input_size, self.input_size
+
+    @property
     def patch_values(self) -> int:
         """Input values of one patch: channels x tubelet x patch x patch."""
         return 3 * self.tubelet_size * self.patch_size**2
@@ -79,6 +84,20 @@ class ModelSpec:
     def trained_tubelets(self) -> int:
         """Longest window whose positions the checkpoint has seen."""
         return self.frames_per_clip // self.tubelet_size
+
+    def check_window(self, window: int, recompute: int) -> None:
+        """Check the window (W) and the tubelets recomputed per step (r) of a stream.
+
+        Raises:
+            ValueError: the window is longer than the clips the checkpoint was trained on, or recompute exceeds it.
+        """
+        if not 1 <= window <= self.trained_tubelets:
+            raise ValueError(
+                f"window {window} is outside 1..{self.trained_tubelets}, the positions that {self.name} was trained "
+                f"on ({self.frames_per_clip} frames per clip)"
+            )
+        if not 1 <= recompute <= window:
+            raise ValueError(f"recompute {recompute} is outside 1..{window}, the window")
 
 
 # Sizes of the released checkpoints: facebookresearch/vjepa2, src/models/vision_transformer.py. vits and tiny are

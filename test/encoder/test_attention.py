@@ -30,7 +30,7 @@ def attend(
     out = []
     for n in range(len(steps)):
         block = Block(ring)
-        block.turns = attention.turns(block)
+        block.rotations = attention.rotations(block)
         out.append(attention(0, torch.cat(steps[n + 1 - block.size : n + 1]).to(dtype), block))
         ring.advance()
     return out

@@ -34,7 +34,7 @@ def test_patch_embedding_is_transformers_convolution(reference, load):
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])
-def test_full_lookback_is_transformers_bidirectional_encoder_on_the_window(reference, load, window):
+def test_full_recompute_is_transformers_bidirectional_encoder_on_the_window(reference, load, window):
     clip = random_clip(2 * window + 1)
     for n, out in enumerate(stream(load(window, recompute=window), clip)):
         seen = clip[max(0, n - window + 1) : n + 1]

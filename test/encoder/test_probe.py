@@ -70,7 +70,7 @@ def test_same_tokens_give_transformers_logits(classifier, folder):
 
 
 @torch.no_grad()
-def test_full_lookback_is_transformers_classification_of_the_window(classifier, folder):
+def test_full_recompute_is_transformers_classification_of_the_window(classifier, folder):
     clip, backend = random_clip(2 * WINDOW), probing(folder, recompute=WINDOW)
     for n, vector in enumerate(vectors(backend, clip)):
         seen = clip[max(0, n - WINDOW + 1) : n + 1].flatten(0, 1)[None]

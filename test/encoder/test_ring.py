@@ -33,7 +33,7 @@ def patches(encoder: StreamingEncoder) -> torch.Tensor:
     return torch.randn(encoder.spec.tokens, encoder.spec.width)
 
 
-def test_slots_positions_and_fill_follow_the_stream(encoder):
+def test_slots_positions_and_fill_advance_with_the_stream(encoder):
     ring = encoder.new_ring()
     seen = []
     for _ in range(5):
@@ -50,7 +50,7 @@ def test_newest_key_is_at_the_last_position_and_the_oldest_at_the_first(encoder)
     assert Block(ring).key_position_idx.tolist() == [1, 2, 0]  # tubelet 7 in slot 1; 5, 6 in slots 2, 0
 
 
-def test_a_block_made_once_follows_a_full_ring(encoder):
+def test_a_block_made_once_is_updated_in_place_on_a_full_ring(encoder):
     """What a captured graph relies on: one set of indices, rewritten in place."""
     ring = encoder.new_ring()
     for _ in range(3):
@@ -59,7 +59,7 @@ def test_a_block_made_once_follows_a_full_ring(encoder):
     memory = kept.slot_idx.data_ptr()
     for _ in range(4):
         ring.advance()
-        kept.follow()
+        kept.update()
         fresh = Block(ring)
         assert torch.equal(kept.slot_idx, fresh.slot_idx)
         assert torch.equal(kept.key_position_idx, fresh.key_position_idx)
@@ -101,7 +101,7 @@ def test_failed_step_advances_no_ring_of_the_batch(encoder):
 @pytest.mark.parametrize(
     ("window", "recompute", "said"), [(33, 1, "1..32"), (0, 1, "1..32"), (4, 5, "1..4"), (4, 0, "1..4")]
 )
-def test_impossible_window_or_lookback_is_refused_with_its_range(window, recompute, said):
+def test_impossible_window_or_recompute_is_refused_with_its_range(window, recompute, said):
     with pytest.raises(ValueError, match=said):
         StreamingEncoder(SMALL, window, recompute)
 

@@ -1,46 +1,35 @@
-"""Both layouts, pinned against definitions written another way."""
+"""Torch's rotations: what they leave alone, and what a score depends on. Their angles are tested in test_positions."""
 
-import pytest
+import numpy as np
 import torch
 
-from saccade_ros.encoder.rope import rotary_tables, rotate, rotation
-from saccade_ros.encoder.spec import SIZES, ModelSpec
+from saccade_ros.encoder.positions import ChannelAngles, channel_angles, pair_signs
+from saccade_ros.encoder.rope import Rotation, rotary_tables, rotate, rotation, rotation_matrix
+from saccade_ros.encoder.spec import ModelSpec
+
+SMALL = ModelSpec("small", width=192, depth=1, heads=3, input_size=64)
 
 
-def by_channel(x: torch.Tensor, position: float, layout: str) -> list[float]:
-    """Channel by channel from the formula in the docstring."""
-    width = len(x)
-    angles = [position / 10000 ** (2 * i / width) for i in range(width // 2)]
-    out = []
-    for channel in range(width):
-        angle = torch.tensor(angles[channel % (width // 2)] if layout == "tiled" else angles[channel // 2])
-        partner = -x[channel + 1] if channel % 2 == 0 else x[channel - 1]
-        out.append(float(x[channel] * angle.cos() + partner * angle.sin()))
-    return out
-
-
-@pytest.mark.parametrize("layout", ["tiled", "interleaved"])
-@pytest.mark.parametrize("position", [0, 1, 7, 31])
-def test_rotation_follows_the_formula_channel_by_channel(layout, position):
-    x = torch.randn(20, generator=torch.Generator().manual_seed(1))
-    turned = rotate(x, rotation(torch.tensor([position]), 20, layout))[0]
-    assert turned.tolist() == pytest.approx(by_channel(x, position, layout), abs=1e-5)
+def rotation_at(positions: list[int], layout: str) -> Rotation:
+    """Rotation of 20 channels at each position."""
+    angle = channel_angles(np.array(positions), 20, layout, "float32")
+    return rotation(ChannelAngles(angle, pair_signs(20, "float32")))
 
 
 def test_interleaved_is_a_complex_rotation():
     x = torch.randn(20, generator=torch.Generator().manual_seed(1))
-    turned = rotate(x, rotation(torch.tensor([5]), 20, "interleaved"))[0]
+    rotated = rotate(x, rotation_at([5], "interleaved"))[0]
     angles = 5 / 10000 ** (torch.arange(10) / 10)
     expected = torch.view_as_real(torch.view_as_complex(x.view(10, 2)) * torch.polar(torch.ones(10), angles))
-    assert torch.allclose(turned, expected.flatten(), atol=1e-5)
+    assert torch.allclose(rotated, expected.flatten(), atol=1e-5)
 
 
 def shifted_scores(layout: str) -> torch.Tensor:
     """Scores of one query and key, both moved along by 0..9."""
     generator = torch.Generator().manual_seed(2)
     q, k = torch.randn(20, generator=generator), torch.randn(20, generator=generator)
-    positions = torch.arange(10)
-    queries, keys = rotate(q, rotation(positions + 3, 20, layout)), rotate(k, rotation(positions, 20, layout))
+    queries = rotate(q, rotation_at(list(range(3, 13)), layout))
+    keys = rotate(k, rotation_at(list(range(10)), layout))
     return (queries * keys).sum(-1)
 
 
@@ -53,27 +42,27 @@ def test_tiled_scores_depend_on_absolute_positions():
     assert shifted_scores("tiled").std() > 0.1
 
 
-@pytest.mark.parametrize(("size", "rope_width"), [("vitl", 20), ("vith", 26), ("vitg", 20)])
-def test_depth_part_is_a_third_of_the_head_rounded_down_to_pairs(size, rope_width):
-    assert SIZES[size].rope_width == rope_width
+def test_rotation_matrix_rotates_the_first_channels_and_keeps_the_rest():
+    by, x = rotation_at([0, 3], "tiled"), torch.randn(5, 32, generator=torch.Generator().manual_seed(3))
+    for matrix, cos, sin in zip(rotation_matrix(by, 32), *by, strict=True):
+        expected = torch.cat([rotate(x[:, :20], Rotation(cos, sin)), x[:, 20:]], -1)
+        assert torch.allclose(x @ matrix, expected, atol=1e-6)
 
 
 def test_keys_are_stored_with_depth_and_rest_unrotated():
-    spec = ModelSpec("small", width=192, depth=1, heads=3, input_size=64)
-    tables = rotary_tables(spec, window=4)
-    x = torch.randn(spec.tokens, spec.head_width)
-    stored, w = rotate(x, tables.key), spec.rope_width
+    tables = rotary_tables(SMALL, window=4)
+    x = torch.randn(SMALL.tokens, SMALL.head_width)
+    stored, w = rotate(x, tables.key), SMALL.rope_width
     assert torch.equal(stored[:, :w], x[:, :w])
     assert torch.equal(stored[:, 3 * w :], x[:, 3 * w :])
     assert not torch.allclose(stored[-1, w : 3 * w], x[-1, w : 3 * w])
 
 
 def test_query_table_is_the_key_table_with_depth_added():
-    spec = ModelSpec("small", width=192, depth=1, heads=3, input_size=64)
-    tables = rotary_tables(spec, window=4)
-    x = torch.randn(spec.tokens, spec.head_width)
-    stored, w = rotate(x, tables.key), spec.rope_width
+    tables = rotary_tables(SMALL, window=4)
+    x = torch.randn(SMALL.tokens, SMALL.head_width)
+    stored, w = rotate(x, tables.key), SMALL.rope_width
     for position in range(4):
-        query = rotate(x, type(tables.query)(tables.query.cos[position], tables.query.sin[position]))
-        depth = type(tables.depth)(tables.depth.cos[position], tables.depth.sin[position])
-        assert torch.allclose(query, torch.cat([rotate(stored[:, :w], depth), stored[:, w:]], -1), atol=1e-6)
+        query = rotate(x, Rotation(*(table[position] for table in tables.query)))
+        depth = rotate(stored[:, :w], Rotation(*(table[position] for table in tables.depth)))
+        assert torch.allclose(query, torch.cat([depth, stored[:, w:]], -1), atol=1e-6)

@@ -7,7 +7,7 @@ import torch
 from reference_model import make_reference, random_clip
 
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
-from saccade_ros.backends.window import StepShape, WindowTables, empty_keys
+from saccade_ros.backends.window import WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.ring import Block
 from saccade_ros.encoder.weights import load_encoder
@@ -46,7 +46,7 @@ def test_every_step_and_every_cache_is_torchs(checkpoint, tmp_path, contract, wi
     state, ring = exported_state(encoder, tmp_path, contract), encoder.new_ring()
     for n, tubelet in enumerate(random_clip(3 * window + 2)):
         patches, block = encoder.embed(tubelet), Block(ring)
-        _, _, depth = encoder.attention.turns(block)  # keys to their window positions: (fill, E, E)
+        _, _, depth = encoder.attention.rotations(block)  # keys to their window positions: (fill, E, E)
         expected = encoder.step([patches], [ring])[0]
         state.step(patches.numpy())
         size = len(expected.tokens)
@@ -133,24 +133,3 @@ def test_an_encoder_with_a_part_that_the_graph_lacks_is_refused(checkpoint):
     encoder.modality = torch.nn.Parameter(torch.zeros(3))
     with pytest.raises(ExportError, match=r"does not compute with: modality; .* torch backend only"):
         build_step(encoder)
-
-
-@pytest.mark.parametrize("rope", ["tiled", "interleaved"])
-def test_split_rotation_is_the_rotation(rope):
-    """u and v of window.py give a key at any window position, for both layouts, at any age."""
-    from saccade_ros.encoder.rope import rotate, rotation
-
-    shape = StepShape(1, 4, 1, depth=1, width=64, heads=1, grid=2, rope=rope)
-    tables, rng = WindowTables(shape), np.random.default_rng(0)
-    raw = rng.standard_normal((shape.tokens, 64)).astype(np.float32)
-    for count in (0, 2, 7, 10_000_019):
-        at = tables.at(count)
-        spread = np.zeros((shape.tokens, shape.key_width), np.float32)
-        spread[:, :64], spread[:, 64:84] = raw, raw[:, :20]
-        partner = spread.copy()
-        partner[:, :64] = raw[:, np.arange(64) ^ 1]
-        partner[:, 64:84] = raw[:, np.arange(20) ^ 1]
-        cached = spread * at.key_cos + partner * at.key_sin
-        position = torch.tensor([min(count, 3)])
-        expected = rotate(torch.from_numpy(raw[:, :20]), rotation(position, 20, rope)).numpy()
-        assert np.abs(tables.read_keys(cached, count + 1)[:, :20] - expected).max() <= 1e-5
