@@ -69,12 +69,29 @@ def test_imports_point_down_only(file):
     assert inside <= MAY_IMPORT[room] | {room}
 
 
-def test_what_runs_an_export_imports_no_torch():
+TORCH_ALONE = {"torch_backend"}  # of the backends; what else is there runs an export
+
+
+def exported_backends() -> list[str]:
+    return sorted({f.stem for f in (PACKAGE / "backends").glob("*.py")} - TORCH_ALONE - {"__init__"})
+
+
+@pytest.mark.parametrize("name", exported_backends())
+def test_what_runs_an_export_imports_no_torch_anywhere(name):
     """`pip install saccade_ros[onnx]` has none; only the exporter, which is elsewhere, may need it."""
-    for name in ("base", "window", "exported", "onnx_backend", "tensorrt_backend", "tensorrt_engine", "cuda_runtime"):
-        roots = {module.split(".")[0] for module in imports_of(PACKAGE / "backends" / f"{name}.py")}
-        assert not roots & {"torch", "transformers", "onnx", "safetensors"}, name
-        assert not any(m.startswith("saccade_ros.encoder") for m in imports_of(PACKAGE / "backends" / f"{name}.py"))
+    imports = imports_of(PACKAGE / "backends" / f"{name}.py")
+    assert not {module.split(".")[0] for module in imports} & {"torch", "transformers", "onnx", "safetensors"}
+    of_encoder = {module.split(".")[2] for module in imports if module.startswith("saccade_ros.encoder.")}
+    assert of_encoder <= {"spec", "positions"}
+
+
+def test_sizes_and_positions_of_a_step_are_had_without_torch():
+    """Whatever runs an export reads the encoder's own definition of them."""
+    names = [f"saccade_ros.backends.{name}" for name in exported_backends()]
+    names += ["saccade_ros.encoder.spec", "saccade_ros.encoder.positions"]
+    code = f"import sys, {', '.join(names)}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "onnx", "safetensors"} & set(loaded)
 
 
 @pytest.mark.parametrize("file", [f for f in modules() if room_of(f) != "nodes"], ids=lambda p: p.name)

@@ -1,4 +1,4 @@
-"""What every runtime of an exported step shares: info from the manifest, and one stream's state on the host."""
+"""Info and host-side state of an exported step, shared by every runtime of one."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -10,6 +10,7 @@ from saccade_ros.backends.base import EncoderInfo, unit
 from saccade_ros.backends.manifest import Artifact, Manifest
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables
 from saccade_ros.config import EncoderConfig
+from saccade_ros.encoder.positions import filled_slots
 from saccade_ros.frames import Vector
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a cached value; integer precisions quantize weights, not the cache
@@ -19,10 +20,10 @@ def exported_info(
     manifest: Manifest, artifact: Artifact, encoder: EncoderConfig, device: str, threads: int
 ) -> EncoderInfo:
     """EncoderInfo of an artifact. The encoder id is torch's for the same weights, so fp32 vectors compare with it."""
-    model, shape = manifest.model, StepShape(**manifest.shape)
+    model, spec, shape = manifest.model, manifest.spec, manifest.step_shape
     weights = ("random-" if model.is_random else "") + model.sha256[:12]
     return EncoderInfo(
-        encoder_id=f"{model.name}-{model.input_size}:{weights}:{artifact.precision}",
+        encoder_id=f"{spec.name}-{spec.input_size}:{weights}:{artifact.precision}",
         model=encoder.model,
         weights=model.source,
         weights_sha256=model.sha256,
@@ -31,14 +32,14 @@ def exported_info(
         device=device,
         precision=artifact.precision,
         threads=threads,
-        input_size=model.input_size,
-        tubelet_size=model.tubelet_size,
+        input_size=spec.input_size,
+        tubelet_size=spec.tubelet_size,
         window=shape.window,
         recompute=shape.recompute,
-        dim=shape.width,
+        dim=spec.width,
         patch_scale=model.patch_scale,
         cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
-        depth=shape.depth,
+        depth=spec.depth,
     )
 
 
@@ -52,13 +53,13 @@ class ExportedState(ABC):
         self.shape, self._tables = shape, tables
         self._pooling, self._normalize = encoder.pooling, encoder.normalize
         self._block: deque[Floats] = deque(maxlen=shape.recompute)
-        self._means = np.zeros((shape.window, shape.width), np.float32)
+        self._means = np.zeros((shape.window, shape.spec.width), np.float32)
         self.count = 0
 
     @property
     def fill(self) -> int:
         """See EncoderState."""
-        return min(self.count, self.shape.window)
+        return filled_slots(self.count, self.shape.window)
 
     def step(self, patches: Floats) -> Vector:
         """See EncoderState.
@@ -106,7 +107,7 @@ class ExportedState(ABC):
 
 
 def table_feeds(shape: StepShape, tables: StepTables, block: Floats) -> dict[str, Any]:
-    """One stream's inputs of a step but the ring, by name, with the batch axis."""
+    """Gather one stream's inputs of a step but the ring, by name, with the batch axis."""
     feeds: dict[str, Any] = {"patches": block[None], "slots": tables.slots[:, None]}
     names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
     return feeds | {name: getattr(tables, name)[None] for name in names}

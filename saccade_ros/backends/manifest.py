@@ -1,4 +1,4 @@
-"""manifest.json: what an exported encoder is, what its files hash to, and how well and fast it was measured to be.
+"""Manifest of an export (manifest.json): the encoder's sizes, its files' hashes, and its measured parity and speed.
 
 A folder is an export if it holds one. It is written last, after every file it names, so a folder without one is no
 export, whatever else is in it.
@@ -9,12 +9,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
+from saccade_ros.backends.window import StepShape
 from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.encoder.spec import ModelSpec, RopeLayout
 
 FILE = "manifest.json"
-FORMAT, VERSION = "saccade_ros export", 1
+FORMAT, VERSION = "saccade_ros export", 2
 MAX_BYTES = 4_000_000
 RUNTIMES = ("onnxruntime", "tensorrt")
 
@@ -25,28 +27,25 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The encoder that was exported.
+    """Weights of the encoder that was exported.
 
     Attributes:
-        name: its size or checkpoint name, for the encoder id; `source` says where the weights came from.
-        patch_scale: see EncoderInfo.
+        source: origin of the weights, for people.
+        sha256, patch_scale: see EncoderInfo.
     """
 
-    name: str
     source: str
     sha256: str
     is_random: bool
-    input_size: int
-    tubelet_size: int
     patch_scale: float
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """The step in one precision for one runtime.
+    """Step in one precision for one runtime.
 
     Attributes:
-        contract: how the cache is written, "host" or "scatter" (export/graph.py); an engine's is its graph's.
+        contract: writer of the cache, "host" or "scatter" (export/graph.py); an engine's is its graph's.
         files: role ("embed", "step", "step_data", "engine", ..) to path in the folder.
         parity: centred cosine and error against torch fp32, by clip; empty if it could not run where it was made.
         latency_ms: median step before (torch fp32) and after, same run; empty likewise.
@@ -66,11 +65,12 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of a manifest.json.
+    """Content of a manifest.json.
 
     Attributes:
-        folder: where it was read; its files lie below.
-        shape: sizes of the step, as StepShape takes them.
+        folder: the one it was read from; its files lie below.
+        spec: sizes of the encoder.
+        shape: window, recompute and batch of the step.
         artifacts: preferred first.
         refused: what was made and not kept, with the figures.
         files: path to SHA-256 and size of every file.
@@ -81,11 +81,17 @@ class Manifest:
     created: str
     machine: str
     model: ModelInfo
-    shape: dict[str, Any]
+    spec: ModelSpec
+    shape: dict[str, int]
     artifacts: tuple[Artifact, ...]
     refused: tuple[str, ...]
     files: dict[str, dict[str, Any]]
     versions: dict[str, str]
+
+    @property
+    def step_shape(self) -> StepShape:
+        """Sizes of the step."""
+        return StepShape(self.spec, **self.shape)
 
     def pick(self, runtime: str, precision: str) -> Artifact:
         """The artifact for a runtime; of several, the first, or the one of this precision.
@@ -151,12 +157,12 @@ class Manifest:
 
 
 def is_export(model: str) -> bool:
-    """Does `encoder.model` name an exported folder, or its manifest?"""
+    """True if `encoder.model` names an exported folder, or its manifest."""
     return _manifest_file(model).is_file()
 
 
 def choose_runtime(encoder: EncoderConfig, backend: BackendConfig) -> str:
-    """What backend.name "auto" means: what the export prefers, or torch for anything else."""
+    """Resolve backend.name "auto": the runtime that an export prefers, torch for anything else."""
     if backend.name != "auto":
         return backend.name
     return read_manifest(encoder.model).artifacts[0].runtime if is_export(encoder.model) else "torch"
@@ -230,13 +236,15 @@ def _parse(folder: Path, document: Mapping[str, Any]) -> Manifest:
     artifacts = tuple(_artifact(entry, files) for entry in document["artifacts"])
     if not artifacts:
         raise ValueError("no artifacts")
+    spec = _spec(document["spec"])
     return Manifest(
         folder=folder,
         package_version=_typed(document["package_version"], str),
         created=_typed(document["created"], str),
         machine=_typed(document["machine"], str),
         model=_dataclass(ModelInfo, document["model"]),
-        shape=_shape(document["shape"]),
+        spec=spec,
+        shape=_shape(document["shape"], spec),
         artifacts=artifacts,
         refused=tuple(_typed(reason, str) for reason in document["refused"]),
         files=files,
@@ -263,30 +271,40 @@ def _artifact(entry: Mapping[str, Any], files: Mapping[str, Any]) -> Artifact:
     return artifact
 
 
-_SIZES = ("batch", "window", "recompute", "depth", "width", "heads", "grid")
-
-
-def _shape(entry: Mapping[str, Any]) -> dict[str, Any]:
-    sizes: dict[str, Any] = {name: _typed(entry[name], int) for name in _SIZES}
-    for name, size in sizes.items():
-        if not 1 <= size <= 65536:
-            raise ValueError(f"shape {name} is {size}")
-    if entry["rope"] not in ("tiled", "interleaved"):
+def _spec(entry: Mapping[str, Any]) -> ModelSpec:
+    for name, setting in ModelSpec.__dataclass_fields__.items():
+        if setting.type is int:
+            _size(name, entry[name], least=0 if name == "rope_grid" else 1)
+    if entry["rope"] not in get_args(RopeLayout):
         raise ValueError(f"rope is {entry['rope']!r}")
-    if sizes["recompute"] > sizes["window"] or sizes["width"] % sizes["heads"]:
-        raise ValueError(f"impossible shape {sizes}")
-    return {**sizes, "rope": entry["rope"]}
+    if not 0 < _typed(entry["norm_eps"], float) < 1:
+        raise ValueError(f"norm_eps is {entry['norm_eps']}")
+    spec: ModelSpec = _dataclass(ModelSpec, entry)
+    return spec
+
+
+def _shape(entry: Mapping[str, Any], spec: ModelSpec) -> dict[str, int]:
+    sizes = {name: _size(name, entry[name]) for name in ("window", "recompute", "batch")}
+    spec.check_window(sizes["window"], sizes["recompute"])
+    return sizes
+
+
+def _size(name: str, value: Any, least: int = 1) -> int:
+    size: int = _typed(value, int)
+    if not least <= size <= 65536:
+        raise ValueError(f"{name} is {size}")
+    return size
 
 
 def _dataclass(kind: Any, entry: Mapping[str, Any]) -> Any:
-    """A dataclass of plain values, each of its annotated type."""
+    """Make a dataclass of plain values, each of its annotated type; a Literal's are checked by the caller."""
     origin = {"str": str, "int": int, "float": float, "bool": bool}
     values = {}
     for name, setting in kind.__dataclass_fields__.items():
         wanted = origin.get(getattr(setting.type, "__name__", ""))
         if wanted is None:
             wanted = getattr(setting.type, "__origin__", object)
-        values[name] = _typed(entry[name], wanted)
+        values[name] = _typed(entry[name], wanted if isinstance(wanted, type) else object)
     return kind(**values)
 
 

@@ -34,14 +34,14 @@ class OnnxBackend:
         artifact = manifest.pick("onnxruntime", backend.precision)
         manifest.check_fit(encoder)
         files = manifest.check_files(artifact)
-        self.shape, self._encoder = StepShape(**manifest.shape), encoder
+        self.shape, self._encoder = manifest.step_shape, encoder
         self._tables = WindowTables(self.shape)
         wanted = find_device(backend.device)
         self._embed = open_session(files["embed"], backend, wanted)
         self._step = open_session(files["step"], backend, wanted)
         self.device = wanted if self._step.get_providers()[0] == PROVIDERS[wanted] else "cpu"
         self._contract = artifact.contract
-        expected = [1, self.shape.rows, self.shape.width]
+        expected = [1, self.shape.rows, self.shape.spec.width]
         if (found := _sizes(self._step).get("patches")) != expected:
             raise ManifestError(f"{files['step']}: takes patches of {found}, its manifest says {expected}")
         threads = backend.threads or len(os.sched_getaffinity(0))
@@ -49,9 +49,9 @@ class OnnxBackend:
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
-        size = self.info.input_size
-        if pixels.shape != (2, 3, size, size):
-            raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {(2, 3, size, size)}")
+        expected = self.shape.spec.pixels_shape
+        if pixels.shape != expected:
+            raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {expected}")
         patches = self._embed.run(["patches"], {"pixels": pixels})[0]
         return Embedded(patches, patches)
 
@@ -104,7 +104,7 @@ class OnnxState(ExportedState):
 
     def _write_slots(self, tables: StepTables) -> None:
         for kind in ("keys", "values"):
-            for i in range(self.shape.depth):
+            for i in range(self.shape.spec.depth):
                 ring = self._inputs[f"{kind}_{i}"]
                 new, slots = self._outputs[f"{kind}_new_{i}"].numpy(), ring.numpy()
                 for j, slot in enumerate(tables.slots):
@@ -113,7 +113,7 @@ class OnnxState(ExportedState):
                     ring.update_inplace(slots)
 
     def _rows(self, tubelet: Any) -> slice:
-        return slice(tubelet * self.shape.tokens, (tubelet + 1) * self.shape.tokens)
+        return slice(tubelet * self.shape.spec.tokens, (tubelet + 1) * self.shape.spec.tokens)
 
     def _empty_ring(self) -> None:
         for name, value in self._inputs.items():
@@ -125,8 +125,8 @@ class OnnxState(ExportedState):
 
     def tokens(self) -> Floats:
         """Tokens of the last step, oldest tubelet of the block first: (r, S, D)."""
-        shape = self.shape
-        tokens: Floats = self._outputs["tokens"].numpy().reshape(shape.recompute, shape.tokens, shape.width)
+        sizes = self.shape.recompute, self.shape.spec.tokens, self.shape.spec.width
+        tokens: Floats = self._outputs["tokens"].numpy().reshape(sizes)  # (r, S, D)
         return tokens
 
     def ring(self) -> dict[str, Floats]:

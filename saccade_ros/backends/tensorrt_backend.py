@@ -38,7 +38,7 @@ class TensorRtBackend:
         if backend.device == "cpu":
             raise BackendError("backend.device is 'cpu': TensorRT runs on GPUs only; set 'auto' or 'cuda'")
         files = manifest.check_files(artifact)
-        self.shape, self._config, self._contract = StepShape(**manifest.shape), encoder, artifact.contract
+        self.shape, self._config, self._contract = manifest.step_shape, encoder, artifact.contract
         self._tables, self._cuda = WindowTables(self.shape), Cuda()
         self._embed = Engine(trt, files["embed_engine"], self._cuda)
         self._step = Engine(trt, files["engine"], self._cuda)
@@ -47,9 +47,9 @@ class TensorRtBackend:
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
-        size = self.info.input_size
-        if pixels.shape != (2, 3, size, size):
-            raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {(2, 3, size, size)}")
+        expected = self.shape.spec.pixels_shape
+        if pixels.shape != expected:
+            raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {expected}")
         patches = self._embed_run({"pixels": pixels})["patches"].copy()
         return Embedded(patches, patches)
 
@@ -88,9 +88,9 @@ class TensorRtState(ExportedState):
     def _write_slots(self, tables: StepTables) -> None:
         """Copy the block's keys and values, tubelet by tubelet: one strided copy over the heads for each layer."""
         shape = self.shape
-        for kind, width in (("keys", shape.key_width), ("values", shape.head_width)):
-            tubelet = shape.tokens * width * self._itemsize  # bytes of one tubelet of one head
-            for i in range(shape.depth):
+        for kind, width in (("keys", shape.key_width), ("values", shape.spec.head_width)):
+            tubelet = shape.spec.tokens * width * self._itemsize  # bytes of one tubelet of one head
+            for i in range(shape.spec.depth):
                 ring, new = self._resident[f"{kind}_{i}"], self._resident[f"{kind}_new_{i}"]
                 for j, slot in enumerate(tables.slots):
                     self._cuda.copy_rows(
@@ -99,7 +99,7 @@ class TensorRtState(ExportedState):
                         new + j * tubelet,
                         shape.recompute * tubelet,
                         tubelet,
-                        shape.heads,
+                        shape.spec.heads,
                     )
         self._cuda.synchronize()
 
@@ -115,8 +115,8 @@ class TensorRtState(ExportedState):
 
     def tokens(self) -> Floats:
         """Tokens of the last step, oldest tubelet of the block first: (r, S, D)."""
-        shape = self.shape
-        tokens: Floats = self._outputs["tokens"].reshape(shape.recompute, shape.tokens, shape.width)
+        sizes = self.shape.recompute, self.shape.spec.tokens, self.shape.spec.width
+        tokens: Floats = self._outputs["tokens"].reshape(sizes)  # (r, S, D)
         return tokens
 
 

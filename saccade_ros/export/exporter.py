@@ -1,7 +1,7 @@
 """One export from start to end: load, write graphs, quantize or build, measure, accept or refuse, then appear."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,7 @@ from saccade_ros import __version__
 from saccade_ros.backends.exported import table_feeds
 from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo, describe_files
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
-from saccade_ros.backends.window import StepShape, WindowTables
+from saccade_ros.backends.window import WindowTables
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.export.folder import whole_folder
@@ -116,7 +116,7 @@ class _Export:
             with TemporaryDirectory(dir=self._folder.parent, prefix=f"{self._folder.name}-") as scratch:
                 plain = Path(scratch) / "step.onnx"
                 save(build_step(self._encoder, self._options.batch, self._contract), plain)
-                quantize(precision, plain, step, self._shape.depth, self._feeds(plain))
+                quantize(precision, plain, step, self._shape.spec.depth, self._feeds(plain))
         else:
             save(build_step(self._encoder, self._options.batch, self._contract, precision), step)
         progress(0.4)
@@ -197,22 +197,19 @@ class _Export:
 
     def _feeds(self, step: Path) -> Iterator[dict[str, Any]]:
         """Inputs of each step on the calibration clip, the ring as it was before."""
-        state, block = self._onnx_state(step), np.zeros((self._shape.rows, self._shape.width), np.float32)
+        state, block = self._onnx_state(step), np.zeros((self._shape.rows, self._shape.spec.width), np.float32)
         for count, patches in enumerate(self._calibration.patches):
-            block = np.concatenate([block[self._shape.tokens :], patches])
+            block = np.concatenate([block[self._shape.spec.tokens :], patches])
             feeds = table_feeds(self._shape, self._tables.at(count), block)
             yield feeds | state.ring()
             state.step(patches)
 
     def _manifest(self, artifacts: Sequence[Artifact]) -> Manifest:
-        loaded, spec = self._loaded, self._encoder.spec
-        info = ModelInfo(
-            name=spec.name,
+        loaded, shape = self._loaded, self._shape
+        model = ModelInfo(
             source=loaded.source,
             sha256=loaded.sha256,
             is_random=loaded.is_random,
-            input_size=spec.input_size,
-            tubelet_size=spec.tubelet_size,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
         )
         return Manifest(
@@ -220,8 +217,9 @@ class _Export:
             package_version=__version__,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             machine=describe_machine(),
-            model=info,
-            shape={**_as_dict(self._shape), "batch": self._options.batch},
+            model=model,
+            spec=shape.spec,
+            shape={"window": shape.window, "recompute": shape.recompute, "batch": self._options.batch},
             artifacts=tuple(artifacts),
             refused=tuple(self._refused),
             files=describe_files(self._folder),
@@ -249,10 +247,6 @@ def _cost(artifact: Artifact) -> float:
 def _named(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.iterdir()):
         yield path.name.replace(".onnx", "").replace(".", "_"), path
-
-
-def _as_dict(shape: StepShape) -> Mapping[str, Any]:
-    return {name: getattr(shape, name) for name in shape.__dataclass_fields__}
 
 
 def installed_versions() -> dict[str, str]:

@@ -74,7 +74,7 @@ def bench_export(folder: str, model: str, threads: int, rounds: int, clips: Sequ
     """
     manifest = read_manifest(folder)
     shape = manifest.shape
-    sizes = {"window": shape["window"], "recompute": shape["recompute"]}
+    sizes: dict[str, Any] = {"window": shape["window"], "recompute": shape["recompute"]}
     steps: dict[str, Callable[[], None]] = {}
     for precision in ("fp32", "bf16", "int8"):
         backend = BackendConfig(name="torch", device="cpu", precision=precision, threads=threads)
@@ -104,7 +104,7 @@ def _parity(manifest: Manifest, folder: str, model: str, threads: int, clip: str
     """Each ONNX artifact against torch fp32 over three windows of a clip."""
     shape = manifest.shape
     encoder = load_encoder(model, shape["window"], shape["recompute"]).encoder
-    tubelets = list(read_tubelets(clip, Config(), manifest.model.input_size, 3 * shape["window"]))
+    tubelets = list(read_tubelets(clip, Config(), manifest.spec.input_size, 3 * shape["window"]))
     reference = compute_reference(encoder, Path(clip).name, tubelets, lambda share: None)
     settings = EncoderConfig(model=folder, window=shape["window"], recompute=shape["recompute"])
     found = {}

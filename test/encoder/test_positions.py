@@ -1,10 +1,15 @@
-"""The one definition of a step's positions: against formulas written another way."""
+"""The one definition of a step's positions: against formulas written another way, and read by every kind of step."""
 
 import numpy as np
 import pytest
 import torch
+from reference_model import random_clip
 from transformers.models.vjepa2.modeling_vjepa2 import rotate_queries_or_keys
 
+from saccade_ros.backends.onnx_backend import OnnxState, open_session
+from saccade_ros.backends.window import WindowTables
+from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.encoder import positions
 from saccade_ros.encoder.positions import (
     ChannelAngles,
     StepIndices,
@@ -18,6 +23,9 @@ from saccade_ros.encoder.positions import (
     patch_positions,
 )
 from saccade_ros.encoder.spec import SIZES, ModelSpec
+from saccade_ros.encoder.weights import load_encoder
+from saccade_ros.export.graph import build_step, step_shape
+from saccade_ros.train.stream import stream_tokens
 
 SMALL = ModelSpec("small", width=192, depth=1, heads=3, input_size=64)  # E 64, grid 4
 STRETCHED = ModelSpec("stretched", width=192, depth=1, heads=3, input_size=384, rope="interleaved", rope_grid=16)
@@ -110,3 +118,52 @@ def test_indices_are_those_of_a_ring_that_is_written_tubelet_by_tubelet(window, 
         assert len(step.block_idx) == recompute
         assert all(ring[slot] == tubelet for slot, tubelet in zip(step.slots(block), block, strict=True))
         assert filled_slots(newest + 1, window) == len(seen)
+
+
+# One definition
+
+
+@pytest.fixture(scope="module")
+def outputs(checkpoint, tmp_path_factory):
+    """The newest tokens of a stream, (T, S, D), by torch's ring, by an exported graph, and by training's pass."""
+    folder = tmp_path_factory.mktemp("graph")
+
+    def compute() -> list[np.ndarray]:
+        encoder = load_encoder(str(checkpoint), 3).encoder
+        patches = torch.stack([encoder.embed(tubelet) for tubelet in random_clip(8)])
+        ring, shape = encoder.new_ring(), step_shape(encoder)
+        (folder / "step.onnx").write_bytes(build_step(encoder, 1, "host").SerializeToString())
+        session = open_session(folder / "step.onnx", BackendConfig(device="cpu", threads=1), "cpu")
+        state = OnnxState(session, shape, WindowTables(shape), EncoderConfig(), "cpu", "host")
+        by_ring, by_graph = [], []
+        for tubelet in patches:
+            by_ring.append(encoder.step([tubelet], [ring])[0].tokens[-1].numpy())
+            state.step(tubelet.numpy())
+            by_graph.append(state.tokens()[-1].copy())
+        with torch.no_grad():
+            return [np.stack(by_ring), np.stack(by_graph), stream_tokens(encoder, patches).numpy()]
+
+    return compute
+
+
+def reversed_positions(spec, dtype):
+    """Rows and columns counted from the other corner."""
+    return tuple(part[::-1] for part in patch_positions(spec, dtype))
+
+
+MUTATIONS = {
+    "angles": (positions, "channel_angles", lambda *given: 1.5 * channel_angles(*given)),
+    "direction of rotation": (positions, "pair_signs", lambda *given: -pair_signs(*given)),
+    "rows and columns": (positions, "patch_positions", reversed_positions),
+    "window positions": (StepIndices, "shift", property(lambda step: step.window - 1 - step.newest)),  # young ones last
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_mutation_of_the_definition_breaks_torch_export_and_training_alike(outputs, monkeypatch, mutation):
+    before = outputs()
+    monkeypatch.setattr(*MUTATIONS[mutation])
+    after = outputs()
+    for ours, mutated in zip(before, after, strict=True):
+        assert np.abs(mutated - ours).max() > 0.01 * np.abs(ours).max(), "the mutation shows"
+        assert np.abs(mutated - after[0]).max() <= 1e-5 * np.abs(ours).max(), "and alike"

@@ -11,6 +11,9 @@ from importlib import metadata
 
 import numpy as np
 import pytest
+import released_model
+import torch
+from reference_model import random_clip
 from scenes import frames_of, textured, tiny_config
 
 from saccade_ros.backends import BackendError, load_backend, onnx_backend
@@ -105,14 +108,30 @@ def test_a_step_with_nan_raises_and_leaves_the_stream_as_it_was(manifest):
     assert np.array_equal(state.step(patches[0]), backend.new_state().step(patches[0]))
 
 
-def test_facts_are_torchs_but_for_the_runtime(manifest):
+def test_info_is_torchs_but_for_the_runtime(manifest):
     encoder = EncoderConfig(model=str(manifest.folder), window=3)
     info = load_backend(encoder, BackendConfig(precision="fp32", threads=1)).info
-    torch_facts = load_backend(EncoderConfig(model="tiny", window=3), BackendConfig(threads=1)).info
-    assert info.encoder_id == torch_facts.encoder_id
-    assert (info.weights_sha256, info.weights_random) == (torch_facts.weights_sha256, True)
-    assert info.patch_scale == pytest.approx(torch_facts.patch_scale)
+    of_torch = load_backend(EncoderConfig(model="tiny", window=3), BackendConfig(threads=1)).info
+    assert info.encoder_id == of_torch.encoder_id
+    assert (info.weights_sha256, info.weights_random) == (of_torch.weights_sha256, True)
+    assert info.patch_scale == pytest.approx(of_torch.patch_scale)
     assert (info.backend, info.device, info.dim, info.window) == ("onnxruntime", "cpu", 192, 3)
+
+
+def test_vjepa21_export_is_torch_after_the_manifest_too(options, tmp_path):
+    """The manifest carries all that positions depend on: 8 patches a side are stretched over a rotary grid of 16."""
+    file = str(tmp_path / "vjepa2_1_small_128.pt")
+    torch.save(released_model.document(), file)
+    kept = export(options(model=file, precisions=("fp32",)), **SILENT)
+    assert kept.artifacts[0].parity["held_out"]["max_relative_error"] <= 1e-4
+    states = []
+    for model, backend in ((file, "torch"), (str(kept.folder), "onnxruntime")):
+        settings = BackendConfig(name=backend, precision="fp32", device="cpu", threads=1)
+        loaded = load_backend(EncoderConfig(model=model, window=3), settings)
+        states.append((loaded, loaded.new_state()))
+    for pixels in random_clip(8).numpy():
+        expected, vector = (state.step(loaded.embed(pixels).patches) for loaded, state in states)
+        assert np.abs(vector - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_what_is_worse_than_asked_is_refused_with_the_figures(options):

@@ -147,9 +147,38 @@ def test_manifest_without_a_table_of_files_is_refused(manifest, tmp_path, files)
         read_manifest(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("spec", "heads", 0),
+        ("spec", "heads", 5),
+        ("spec", "width", "192"),
+        ("spec", "patch_size", True),
+        ("spec", "rope", "spiral"),
+        ("spec", "rope_grid", -1),
+        ("spec", "norm_eps", float("nan")),
+        ("spec", "frames_per_clip", 2),
+        ("shape", "window", 0),
+        ("shape", "recompute", 4),
+        ("shape", "batch", 2**40),
+    ],
+)
+def test_manifest_of_an_impossible_step_is_refused(manifest, tmp_path, part, name, value):
+    document = json.loads((manifest.folder / "manifest.json").read_text())
+    assert name in document[part]
+    document[part][name] = value
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(ManifestError, match="it was changed or is not ours: make the export again"):
+        read_manifest(str(tmp_path))
+    del document[part][name]
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(ManifestError, match=f"KeyError '{name}'"):
+        read_manifest(str(tmp_path))
+
+
 def test_manifest_of_another_version_is_refused(manifest, tmp_path):
     folder = small_copy(manifest, tmp_path / "export")
     document = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**document, "version": 99}))
-    with pytest.raises(ManifestError, match="manifest version 99, this package reads 1: export again"):
+    with pytest.raises(ManifestError, match="manifest version 99, this package reads 2: export again"):
         load_backend(EncoderConfig(model=str(folder), window=3), BackendConfig())

@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+import released_model
 import torch
 from reference_model import make_reference, random_clip
 
@@ -74,6 +75,21 @@ def test_stream_has_no_age(checkpoint, tmp_path):
     assert relative_error(vectors[1], vectors[0]) <= 1e-5
 
 
+@pytest.mark.parametrize("contract", ["scatter", "host"])
+@pytest.mark.parametrize("recompute", [1, 2])
+def test_vjepa21_keeps_its_stretched_rows_and_columns(tmp_path, contract, recompute):
+    """8 patches a side on a rotary grid of 16; a step that counts them as they are is 10 % off."""
+    torch.save(released_model.document(), tmp_path / "vjepa2_1_small_128.pt")
+    encoder = load_encoder(str(tmp_path / "vjepa2_1_small_128.pt"), 3, recompute).encoder
+    assert (encoder.spec.rope, encoder.spec.grid, encoder.spec.rope_grid) == ("interleaved", 8, 16)
+    state, ring = exported_state(encoder, tmp_path, contract), encoder.new_ring()
+    for n, tubelet in enumerate(random_clip(8)):
+        patches = encoder.embed(tubelet)
+        expected = encoder.step([patches], [ring])[0].tokens[-1].numpy()
+        state.step(patches.numpy())
+        assert relative_error(state.tokens()[-1], expected) <= 1e-4, n
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 5e-3)])
 def test_half_precision_is_close(checkpoint, tmp_path, precision, tolerance):
     encoder = load_encoder(checkpoint, 3).encoder
@@ -103,14 +119,14 @@ def test_batch_of_streams_of_different_age_is_the_streams_apart(checkpoint):
     session = ort.InferenceSession(build_step(encoder, 2, "host").SerializeToString())
     tables, rings = WindowTables(shape), [encoder.new_ring() for _ in range(2)]
     clips, ages = [random_clip(9, seed) for seed in range(2)], (0, 4)
-    cache = {f"keys_{i}": empty_keys(shape) for i in range(shape.depth)}
-    cache |= {f"values_{i}": np.zeros(shape.values, np.float32) for i in range(shape.depth)}
+    cache = {f"keys_{i}": empty_keys(shape) for i in range(shape.spec.depth)}
+    cache |= {f"values_{i}": np.zeros(shape.values, np.float32) for i in range(shape.spec.depth)}
 
     def write(new, streams, slots):
         for name, ring in cache.items():
             part = new[name.replace("_", "_new_")]
             for b in streams:
-                rows = slice(slots[b] * shape.tokens, (slots[b] + 1) * shape.tokens)
+                rows = slice(slots[b] * shape.spec.tokens, (slots[b] + 1) * shape.spec.tokens)
                 ring[b, :, rows] = part[b]
 
     for step in range(max(ages) + 5):

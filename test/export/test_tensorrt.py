@@ -44,7 +44,7 @@ def test_whole_step_builds_without_a_gpu(trt, tmp_path, precision, contract):
     assert not list(tmp_path.glob(".*")), "no partial file"
 
 
-def test_lookback_builds_with_host_written_slots(trt, tmp_path):
+def test_recompute_builds_with_host_written_slots(trt, tmp_path):
     encoder = load_encoder("tiny", 4, 2).encoder
     contract = tensorrt_builder.find_contract(trt, encoder.recompute)
     assert (contract, tensorrt_builder.find_contract(trt, 1)) == ("host", "scatter")
