@@ -1,1 +1,4 @@
-"""The cached causal V-JEPA 2 encoder, in torch: rope, ring cache, model, weights. Read in that order."""
+"""Cached causal V-JEPA 2 encoder. Read spec, positions, rope, ring, attention, model and weights in that order.
+
+spec and positions import no torch: whatever runs an export reads them, too.
+"""

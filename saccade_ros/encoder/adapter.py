@@ -1,6 +1,7 @@
-"""A causal adapter: low-rank changes (LoRA, Hu et al. 2021) of the attention's linear layers, trained by `saccade
-train causal` so that the cached step gives what the bidirectional clip encoder would. Merged into the weights at
-load, it costs nothing at run time.
+"""Causal adapter: low-rank changes (LoRA, Hu et al. 2021) of the attention's linear layers.
+
+`saccade train causal` trains it so that the cached step gives what the bidirectional clip encoder would. Merged into
+the weights at load, it costs nothing at run time.
 
 File: safetensors. `layers.<i>.attention.<qkv|proj>.down` (rank, D) and `.up` (out, rank), and a header that names
 the weights it was trained on: on any others it would be noise, so it is refused there.
@@ -27,7 +28,7 @@ TARGETS = ("qkv", "proj")
 
 
 class LowRank(nn.Module):
-    """W -> W + (alpha / rank) up @ down: a parametrization of a linear layer's weight (torch.nn.utils.parametrize).
+    """Low-rank change of a linear layer's weight, W + (alpha / rank) up @ down (torch.nn.utils.parametrize).
 
     `up` starts at zero, so an untrained adapter changes nothing.
     """
@@ -40,12 +41,12 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(torch.zeros(linear.out_features, rank))  # (out, rank)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The changed weight, (out, in)."""
+        """Change the weight: (out, in) -> (out, in)."""
         return weight + self.scale * (self.up @ self.down)
 
 
 def target_layers(encoder: StreamingEncoder) -> dict[str, nn.Linear]:
-    """The linear layers that an adapter changes, by name."""
+    """Find the linear layers that an adapter changes, by name."""
     found: dict[str, nn.Linear] = {}
     for i, layer in enumerate(encoder.layers):
         assert isinstance(layer, Layer)
@@ -55,7 +56,7 @@ def target_layers(encoder: StreamingEncoder) -> dict[str, nn.Linear]:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter apart from any encoder.
+    """Adapter apart from any encoder.
 
     Attributes:
         base_sha256: fingerprint of the weights it belongs to.
@@ -70,7 +71,7 @@ class Adapter:
     trained: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, file: Path) -> None:
-        """Write it, whole or not at all."""
+        """Write the adapter's file, whole or not at all."""
         header = {"format": FORMAT, "base_sha256": self.base_sha256, "rank": self.rank, "alpha": self.alpha}
         header |= {"targets": list(TARGETS), "trained": dict(self.trained)}
         file.parent.mkdir(parents=True, exist_ok=True)

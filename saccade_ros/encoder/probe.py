@@ -1,5 +1,7 @@
-"""The attentive probe of the released video classifiers: a few layers of attention over every token of the window,
-then one learned query that gathers them. transformers' VJEPA2ForVideoClassification holds it beside the encoder.
+"""Attentive probe of the released video classifiers.
+
+A few layers of attention over every token of the window, then one learned query that gathers them. transformers'
+VJEPA2ForVideoClassification holds it beside the encoder.
 
 The probe was trained on all tokens of a clip, so in a stream it sees those of the whole window, each tubelet's as
 last computed. With recompute = window these are the clip encoder's, and the result is transformers' to 1e-5.
@@ -21,7 +23,7 @@ PREFIXES = ("pooler.", "classifier.")
 
 
 class ProbeLayer(nn.Module):
-    """One attention layer of the probe. The last gathers by a query that is not normalised and has no projection."""
+    """Attention layer of the probe. The last gathers by a query that is not normalised and has no projection."""
 
     def __init__(self, spec: ModelSpec, gathers: bool) -> None:
         super().__init__()
@@ -34,10 +36,11 @@ class ProbeLayer(nn.Module):
         self.fc2 = nn.Linear(spec.mlp_width, spec.width)
 
     def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
-        """x: (N, D), queries: (M, D), x itself if there are none -> (M, D)."""
+        """Attend with queries (M, D), x itself if there are none, to x (N, D) -> (M, D)."""
         tokens = self.norm1(x)
-        residual, asking = (x, tokens) if queries is None else (queries, queries)
-        q, k, v = (self._split(projected) for projected in (self.query(asking), self.key(tokens), self.value(tokens)))
+        residual, attending = (x, tokens) if queries is None else (queries, queries)
+        projected = self.query(attending), self.key(tokens), self.value(tokens)
+        q, k, v = (self._split(part) for part in projected)  # (1, A, M or N, E) each
         gathered = F.scaled_dot_product_attention(q, k, v)[0]  # (A, M, E)
         y: Tensor = residual + self.proj(gathered.transpose(0, 1).flatten(1))  # (M, D)
         mlp: Tensor = self.fc2(F.gelu(self.fc1(self.norm2(y))))
@@ -49,7 +52,7 @@ class ProbeLayer(nn.Module):
 
 
 class AttentiveProbe(nn.Module):
-    """Pooler and classifier; `labels` names the classes."""
+    """Pooler and classifier of a window's tokens; `labels` names the classes."""
 
     def __init__(self, spec: ModelSpec, depth: int, labels: tuple[str, ...]) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class AttentiveProbe(nn.Module):
 
 
 def load_probe(folder: Path, spec: ModelSpec, config: Mapping[str, Any]) -> AttentiveProbe:
-    """The probe of a VJEPA2ForVideoClassification checkpoint, in fp32 on the CPU, strictly.
+    """Load the probe of a VJEPA2ForVideoClassification checkpoint, in fp32 on the CPU, strictly.
 
     Raises:
         WeightsError: the checkpoint has none, or not all of it.

@@ -1,4 +1,4 @@
-"""The `.pt` files that facebookresearch/vjepa2 releases: V-JEPA 2.1, and V-JEPA 2 in the same container.
+"""Released `.pt` files of facebookresearch/vjepa2: V-JEPA 2.1, and V-JEPA 2 in the same container.
 
 Such a file holds no config, so the sizes are read off the tensors; what no tensor tells (heads, input size) follows
 the repository's src/hub/backbones.py. Beside the encoder it holds the predictor, the optimizer and, of a distilled
@@ -24,7 +24,7 @@ _NORMS = 4  # of V-JEPA 2.1: outputs of four depths are normalised, the last of 
 
 
 def read_released(file: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """The encoder's sizes and its tensors, by the names of the repository's modules, mapped from disk.
+    """Read the encoder's sizes and its tensors, by the names of the repository's modules, mapped from disk.
 
     Raises:
         WeightsError: not such a file, or cut.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class WeightsError(ValueError):
-    """A checkpoint that cannot be used. The message names the file or tensor and the remedy."""
+    """Checkpoint that cannot be used. The message names the file or tensor and the remedy."""
 
 
 def copy_tensors(where: Path, tensors: Iterable[tuple[str, Tensor]], placements: Iterable[tuple[str, Tensor]]) -> None:
@@ -37,7 +37,7 @@ def copy_tensors(where: Path, tensors: Iterable[tuple[str, Tensor]], placements:
 
 
 def read_safetensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a folder's .safetensors files.
+    """Iterate over every tensor of a folder's .safetensors files.
 
     Raises:
         WeightsError: there is none, or one cannot be read.

@@ -1,4 +1,4 @@
-"""Where an encoder's numbers come from: a checkpoint, loaded strictly, or a seed, labelled RANDOM.
+"""Weights of an encoder: from a checkpoint, loaded strictly, or from a seed, labelled RANDOM.
 
 Checkpoints are folders as transformers saves them, or `.pt` files as facebookresearch/vjepa2 releases them.
 """
@@ -29,10 +29,10 @@ __all__ = ["LoadedEncoder", "WeightsError", "fingerprint", "load_encoder"]
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """An encoder with its provenance.
+    """Encoder with its provenance.
 
     Attributes:
-        source: where the weights came from, for people; starts with RANDOM if a seed did.
+        source: origin of the weights, for people; starts with RANDOM if that is a seed.
         sha256: hex digest over every tensor, name and values in fp32; equal weights have equal digests.
         probe: of a video-classification checkpoint, if asked for.
     """
@@ -123,7 +123,7 @@ def fill_randomly(encoder: StreamingEncoder, seed: int) -> None:
 
 
 def fingerprint(encoder: StreamingEncoder) -> str:
-    """SHA-256 over names and values of all tensors."""
+    """Compute the SHA-256 over names and values of all tensors, as a hex digest."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
