@@ -34,9 +34,7 @@ def test_named_files_exist(page):
     """A name may leave out saccade_ros/. NAME stands for a file to be added."""
     names = set(re.findall(r"(?<![\w/.])[\w./]+\.py\b", page.read_text(encoding="utf-8")))
     names = {name for name in names if not name.endswith("NAME.py")}
-    found = {
-        name for name in names for place in (ROOT, ROOT / "launch", PACKAGE, page.parent) if (place / name).is_file()
-    }
+    found = {name for name in names for place in (ROOT, ROOT / "launch", page.parent) if (place / name).is_file()}
     listed = {name for name in names if any(file.endswith(f"/{name}") for file in listed_files())}
     assert names - found - listed == set()
 
