@@ -3,7 +3,9 @@
 Each function is a block: `<!-- generated: NAME -->` in any page is followed by what the function NAME returns.
 """
 
+import ast
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from saccade_ros.knobs import settings_of
 from saccade_ros.vision.ledger import DROP_CAUSES
 
 RESULTS = Path(__file__).parent / "results"
+PACKAGE = Path(__file__).parents[1] / "saccade_ros"
 GATES = ("surprise", "pixel difference", "previous tubelet")
 
 
@@ -165,11 +168,32 @@ def adapter() -> str:
     return _table(("gap at r = 1; learning rate, steps, seed", *columns), rows)
 
 
+def files() -> str:
+    """Every source file of the package, a table for each folder, with the first sentence of each."""
+    sources = (path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
+    folders: dict[str, list[tuple[str, str]]] = {}
+    for file in sorted(sources, key=lambda path: (path.parent, path)):
+        folder = file.parent.relative_to(PACKAGE.parent).as_posix()
+        if file.name != "__init__.py":
+            folders.setdefault(folder, []).append((f"`{file.name}`", _first_sentence(file)))
+    return "\n\n".join(
+        _table((f"`{folder}/`", _first_sentence(PACKAGE.parent / folder / "__init__.py")), rows)
+        for folder, rows in folders.items()
+    )
+
+
+def _first_sentence(file: Path) -> str:
+    """Return the first sentence of a file's docstring, or of its first comment; nothing of a file that is not there."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    told = ast.get_docstring(ast.parse(text)) if file.suffix == ".py" else text.partition("\n")[0].strip("/ ")
+    return re.split(r"(?<=\.)(?<!al\.)\s", " ".join((told or "").partition("\n\n")[0].split()))[0]
+
+
 BLOCKS = {
     function.__name__.replace("_", "-"): function
     for function in (
         parameters, drop_causes, step, steps, gate_cost, gate_default, gates, calibration, budget, export, fidelity,
-        forgetting, adapter,
+        forgetting, adapter, files,
     )
 }  # fmt: skip
 

@@ -1,9 +1,10 @@
-"""Make the small trained model that docs/fidelity.md measures the causal adapter on: no download, minutes on two cores.
+"""Make the small trained model on which docs/fidelity.md measures the causal adapter.
 
     python docs/small_model.py FOLDER CLIP...
 
-A V-JEPA 2 encoder (4 layers, 192 wide, 64 px, 8 tubelets) learns to tell the pixels of patches that are hidden from it.
-It is no good encoder, but its weights have seen real video, and so one scene tells of another.
+A V-JEPA 2 encoder (4 layers, 192 wide, 64 px, 8 tubelets) learns to predict the pixels of masked patches. It needs no
+download and takes minutes on two cores. It is no good encoder, but its weights were trained on real video, so that what
+an adapter learns on one scene can help on another.
 """
 
 import math
@@ -18,13 +19,14 @@ from saccade_ros.recordings.clip import read_tubelets
 from saccade_ros.train.views import MARGIN, random_view
 
 SIZE, TUBELETS, PATCH, WIDTH = 64, 8, 16, 192
-PLACES = (SIZE // PATCH) ** 2
+TOKENS = (SIZE // PATCH) ** 2  # per tubelet
 STEPS, BATCH, LEARNING_RATE, WARM_UP_STEPS = 800, 16, 1e-3, 50
-HIDDEN = 0.6  # share of the patches
-FASTEST = 8  # frames of the recording between two of a view, at most
+MASKED_FRACTION = 0.6
+MAX_STRIDE = 8  # frames of the recording from one frame of a view to the next
 
 
 def main(folder: str, paths: list[str]) -> None:
+    """Train on the clips and save the model to `folder`, as transformers does."""
     torch.manual_seed(0)
     config = load_config(None, {"stream.fps": "0"})
     clips = [torch.from_numpy(read_tubelets(path, config, int(MARGIN * SIZE))).flatten(0, 1) for path in paths]
@@ -41,17 +43,17 @@ def main(folder: str, paths: list[str]) -> None:
             pred_num_attention_heads=2,
         )
     )
-    head, veil = nn.Linear(WIDTH, 2 * 3 * PATCH**2), nn.Parameter(torch.zeros(WIDTH))
-    parameters = [*model.encoder.parameters(), *head.parameters(), veil]
+    head, mask_token = nn.Linear(WIDTH, 2 * 3 * PATCH**2), nn.Parameter(torch.zeros(WIDTH))
+    parameters = [*model.encoder.parameters(), *head.parameters(), mask_token]
     optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.05)
     for step in range(STEPS):
         warm = min(1.0, (step + 1) / WARM_UP_STEPS)
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * warm * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-        pixels = torch.stack([view(clips) for _ in range(BATCH)])  # (B, T, 2, 3, H, W)
-        hidden_mask = hide()  # (B, T*S)
+        pixels = torch.stack([random_example(clips) for _ in range(BATCH)])  # (B, T, 2, 3, H, W)
+        hidden_mask = random_mask()  # (B, T*S)
         with torch.autocast("cpu", torch.bfloat16):
-            told = head(encode(model, pixels, hidden_mask, veil))
-        loss = (told.float() - patch_values(pixels))[hidden_mask].square().mean()
+            predicted = head(encode(model, pixels, hidden_mask, mask_token))  # (B, T*S, 2*3*P*P)
+        loss = (predicted.float() - patch_values(pixels))[hidden_mask].square().mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -61,28 +63,29 @@ def main(folder: str, paths: list[str]) -> None:
     model.save_pretrained(folder)
 
 
-def below(number: int) -> int:
-    return int(torch.randint(number, ()))
+def random_below(limit: int) -> int:
+    """Draw a whole number from 0 to `limit` - 1."""
+    return int(torch.randint(limit, ()))
 
 
-def view(clips: list[Tensor]) -> Tensor:
-    """A stretch of a clip at some speed, seen somehow: (T, 2, 3, H, W)."""
-    frames, stride = clips[below(len(clips))], 1 + below(FASTEST)
-    played = torch.arange(2 * TUBELETS) * stride + below(max(1, len(frames) - 2 * TUBELETS * stride))
-    shown = frames[played.clamp(max=len(frames) - 1)]  # (2T, 3, B, B)
-    return random_view(shown.unflatten(0, (-1, 2)), SIZE, TUBELETS, torch.default_generator)
+def random_example(clips: list[Tensor]) -> Tensor:
+    """Draw a part of a clip, at a random speed, in a random view: (T, 2, 3, H, W)."""
+    frames, stride = clips[random_below(len(clips))], 1 + random_below(MAX_STRIDE)
+    frame_idx = torch.arange(2 * TUBELETS) * stride + random_below(max(1, len(frames) - 2 * TUBELETS * stride))
+    chosen = frames[frame_idx.clamp(max=len(frames) - 1)]  # (2T, 3, B, B)
+    return random_view(chosen.unflatten(0, (-1, 2)), SIZE, TUBELETS, torch.default_generator)
 
 
-def hide() -> Tensor:
-    """What the encoder does not see: in half of the examples the same places in every tubelet. (B, T*S)"""
-    at_places = torch.rand(BATCH, 1, PLACES).expand(-1, TUBELETS, -1)
-    anywhere = torch.rand(BATCH, TUBELETS, PLACES)
-    return (torch.where(torch.rand(BATCH, 1, 1) < 0.5, at_places, anywhere) < HIDDEN).flatten(1)
+def random_mask() -> Tensor:
+    """Draw the patches to hide; in half of the examples the same ones in every tubelet. True = hidden, (B, T*S)."""
+    same = torch.rand(BATCH, 1, TOKENS).expand(-1, TUBELETS, -1)  # (B, T, S)
+    independent = torch.rand(BATCH, TUBELETS, TOKENS)
+    return (torch.where(torch.rand(BATCH, 1, 1) < 0.5, same, independent) < MASKED_FRACTION).flatten(1)  # (B, T*S)
 
 
-def encode(model: VJEPA2Model, pixels: Tensor, hidden_mask: Tensor, veil: Tensor) -> Tensor:
-    """Tokens of clips with `veil` in place of what is hidden: (B, T*S, D)."""
-    x = torch.where(hidden_mask[..., None], veil, model.encoder.embeddings(pixels.flatten(1, 2)))
+def encode(model: VJEPA2Model, pixels: Tensor, hidden_mask: Tensor, mask_token: Tensor) -> Tensor:
+    """Encode clips, with `mask_token` in place of the hidden patches' embeddings: (B, T*S, D)."""
+    x = torch.where(hidden_mask[..., None], mask_token, model.encoder.embeddings(pixels.flatten(1, 2)))  # (B, T*S, D)
     for layer in model.encoder.layer:
         x = layer(x, None)[0]
     tokens: Tensor = model.encoder.layernorm(x)
@@ -90,9 +93,9 @@ def encode(model: VJEPA2Model, pixels: Tensor, hidden_mask: Tensor, veil: Tensor
 
 
 def patch_values(pixels: Tensor) -> Tensor:
-    """Every patch's pixels, less their mean, in units of their deviation: (B, T*S, 2*3*P*P)."""
+    """Normalise the pixels of each patch to mean 0 and variance 1: (B, T*S, 2*3*P*P)."""
     cells = pixels.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # (B, T, 2, 3, g, P, g, P)
-    values = cells.permute(0, 1, 4, 6, 2, 3, 5, 7).flatten(4).flatten(1, 3)
+    values = cells.permute(0, 1, 4, 6, 2, 3, 5, 7).flatten(4).flatten(1, 3)  # (B, T*S, 2*3*P*P)
     return (values - values.mean(-1, keepdim=True)) / (values.var(-1, keepdim=True) + 0.01).sqrt()
 
 

@@ -14,7 +14,6 @@ from saccade_ros.vision.ledger import DROP_CAUSES
 from saccade_ros.vision.malformed import CAUSES
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = generate.pages_of(ROOT)
 
 
@@ -72,22 +71,34 @@ def test_links_lead_somewhere(page):
     assert [place for place in places if not place.exists()] == []
 
 
-def test_readme_python_runs(capsys, tmp_path, monkeypatch):
-    """As written, but for the checkpoint, which is not here, the camera, and the classifier's numbers."""
+def example_of(page):
+    (python,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return python
+
+
+def test_readme_python_runs(capsys):
+    """As written, but for the checkpoint, which is not here, and the camera."""
+    from scenes import frames_of, textured
+
+    python = example_of("README.md")
+    assert python.count("\n") <= 14, "a dozen lines"
+    frames = frames_of([textured(), textured(seed=1)] * 20)
+    names = {"my_camera": [(frame.stamp_ns, frame.image) for frame in frames]}
+    exec(python.replace('"models/vitl"', '"tiny"'), names)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("nan (192,)")
+    assert lines[-1].startswith("40 ")
+
+
+def test_python_of_a_classifier_runs(capsys, tmp_path, monkeypatch):
+    """As written, with frames of ours, and the classifier's numbers."""
     import numpy as np
     from scenes import frames_of, textured, tiny_config
 
     monkeypatch.chdir(tmp_path)
-    stream, head = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert stream.count("\n") <= 14, "a dozen lines"
     frames = list(frames_of([textured(), textured(seed=1)] * 20))
-    names = {"my_camera": [(frame.stamp_ns, frame.image) for frame in frames]}
-    exec(stream.replace('"models/vitl"', '"tiny"'), names)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("nan (192,)")
-    assert lines[-1].startswith("40 ")
-    names |= {"config": tiny_config(), "frames": frames, "weight": np.eye(3, 192), "bias": np.zeros(3)}
-    exec(head, names)
+    names = {"config": tiny_config(), "frames": frames, "weight": np.eye(3, 192), "bias": np.zeros(3)}
+    exec(example_of("docs/node.md"), names)
     named = capsys.readouterr().out.splitlines()
     assert len(named) == 20
     assert {line.split()[0] for line in named} <= {"reach", "grasp", "lift"}
