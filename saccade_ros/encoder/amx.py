@@ -39,9 +39,9 @@ class AmxAttention:
             torch.bfloat16: kernels.saccade_amx_attend_bf16,
             torch.float32: kernels.saccade_amx_attend_fp32,
         }[dtype]
-        self._query_turns = _turns(tables.query, padded)  # (W, S, 4, P/2)
-        self._key_turns = _turns(tables.key, padded)  # (S, 4, P/2)
-        self._depth_turns = _turns(tables.depth, padded)  # (W, 4, P/2)
+        self._query_rotations = _packed_rotation(tables.query, padded)  # (W, S, 4, P/2)
+        self._key_rotations = _packed_rotation(tables.key, padded)  # (S, 4, P/2)
+        self._depth_rotations = _packed_rotation(tables.depth, padded)  # (W, 4, P/2)
 
     @staticmethod
     def serves(spec: ModelSpec, dtype: torch.dtype) -> bool:
@@ -53,7 +53,7 @@ class AmxAttention:
 
     def rotations(self, block: Block) -> tuple[Tensor, ...]:
         """See Attention: of queries, (m, S, 4, P/2), and of keys by slot, (fill, 4, P/2)."""
-        return self._query_turns[block.position_idx], self._depth_turns[block.key_position_idx]
+        return self._query_rotations[block.position_idx], self._depth_rotations[block.key_position_idx]
 
     def __call__(self, layer: int, qkv: Tensor, block: Block) -> Tensor:
         """See Attention."""
@@ -61,7 +61,7 @@ class AmxAttention:
         spec, ring = self._spec, block.ring
         out = torch.empty(len(qkv), spec.width, dtype=qkv.dtype)
         sizes = (torch.get_num_threads(), spec.heads, ring.window, block.fill, spec.tokens, spec.head_width, block.size)
-        arrays = (qkv, block.slot_idx, queries, self._key_turns, depth)
+        arrays = (qkv, block.slot_idx, queries, self._key_rotations, depth)
         memory = (*arrays, ring.keys[layer], ring.values[layer], out)
         failed = self._attend(*sizes, spec.rope_width // 2, *(array.data_ptr() for array in memory))
         if failed:
@@ -188,11 +188,11 @@ def _padded(head_width: int) -> int:
     return -(-head_width // TILE) * TILE
 
 
-def _turns(by: Rotation, padded: int) -> Tensor:
+def _packed_rotation(by: Rotation, padded: int) -> Tensor:
     """A rotation as the kernel reads it: cosines of even and odd channels, then sines: (..., 4, padded/2), fp32."""
     width = by.cos.shape[-1]
-    turns = torch.zeros(*by.cos.shape[:-1], 4, padded // 2, device="cpu")
-    turns[..., :2, :] = 1.0
+    packed = torch.zeros(*by.cos.shape[:-1], 4, padded // 2, device="cpu")
+    packed[..., :2, :] = 1.0
     for row, part in enumerate((by.cos[..., ::2], by.cos[..., 1::2], by.sin[..., ::2], by.sin[..., 1::2])):
-        turns[..., row, : width // 2] = part
-    return turns
+        packed[..., row, : width // 2] = part
+    return packed
