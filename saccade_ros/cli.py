@@ -317,17 +317,23 @@ def _bench_step(options: argparse.Namespace) -> int:
 
 
 def _bench_export(options: argparse.Namespace) -> int:
-    from saccade_ros.export.report import bench_export, print_race
+    from rich.console import Console
 
-    result = bench_export(options.folder, options.model, options.threads, options.rounds, options.clips)
-    print_race(result)
-    return _save_json(result, options.json)
+    from saccade_ros.measure.progress import ProgressBar
+    from saccade_ros.studies import export
+
+    study = export.Options(options.folder, options.model, options.threads, options.rounds, tuple(options.clips))
+    with ProgressBar() as progress:
+        record = export.run(study, progress)
+    Console().print(export.table(record))
+    return _save_json(record, options.json)
 
 
 def _export(options: argparse.Namespace) -> int:
     from saccade_ros.export.exporter import export
     from saccade_ros.export.options import ExportOptions
-    from saccade_ros.export.report import ProgressBar, print_manifest
+    from saccade_ros.export.report import print_manifest
+    from saccade_ros.measure.progress import ProgressBar
 
     wanted = ExportOptions(
         model=options.model,
@@ -346,8 +352,8 @@ def _export(options: argparse.Namespace) -> int:
         fidelity_floor=options.fidelity_floor,
         force=options.force,
     )
-    with ProgressBar() as bar:
-        manifest = export(wanted, bar.update)
+    with ProgressBar() as progress:
+        manifest = export(wanted, progress)
     print_manifest(manifest)
     return 0
 
