@@ -9,8 +9,8 @@ from scenes import PERIOD_NS, frames_of, textured, tiny_config
 from saccade_ros.backends import load_backend
 from saccade_ros.config import BackendConfig, ConfigError, EncoderConfig, GateConfig
 from saccade_ros.frames import EmbeddingResult, Frame, Picture
-from saccade_ros.pipeline import Pipeline
 from saccade_ros.measure.metrics import centred_cosine
+from saccade_ros.pipeline import Pipeline
 
 
 def lively(count: int, seed: int = 0) -> list[Picture]:

@@ -11,11 +11,12 @@ from rich.table import Table
 from saccade_ros.backends import load_backend
 from saccade_ros.backends.manifest import Artifact, Manifest, read_manifest
 from saccade_ros.backends.onnx_backend import OnnxBackend
-from saccade_ros.config import BackendConfig, Config, EncoderConfig, knob
+from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.export.exporter import installed_versions
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.parity import compare, compute_reference
+from saccade_ros.knobs import Settings, knob, required
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.records import record_head
 from saccade_ros.measure.timing import interleave, spread
@@ -23,14 +24,16 @@ from saccade_ros.recordings.clip import read_tubelets
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Settings):
     """Export to measure, and clips to compare on."""
 
-    folder: str
-    model: str
+    folder: str = required("Folder that `saccade export` wrote.", metavar="FOLDER", positional=True)
+    model: str = required("Checkpoint or size that it was exported from.")
     threads: int = knob(0, "CPU threads; 0 leaves the runtimes' default.", at_least=0)
     rounds: int = knob(15, "Steps of each.", at_least=1)
-    clips: tuple[str, ...] = knob((), "Bags or videos to compare artifacts on, over the first three windows of each.")
+    clips: tuple[str, ...] = knob(
+        (), "Bags or videos to compare artifacts on, over the first three windows of each.", metavar="CLIP"
+    )
 
 
 def run(options: Options, progress: Progress) -> dict[str, Any]:

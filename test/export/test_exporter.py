@@ -66,9 +66,9 @@ def test_engine_gives_the_same_by_torch_and_by_onnx(manifest, pooling):
         stream = pipeline.open_stream()
         runs.append([r for r in map(stream.push, frames) if r is not None])
     torch_run, onnx_run = runs
-    assert {r.epoch for r in onnx_run} == {0, 1}
-    assert [(r.encoded, r.reuse_count, r.window_fill, r.epoch) for r in onnx_run] == [
-        (r.encoded, r.reuse_count, r.window_fill, r.epoch) for r in torch_run
+    assert {r.stream_epoch for r in onnx_run} == {0, 1}
+    assert [(r.encoded, r.reuse_count, r.window_fill, r.stream_epoch) for r in onnx_run] == [
+        (r.encoded, r.reuse_count, r.window_fill, r.stream_epoch) for r in torch_run
     ]
     vectors = [np.stack([r.vector for r in run]) for run in runs]
     assert np.abs(vectors[0] - vectors[1]).max() <= 1e-4 * np.abs(vectors[0]).max()
