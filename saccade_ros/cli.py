@@ -1,12 +1,14 @@
 """The `saccade` command: the engine's abilities without ROS."""
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saccade_ros.config import Config
+    from saccade_ros.measure.progress import ProgressBar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,24 +63,24 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     step.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's default")
     step.add_argument("--rounds", type=int, default=5, help="10 steps and 1 re-encode each (default: %(default)s)")
-    step.add_argument("--clip", type=Path, help="bag or video to encode; default: noise")
+    step.add_argument("--clip", default="", help="bag or video to encode; default: noise")
     step.add_argument("--json", type=Path, metavar="FILE", help="save the result")
     step.set_defaults(run=_bench_step)
 
     gate = bench.add_parser("gate", help="the gate's own cost as a share of the cached step")
     gate.add_argument("--params", metavar="FILE", help="parameters, as in config/encoder.yaml")
-    gate.add_argument(
-        "--set", action="append", default=["encoder.model=vitl"], metavar="NAME=VALUE", help="one parameter"
-    )
+    gate.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter")
     gate.add_argument("--rounds", type=int, default=20, help="steps to time (default: %(default)s)")
     gate.add_argument("--json", type=Path, metavar="FILE", help="save the result")
     gate.set_defaults(run=_bench_gate)
 
     gates = bench.add_parser("gates", help="what the gate chooses, against simpler gates at equal compute")
     gates.add_argument("clips", nargs="*", type=Path, metavar="BAG_OR_VIDEO", help="beside the generated scenes")
-    gates.add_argument("--share", type=float, default=0.15, help="of tubelets, encoded by each (default: %(default)s)")
+    gates.add_argument(
+        "--fraction", type=float, default=0.15, help="of tubelets, encoded by each gate (default: %(default)s)"
+    )
     gates.add_argument("--params", metavar="FILE", help="parameters, as in config/encoder.yaml")
-    gates.add_argument("--set", action="append", default=["encoder.model=vits", "stream.fps=0"], metavar="NAME=VALUE")
+    gates.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one parameter")
     gates.add_argument("--json", type=Path, metavar="FILE", help="save the result, and a picture beside it")
     gates.set_defaults(run=_bench_gates)
 
@@ -140,7 +142,9 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
 def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser("evaluate", help="measure quality").add_subparsers(required=True, metavar="WHAT")
     fidelity = evaluate.add_parser("fidelity", help="the stream against the bidirectional clip encoder, and its memory")
-    fidelity.add_argument("clips", nargs="+", metavar="CLIP", help="bag or video; an event is cut from the second")
+    fidelity.add_argument(
+        "clips", nargs="+", type=Path, metavar="CLIP", help="bag or video; an event is cut from the second"
+    )
     fidelity.add_argument("--tubelets", type=int, default=0, help="of each clip's start; 0 takes all")
     fidelity.add_argument("--out", type=Path, default=Path("fidelity"), metavar="FOLDER", help="for picture and JSON")
     _add_settings(fidelity)
@@ -188,87 +192,58 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from saccade_ros.config import load_config
-    from saccade_ros.studies.calibration import calibrate, params_text
-    from saccade_ros.studies.gate_plots import save_curve
+    from saccade_ros.studies import calibration
 
-    if not 0 < options.target_fidelity < 1:
-        raise ValueError(f"--target-fidelity {options.target_fidelity}: give a cosine between 0 and 1, such as 0.98")
-    config = load_config(options.params, _settings(options.set))
-    with _spinner() as progress:
-        result = calibrate(options.sources, config, options.target_fidelity, progress)
-    picture = options.out.with_suffix(".png")
-    save_curve(result, picture)
-    _save_json(result, options.out.with_suffix(".json"))
-    print(picture)
-    if result["tau"] is None:
-        raise ValueError(
-            f"no tau keeps a 5th percentile of {options.target_fidelity}: the picture shows what can be had; "
-            "lower --target-fidelity, or set gate.enabled: false to encode everything"
-        )
-    options.out.write_text(params_text(result), encoding="utf-8")
-    held_out, audited = result["chosen"]["held_out"], result["audited"]
-    print(options.out)
-    print(f"gate.tau {result['tau']:.4f}: held out, {held_out['rate']:.0%} encoded, p5 {held_out['p5']:.4f}")
-    if "fidelity_p5" in audited:
-        print(
-            f"the gated stream itself, audited: {audited['encode_rate']:.0%} encoded, p5 {audited['fidelity_p5']:.4f}"
-        )
+    study = calibration.Options(
+        tuple(options.sources), options.target_fidelity, options.out, _config(options, calibration.Options.config)
+    )
+    with _progress() as progress:
+        record = calibration.run(study, progress)
+    for file in calibration.save(record, study):
+        print(file)
+    print(calibration.table(record))
     return 0
 
 
 def _bench_gate(options: argparse.Namespace) -> int:
-    from saccade_ros.config import load_config
-    from saccade_ros.studies.gate_cost import bench_gate, cost_table
+    from saccade_ros.studies import gate_cost
 
-    with _spinner() as progress:
-        result = bench_gate(load_config(options.params, _settings(options.set)), options.rounds, progress)
-    print(cost_table(result))
-    return _save_json(result, options.json)
+    study = gate_cost.Options(options.rounds, _config(options, gate_cost.Options.config))
+    with _progress() as progress:
+        record = gate_cost.run(study, progress)
+    print(gate_cost.table(record))
+    return _save(record, options.json)
 
 
 def _bench_gates(options: argparse.Namespace) -> int:
-    from saccade_ros.config import load_config
-    from saccade_ros.studies.gate_plots import save_table
-    from saccade_ros.studies.gates import compare_gates, markdown
+    from saccade_ros.studies import gates
 
-    config = load_config(options.params, _settings(options.set))
-    with _spinner() as progress:
-        result = compare_gates(options.clips, config, options.share, progress)
-    print(markdown(result))
+    study = gates.Options(tuple(options.clips), options.fraction, _config(options, gates.Options.config))
+    with _progress() as progress:
+        record = gates.run(study, progress)
+    print(gates.table(record))
     if options.json:
-        save_table(result, options.json.with_suffix(".png"))
-        print(options.json.with_suffix(".png"))
-    return _save_json(result, options.json)
+        print(gates.draw(record, options.json.with_suffix(".png")))
+    return _save(record, options.json)
 
 
-@contextmanager
-def _spinner() -> Iterator[Callable[[str], None]]:
-    """What is being done, how often it was, and for how long: a line per kind of work."""
-    from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+def _progress() -> "ProgressBar":
+    from saccade_ros.measure.progress import ProgressBar
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("{task.completed:.0f}"),
-        TimeElapsedColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, transient=True) as progress:
-
-        def advance(doing: str) -> None:
-            if doing not in tasks:
-                tasks[doing] = progress.add_task(doing, total=None)
-            progress.advance(tasks[doing])
-
-        yield advance
+    return ProgressBar()
 
 
-def _save_json(result: dict[str, Any], file: Path | None) -> int:
+def _config(options: argparse.Namespace, base: "Config | None" = None) -> "Config":
+    from saccade_ros.config import load_config
+
+    return load_config(options.params, _settings(options.set), base)
+
+
+def _save(record: dict[str, Any], file: Path | None) -> int:
+    from saccade_ros.measure.records import save_record
+
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        print(file)
+        print(save_record(record, file))
     return 0
 
 
@@ -282,12 +257,13 @@ def _settings(pairs: Sequence[str]) -> dict[str, str]:
 def _evaluate_fidelity(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from saccade_ros.config import load_config
-    from saccade_ros.studies.fidelity_report import evaluate_fidelity, save, table
+    from saccade_ros.studies import fidelity
 
-    record = evaluate_fidelity(load_config(options.params, _settings(options.set)), options.clips, options.tubelets)
-    Console().print(table(record))
-    for file in save(record, options.out):
+    study = fidelity.Options(tuple(options.clips), options.tubelets, options.out, _config(options))
+    with _progress() as progress:
+        record = fidelity.run(study, progress)
+    Console().print(fidelity.table(record))
+    for file in fidelity.save(record, study):
         print(file)
     return 0
 
@@ -308,26 +284,34 @@ def _train_causal(options: argparse.Namespace) -> int:
 
 
 def _bench_step(options: argparse.Namespace) -> int:
-    from saccade_ros.studies.step import StepBench, print_table
+    from rich.console import Console
 
-    names = ("model", "windows", "precisions", "recomputes", "batches", "device", "threads", "rounds", "clip")
-    result = StepBench(**{name: getattr(options, name) for name in names}).run()
-    print_table(result)
-    return _save_json(result, options.json)
+    from saccade_ros.studies import step
+
+    given: dict[str, Any] = {name: getattr(options, name) for name in step.Options.__dataclass_fields__}
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    with _progress() as progress:
+        record = step.run(step.Options(**given), progress)
+    Console().print(step.table(record))
+    return _save(record, options.json)
 
 
 def _bench_export(options: argparse.Namespace) -> int:
-    from saccade_ros.export.report import bench_export, print_race
+    from rich.console import Console
 
-    result = bench_export(options.folder, options.model, options.threads, options.rounds, options.clips)
-    print_race(result)
-    return _save_json(result, options.json)
+    from saccade_ros.studies import export
+
+    study = export.Options(options.folder, options.model, options.threads, options.rounds, tuple(options.clips))
+    with _progress() as progress:
+        record = export.run(study, progress)
+    Console().print(export.table(record))
+    return _save(record, options.json)
 
 
 def _export(options: argparse.Namespace) -> int:
     from saccade_ros.export.exporter import export
     from saccade_ros.export.options import ExportOptions
-    from saccade_ros.export.report import ProgressBar, print_manifest
+    from saccade_ros.export.report import print_manifest
 
     wanted = ExportOptions(
         model=options.model,
@@ -346,8 +330,8 @@ def _export(options: argparse.Namespace) -> int:
         fidelity_floor=options.fidelity_floor,
         force=options.force,
     )
-    with ProgressBar() as bar:
-        manifest = export(wanted, bar.update)
+    with _progress() as progress:
+        manifest = export(wanted, progress)
     print_manifest(manifest)
     return 0
 

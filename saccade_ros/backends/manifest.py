@@ -14,6 +14,7 @@ from typing import Any, get_args
 from saccade_ros.backends.window import StepShape
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.spec import ModelSpec, RopeLayout
+from saccade_ros.storage import write_json
 
 FILE = "manifest.json"
 FORMAT, VERSION = "saccade_ros export", 2
@@ -152,8 +153,7 @@ class Manifest:
         """Write manifest.json into the folder."""
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
         del document["folder"]
-        text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-        (self.folder / FILE).write_text(text, encoding="utf-8")
+        write_json(self.folder / FILE, document)
 
 
 def is_export(model: str) -> bool:

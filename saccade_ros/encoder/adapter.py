@@ -9,7 +9,6 @@ the weights it was trained on: on any others it would be noise, so it is refused
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from saccade_ros.encoder.model import Layer, StreamingEncoder
 from saccade_ros.encoder.tensors import WeightsError, copy_tensors
+from saccade_ros.storage import whole_path
 
 FORMAT = "saccade-causal-adapter-1"
 TARGETS = ("qkv", "proj")
@@ -74,10 +74,8 @@ class Adapter:
         """Write the adapter's file, whole or not at all."""
         header = {"format": FORMAT, "base_sha256": self.base_sha256, "rank": self.rank, "alpha": self.alpha}
         header |= {"targets": list(TARGETS), "trained": dict(self.trained)}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        save_file(dict(self.tensors), partial, metadata={"adapter": json.dumps(header, sort_keys=True)})
-        os.replace(partial, file)
+        with whole_path(file) as path:
+            save_file(dict(self.tensors), path, metadata={"adapter": json.dumps(header, sort_keys=True)})
 
     def merge_into(self, encoder: StreamingEncoder, base_sha256: str, file: Path) -> None:
         """Change the encoder's weights for good.

@@ -14,23 +14,22 @@ import torch
 
 from saccade_ros import __version__
 from saccade_ros.backends.exported import table_feeds
-from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo, describe_files
+from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo, describe_files, is_export
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
 from saccade_ros.backends.window import WindowTables
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
-from saccade_ros.export.folder import whole_folder
 from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step, step_shape
 from saccade_ros.export.options import ExportOptions
-from saccade_ros.export.parity import Reference, compare, compute_reference, race
-from saccade_ros.export.progress import within
+from saccade_ros.export.parity import Reference, compare, compute_reference
 from saccade_ros.export.quantize import QUANTIZED, quantize, save
 from saccade_ros.measure.machine import describe_machine
+from saccade_ros.measure.progress import Progress, subrange
+from saccade_ros.measure.timing import interleave, spread
 from saccade_ros.recordings.clip import read_tubelets
+from saccade_ros.storage import whole_folder
 
-RACE_ROUNDS = 7
-
-Progress = Callable[[str, float], None]  # what is being done, and the share of the whole export, 0 to 1
+TIMED_ROUNDS = 7
 
 
 class ExportCancelledError(RuntimeError):
@@ -42,6 +41,7 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
 
     Raises:
         ExportError: nothing could be accepted.
+        StorageError: options.out holds something else.
         ExportCancelledError: by `progress`.
         What load_encoder and open_source raise.
     """
@@ -49,7 +49,7 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
         torch.set_num_threads(options.threads)
     progress("loading the model", 0.0)
     loaded = load_encoder(options.model, options.window, options.recompute, options.seed, adapter=options.adapter)
-    with whole_folder(options.out) as folder:
+    with whole_folder(options.out, is_ours=lambda folder: is_export(str(folder))) as folder:
         manifest = _Export(options, loaded, folder, progress).run()
         manifest.save()
     progress("done", 1.0)
@@ -64,7 +64,7 @@ class _Export:
         self._encoder, self._shape = loaded.encoder, step_shape(loaded.encoder)
         self._tables = WindowTables(self._shape)
         self._backend = BackendConfig(device="cpu", threads=options.threads)
-        self._rivals: dict[str, Callable[[], None]] = {}  # what an artifact must be faster than
+        self._baselines: dict[str, Callable[[], None]] = {}  # what an artifact must be faster than
         self._contract: Contract = "scatter" if has_in_place_caches() else "host"
 
     def run(self) -> Manifest:
@@ -76,9 +76,9 @@ class _Export:
         accepted: list[Artifact] = []
         refused: list[str] = []
         for i, (form, precision) in enumerate(pairs):
-            share = 0.35 + 0.6 * i / len(pairs)
-            artifact = self._make(form, precision, self._within(f"{form} {precision}", share, 0.6 / len(pairs)))
-            reasons = self._complaints(artifact)
+            start, span = 0.35 + 0.6 * i / len(pairs), 0.6 / len(pairs)
+            artifact = self._make(form, precision, subrange(self._progress, start, span, f"{form} {precision}"))
+            reasons = self._rejections(artifact)
             if reasons and not self._options.force:
                 refused.append(f"{form} {precision}: {'; '.join(reasons)}")
                 self._delete(artifact, accepted)
@@ -102,11 +102,11 @@ class _Export:
         for what, tubelets in ((name, clip), (other_name, other)):
             if len(tubelets) < 2:
                 raise ExportError(f"{what}: {len(tubelets)} tubelets are too few to compare; give a longer recording")
-        first = compute_reference(self._encoder, name, clip, self._within("torch fp32", 0.05, 0.12))
-        return first, compute_reference(self._encoder, other_name, other, self._within("torch fp32", 0.17, 0.12))
+        first = compute_reference(self._encoder, name, clip, subrange(self._progress, 0.05, 0.12))
+        return first, compute_reference(self._encoder, other_name, other, subrange(self._progress, 0.17, 0.12))
 
-    def _make(self, form: str, precision: str, progress: Callable[[float], None]) -> Artifact:
-        progress(0.0)
+    def _make(self, form: str, precision: str, progress: Progress) -> Artifact:
+        progress("writing", 0.0)
         if form == "tensorrt":
             return self._make_tensorrt(precision, progress)
         folder = self._folder / f"onnx-{precision}"
@@ -119,13 +119,13 @@ class _Export:
                 quantize(precision, plain, step, self._shape.spec.depth, self._feeds(plain))
         else:
             save(build_step(self._encoder, self._options.batch, self._contract, precision), step)
-        progress(0.4)
+        progress("loading", 0.4)
         files = {"embed": "embed.onnx", "embed_data": "embed.onnx.data"}
         files |= {role: f"{folder.name}/{path.name}" for role, path in _named(folder)}
         artifact = Artifact("onnxruntime", precision, self._contract, files)
         return self._measure(artifact, lambda: self._onnx_state(step), progress)
 
-    def _make_tensorrt(self, precision: str, progress: Callable[[float], None]) -> Artifact:
+    def _make_tensorrt(self, precision: str, progress: Progress) -> Artifact:
         from saccade_ros.export.tensorrt_builder import build_artifact  # only here: TensorRT is an extra
 
         artifact = build_artifact(self._encoder, self._options.batch, precision, self._folder, progress)
@@ -140,29 +140,31 @@ class _Export:
         session = open_session(step, self._backend, "cpu")
         return OnnxState(session, self._shape, self._tables, _PLAIN, "cpu", self._contract)
 
-    def _measure(self, artifact: Artifact, new_state: Callable[[], Any], progress: Callable[[float], None]) -> Artifact:
-        """Parity on both clips, then a race against torch on a full ring."""
+    def _measure(self, artifact: Artifact, new_state: Callable[[], Any], progress: Progress) -> Artifact:
+        """Parity on both clips, then interleaved timing against torch on a full ring."""
         if self._options.batch > 1:
             return replace(artifact, warnings=["not measured: the clips are single streams"])
         state = new_state()
         parity = {}
         for i, (use, reference) in enumerate((("calibration", self._calibration), ("held_out", self._held_out))):
             state.reset()
-            parity[use] = compare(state, reference, within(progress, 0.4 + 0.2 * i, 0.2))
+            parity[use] = compare(state, reference, subrange(progress, 0.4 + 0.2 * i, 0.2))
         patches = self._calibration.patches
 
         def exported_step() -> None:
             state.step(patches[state.count % len(patches)])
 
-        self._rivals.setdefault("torch_fp32", self._torch_step())
+        self._baselines.setdefault("torch_fp32", self._torch_step())
         for _ in range(self._shape.window):
             exported_step()
-        times = race({**self._rivals, "step": exported_step}, RACE_ROUNDS, lambda s: progress(0.8 + 0.2 * s))
+        steps = {**self._baselines, "step": exported_step}
+        times_ms = interleave(steps, TIMED_ROUNDS, progress=subrange(progress, 0.8, 0.2))
+        medians_ms = {name: round(spread(times).median, 3) for name, times in times_ms.items()}
         if artifact.runtime == "onnxruntime" and artifact.precision == "fp32":
-            self._rivals["onnxruntime_fp32"] = exported_step
+            self._baselines["onnxruntime_fp32"] = exported_step
         size = sum((self._folder / name).stat().st_size for role, name in artifact.files.items() if "embed" not in role)
         plain = 4 * sum(p.numel() for p in self._encoder.parameters())
-        return replace(artifact, parity={**parity, "bytes": size, "bytes_fp32": plain}, latency_ms=times)
+        return replace(artifact, parity={**parity, "bytes": size, "bytes_fp32": plain}, latency_ms=medians_ms)
 
     def _torch_step(self) -> Callable[[], None]:
         """A step of the torch encoder on a full ring."""
@@ -175,7 +177,7 @@ class _Export:
             step()
         return step
 
-    def _complaints(self, artifact: Artifact) -> list[str]:
+    def _rejections(self, artifact: Artifact) -> list[str]:
         """Why an artifact should not be used, with the figures; empty if it should."""
         if not artifact.parity:
             return artifact.warnings or [f"not measured: {artifact.runtime} cannot run on this machine"]
@@ -225,9 +227,6 @@ class _Export:
             files=describe_files(self._folder),
             versions=installed_versions(),
         )
-
-    def _within(self, what: str, start: float, span: float) -> Callable[[float], None]:
-        return lambda share: self._progress(what, start + span * share)
 
 
 _PLAIN = EncoderConfig()  # newest pooling, no normalisation: what parity is measured on

@@ -9,7 +9,6 @@ import hashlib
 import os
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,20 +19,19 @@ from saccade_ros.backends.manifest import Artifact, sha256_of
 from saccade_ros.backends.tensorrt_engine import describe_tensorrt, load_tensorrt
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step
-from saccade_ros.export.progress import within
 from saccade_ros.export.quantize import save
+from saccade_ros.measure.progress import Progress, subrange
+from saccade_ros.storage import write_file
 
 REPORT_EVERY_S = 2.0
 
 
-def build_artifact(
-    encoder: StreamingEncoder, batch: int, precision: str, folder: Path, progress: Callable[[float], None]
-) -> Artifact:
+def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder: Path, progress: Progress) -> Artifact:
     """Build the step and its front end into `folder`.
 
     Args:
         precision: fp32, fp16 or bf16; the front end is always fp32.
-        progress: told the share done; what it raises stops the build.
+        progress: what it raises stops the build.
 
     Raises:
         BackendError: no TensorRT here. ExportError: it does not parse or build the graph.
@@ -52,9 +50,8 @@ def build_artifact(
             target = folder / f"tensorrt-{precision}" / f"{role}-{key[:12]}.engine"
             cached = cache_folder() / f"{key}.engine"
             if not cached.is_file():
-                build_engine(trt, source, cached, within(progress, start, span))
-            target.parent.mkdir(exist_ok=True)
-            write_whole(target, cached.read_bytes())
+                build_engine(trt, source, cached, subrange(progress, start, span))
+            write_file(target, cached.read_bytes())
             files[role] = target.relative_to(folder).as_posix()
             keys.append(key)
     built_for = {"tensorrt": describe_tensorrt(trt), "gpu": describe_gpu(), "key": keys[-1]}
@@ -80,7 +77,7 @@ def cache_folder() -> Path:
     return Path(base) / "saccade_ros" / "engines"
 
 
-def build_engine(trt: Any, source: Path, target: Path, progress: Callable[[float], None]) -> None:
+def build_engine(trt: Any, source: Path, target: Path, progress: Progress) -> None:
     """Parse and build one graph; `target` appears whole or not at all.
 
     Raises:
@@ -106,12 +103,12 @@ def build_engine(trt: Any, source: Path, target: Path, progress: Callable[[float
     if serialized is None:
         raise ExportError(f"{describe_tensorrt(trt)} cannot build the step: its log says why")
     _keep_timings(config, timings)
-    write_whole(target, bytes(serialized))
-    progress(1.0)
+    write_file(target, bytes(serialized))
+    progress("building", 1.0)
 
 
-def progress_monitor(trt: Any, progress: Callable[[float], None]) -> Any:
-    """An IProgressMonitor that passes on the share done every few seconds, and stops when `progress` raises."""
+def progress_monitor(trt: Any, progress: Progress) -> Any:
+    """Make an IProgressMonitor that reports every few seconds, and stops the build when `progress` raises."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
         def __init__(self) -> None:
@@ -132,26 +129,12 @@ def progress_monitor(trt: Any, progress: Callable[[float], None]) -> Any:
             if self.stopped_by is None and time.monotonic() - self._reported_s >= REPORT_EVERY_S:
                 self._reported_s = time.monotonic()
                 try:
-                    progress(min(sum(self._steps.values()) / max(sum(self._sizes.values()), 1), 0.99))
+                    progress("building", min(sum(self._steps.values()) / max(sum(self._sizes.values()), 1), 0.99))
                 except BaseException as stop:  # noqa: BLE001  # must not unwind through TensorRT; raised after it
                     self.stopped_by = stop
             return self.stopped_by is None
 
     return Monitor()
-
-
-def write_whole(target: Path, data: bytes) -> None:
-    """Write a file that never exists in part."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _use_timings(config: Any, file: Path) -> None:
@@ -168,4 +151,4 @@ def _keep_timings(config: Any, file: Path) -> None:
     # A convenience: without it the next build only takes longer.
     with warnings.catch_warnings(), suppress(OSError, AttributeError):
         warnings.simplefilter("ignore", DeprecationWarning)
-        write_whole(file, bytes(config.get_timing_cache().serialize()))
+        write_file(file, bytes(config.get_timing_cache().serialize()))

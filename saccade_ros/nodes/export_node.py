@@ -7,7 +7,6 @@
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -23,8 +22,9 @@ from saccade_ros.action import ExportModel
 from saccade_ros.backends.manifest import FILE
 from saccade_ros.export.exporter import ExportCancelledError, export
 from saccade_ros.export.options import ExportOptions
-from saccade_ros.export.report import ProgressBar, print_manifest
+from saccade_ros.export.report import print_manifest
 from saccade_ros.knobs import build
+from saccade_ros.measure.progress import Progress, ProgressBar
 from saccade_ros.nodes.parameters import declare_parameters, read_values
 
 AUTOSTART = ParameterDescriptor(description="True exports once by the node's parameters, and ends.")
@@ -125,7 +125,7 @@ class ExportNode(Node):
                 self.get_logger().info(f"exported {result.message}")
         return result.success, result
 
-    def _feedback(self, handle: ServerGoalHandle) -> Callable[[str, float], None]:
+    def _feedback(self, handle: ServerGoalHandle) -> Progress:
         def report(stage: str, progress: float) -> None:
             if handle.is_cancel_requested or self._stopping.is_set():
                 raise ExportCancelledError("cancelled; nothing was written")
@@ -137,8 +137,8 @@ class ExportNode(Node):
 def export_once(node: ExportNode) -> int:
     """Export by the node's parameters, with a bar."""
     try:
-        with ProgressBar() as bar:
-            manifest = export(node.options(), bar.update)
+        with ProgressBar() as progress:
+            manifest = export(node.options(), progress)
     except (ValueError, ArithmeticError, RuntimeError, OSError) as refused:
         node.get_logger().fatal(str(refused))
         return 1

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import math
 from collections.abc import Iterable
 from importlib.resources import files
@@ -14,6 +13,7 @@ import cv2
 from saccade_ros.frames import Picture
 from saccade_ros.replay.plots import latency_plot, novelty_timeline
 from saccade_ros.replay.recording import EmbeddingRow, Recording
+from saccade_ros.storage import write_file, write_json
 from saccade_ros.vision.ledger import DROP_CAUSES
 
 THUMBNAIL_SIDE = 160  # pixels
@@ -21,10 +21,9 @@ THUMBNAIL_SIDE = 160  # pixels
 
 def save_report(recording: Recording, folder: Path) -> list[Path]:
     """Write report.html and summary.json into `folder`; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     page, summary = folder / "report.html", folder / "summary.json"
-    page.write_text(render(recording), encoding="utf-8")
-    summary.write_text(json.dumps(recording.summary(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_file(page, render(recording))
+    write_json(summary, recording.summary())
     return [page, summary]
 
 

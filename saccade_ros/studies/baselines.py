@@ -1,4 +1,4 @@
-"""Gates replayed over a trace: ours, and the two simple ones that it must beat."""
+"""Gates replayed over a trace: the surprise gate, and the two simple baselines that it must beat."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import TokenPlan
-from saccade_ros.measure.metrics import centred_cosine
+from saccade_ros.measure.metrics import centred_cosine, summarize
 from saccade_ros.plan.gate import SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.studies.trace import Trace
@@ -19,11 +19,11 @@ Replay = Callable[[float], Encoded]  # by threshold
 
 
 class Score(NamedTuple):
-    """What a gate's choice of tubelets is worth, over the tubelets after the warm-up.
+    """Worth of a gate's choice of tubelets, over the tubelets after the warm-up.
 
     Attributes:
         encoded: how many tubelets it encoded.
-        rate: their share.
+        rate: their fraction.
         mean, p5, worst: centred cosine of each published embedding to the fresh one of the same tubelet.
         reused_p5: p5 over the reused embeddings alone, the figure that calibration promises; 1 if there is none.
         latency_s: from an event to the first encoded tubelet, the worst event; NaN without events.
@@ -42,7 +42,7 @@ class Score(NamedTuple):
 
 
 def surprise_gate(trace: Trace, config: GateConfig, response: PatchResponse, window: int) -> Replay:
-    """Ours, as the node runs it; the threshold is gate.tau."""
+    """Replay the gate as the node runs it; the threshold is gate.tau."""
     warm, dense = trace.warm(window), TokenPlan.dense(trace.features.shape[1], "dense")
 
     def replay(tau: float) -> Encoded:
@@ -61,13 +61,13 @@ def surprise_gate(trace: Trace, config: GateConfig, response: PatchResponse, win
 
 
 def pixel_gate(trace: Trace, config: GateConfig, window: int) -> Replay:
-    """Mean absolute difference of grey levels to the last encoded picture: the strong form of frame differencing."""
+    """Replay frame differencing in its strong form: mean absolute difference of grey levels to the last encoded one."""
     grey = trace.grey.astype(np.int16)
     return _threshold_gate(trace, config, window, lambda t, last: float(np.abs(grey[t] - grey[last]).mean()))
 
 
 def previous_gate(trace: Trace, config: GateConfig, window: int) -> Replay:
-    """Relative change of all patch embeddings to the previous tubelet's, as the public reference library does."""
+    """Replay the relative change of all patches to the previous tubelet's, as the public reference library has it."""
     change, before = [0.0], trace.features[0]
     for now in trace.features[1:]:
         change.append(float(np.linalg.norm(now - before) / (np.linalg.norm(before) + 1e-12)))
@@ -92,7 +92,7 @@ def _threshold_gate(trace: Trace, config: GateConfig, window: int, measure: Call
 
 
 def match_count(replay: Replay, count: int, lowest: float, highest: float, rounds: int = 16) -> tuple[float, Encoded]:
-    """The threshold, and what it encodes, that comes nearest to `count` encodes; the more of two as near."""
+    """Find the threshold whose encodes come nearest to `count`, the more of two as near; return it and them."""
     low, high = np.log(lowest), np.log(highest)
     best: tuple[float, Encoded] | None = None
     for _ in range(rounds):
@@ -115,16 +115,16 @@ def score(trace: Trace, encoded: Encoded, centre: npt.NDArray[np.float32], windo
         raise ValueError(f"{trace.name}: {len(trace)} tubelets are no more than the window {window}; give a longer one")
     source_idx = np.maximum.accumulate(np.where(encoded, np.arange(len(trace)), 0))  # (T,)
     cosine = centred_cosine(trace.vectors[source_idx], trace.vectors, centre)
-    reused = cosine[judged & ~encoded]
+    published, reused = summarize(cosine[judged]), cosine[judged & ~encoded]
     age_s = (trace.stamps_ns - trace.stamps_ns[source_idx])[judged] / 1e9
     waits = [_wait_s(trace, encoded, event) for event in trace.events if judged[event]]
     return Score(
         encoded=int(encoded[judged].sum()),
         rate=float(encoded[judged].mean()),
-        mean=float(cosine[judged].mean()),
-        p5=float(np.percentile(cosine[judged], 5)),
-        worst=float(cosine[judged].min()),
-        reused_p5=float(np.percentile(reused, 5)) if len(reused) else 1.0,
+        mean=published.mean,
+        p5=published.p5,
+        worst=published.worst,
+        reused_p5=summarize(reused).p5 if len(reused) else 1.0,
         latency_s=max(waits, default=float("nan")),
         staleness_s_mean=float(age_s.mean()),
         staleness_s_max=float(age_s.max()),

@@ -1,13 +1,13 @@
-"""The largest tau that keeps a promised fidelity, from recordings of the robot's own world.
+"""The largest gate.tau that keeps a promised fidelity, from recordings of the robot's own world: `saccade calibrate`.
 
 Always-encode runs once over each recording; every tau is then tried on what it left. Recordings are split in two: the
 mean embedding that fidelity is centred on comes from the first part, and tau must keep the promise on the first part
 and on the held-out one. With one recording its last third is held out, with several the last ones.
 """
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,75 +16,99 @@ import numpy.typing as npt
 import yaml
 
 from saccade_ros.backends import Backend
-from saccade_ros.config import Config, GateConfig
-from saccade_ros.engine import Engine, Stream, patch_response
+from saccade_ros.config import Config
 from saccade_ros.frames import Figures
-from saccade_ros.measure.machine import describe_machine
+from saccade_ros.knobs import Settings, knob, required
+from saccade_ros.measure.progress import Progress, subrange
+from saccade_ros.measure.records import record_head, save_record
+from saccade_ros.pipeline import Pipeline, patch_response
 from saccade_ros.plan.centre import encode_centre
 from saccade_ros.recordings import open_source
+from saccade_ros.recordings.clip import frames_of
+from saccade_ros.storage import write_file
 from saccade_ros.studies.baselines import Replay, Score, pixel_gate, previous_gate, score, surprise_gate
-from saccade_ros.studies.trace import Trace, frames_of, record
+from saccade_ros.studies.plots import draw_calibration
+from saccade_ros.studies.trace import Trace, common_centre, record
 
 TAUS = np.geomspace(0.01, 5.0, 48)
 BASELINE_POINTS = 24
 HELD_OUT = 1 / 3
-Progress = Callable[[str], None]  # called with what is being done, at each step of it
 
 
-def calibrate(sources: Sequence[Path], config: Config, target: float, progress: Progress) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Options(Settings):
+    """Recordings to calibrate on, and the fidelity to keep; of the config's gate section all but tau is kept."""
+
+    sources: tuple[Path, ...] = required(
+        "Recordings of what the robot will see.", metavar="BAG_OR_VIDEO", positional=True
+    )
+    target_fidelity: float = knob(
+        0.98,
+        "Least 5th percentile of centred cosine between reused and fresh embeddings.",
+        at_least=0.001,
+        at_most=0.999999999,
+        metavar="COSINE",
+    )
+    out: Path = knob(Path("calibrated.yaml"), "File for the parameters; .json and .png beside it.", metavar="FILE")
+    config: Config = Config()
+
+
+def run(options: Options, progress: Progress) -> dict[str, Any]:
     """Choose gate.tau for these recordings.
 
-    Args:
-        sources: bags or videos of what the robot will see.
-        config: encoder, stream and vision settings to calibrate for; its gate section but for tau is kept.
-        target: least 5th percentile of centred cosine between reused and fresh embeddings.
-
     Returns:
-        A JSON-ready result: the choice (tau None if none keeps the promise), the curves, the check by audit, the
-        config to write, and the machine.
+        The record: the choice (tau None if none keeps the promise), the curves, the shadow evaluation of the gated
+        stream ("audited"), and the config to write.
 
     Raises:
         SourceError: a recording cannot be read to its end.
         ValueError: a recording is shorter than the encoder's window, or has no tubelet.
     """
+    config, target = options.config, options.target_fidelity
+    progress("loading the model", 0.0)
     gate = replace(config.gate, enabled=True, mode="fixed", calibrated_for="", centre="", shadow_rate=1.0)
-    engine = Engine(replace(config, gate=gate))
-    max_pixels = round(config.vision.max_megapixels * 1e6)
-    traces = []
-    for path in sources:
-        with open_source(path) as source:
-            frames = frames_of(source, max_pixels)
-            step = lambda name=path.name: progress(f"encoding all of {name}")  # noqa: E731
-            traces.append(record(path.name, frames, config, engine.backend, progress=step))
+    pipeline = Pipeline(replace(config, gate=gate))
+    info = pipeline.backend.info
+    traces = _traces(options.sources, pipeline, subrange(progress, 0.0, 0.7))
     tuning, held_out = split(traces)
     centre = common_centre(tuning, config.encoder.window)
-    curves = sweep(tuning, held_out, engine, gate, centre, progress)
+    curves = sweep(tuning, held_out, pipeline, centre, subrange(progress, 0.7, 0.15))
     chosen = largest_tau(curves["surprise"], target)
-    tau = chosen["threshold"] if chosen else 0.0
-    calibrated = replace(gate, tau=tau, calibrated_for=engine.backend.info.encoder_id, centre=encode_centre(centre))
-    checked = None
+    tau = chosen["threshold"] if chosen else None
+    calibrated = replace(gate, tau=tau or 0.0, calibrated_for=info.encoder_id, centre=encode_centre(centre))
+    shadow = None
     if chosen:
-        checked = shadow_run(sources[-1], replace(config, gate=calibrated), engine.backend, held_out[-1], progress)
+        gated = replace(config, gate=calibrated)
+        shadow = shadow_run(options.sources[-1], gated, pipeline.backend, held_out[-1], subrange(progress, 0.85, 0.15))
     return {
         "calibration": "gate.tau",
+        **record_head(info.weights, info.weights_sha256),
         "target": target,
-        "tau": chosen["threshold"] if chosen else None,
+        "tau": tau,
         "chosen": chosen,
-        "audited": checked,
+        "audited": shadow,
         "recordings": {"tuning": _sizes(tuning), "held_out": _sizes(held_out)},
         "curves": curves,
-        "encoder_id": engine.backend.info.encoder_id,
-        "weights": engine.backend.info.weights,
+        "encoder_id": info.encoder_id,
         "window": config.encoder.window,
         "fps": config.stream.fps,
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": describe_machine(),
         "config": asdict(replace(config, gate=replace(calibrated, shadow_rate=config.gate.shadow_rate))),
     }
 
 
+def _traces(sources: Sequence[Path], pipeline: Pipeline, progress: Progress) -> list[Trace]:
+    """Every recording, encoded in full."""
+    config, backend, traces = pipeline.config, pipeline.backend, []
+    for i, path in enumerate(sources):
+        told = subrange(progress, i / len(sources), 1 / len(sources))
+        with open_source(path) as source:
+            count = source.count or math.nan
+            traces.append(record(path.name, frames_of(source), config, backend, progress=told, count=count))
+    return traces
+
+
 def split(traces: Sequence[Trace]) -> tuple[list[Trace], list[Trace]]:
-    """What to tune on, and what to hold out: the last third of the recordings, or of the one there is."""
+    """Split recordings in those to tune on and those held out: the last third of them, or of the one there is."""
     if len(traces) > 1:
         kept = len(traces) - max(1, round(len(traces) * HELD_OUT))
         return list(traces[:kept]), list(traces[kept:])
@@ -94,25 +118,15 @@ def split(traces: Sequence[Trace]) -> tuple[list[Trace], list[Trace]]:
     return [first], [last]
 
 
-def common_centre(traces: Sequence[Trace], window: int) -> npt.NDArray[np.float32]:
-    """Mean embedding, each recording counting once: (dim,)."""
-    means = [trace.vectors[~trace.warm(window)].mean(axis=0) for trace in traces if not trace.warm(window).all()]
-    if not means:
-        raise ValueError(f"no recording is longer than the window of {window} tubelets: give longer ones")
-    centre: npt.NDArray[np.float32] = np.mean(means, axis=0, dtype=np.float32)
-    return centre
-
-
 def sweep(
     tuning: Sequence[Trace],
     held_out: Sequence[Trace],
-    engine: Engine,
-    gate: GateConfig,
+    pipeline: Pipeline,
     centre: npt.NDArray[np.float32],
     progress: Progress,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each gate at many thresholds: share encoded and fidelity, on the recordings held out and on the others."""
-    window, response = engine.config.encoder.window, patch_response(engine.backend)
+    """Score each gate at many thresholds, on the recordings to tune on and on the held-out ones."""
+    gate, window, response = pipeline.config.gate, pipeline.config.encoder.window, patch_response(pipeline.backend)
     gates: dict[str, tuple[Callable[[Trace], Replay], npt.NDArray[np.float64]]] = {
         "surprise": (lambda trace: surprise_gate(trace, gate, response, window), TAUS),
         "pixel difference": (lambda trace: pixel_gate(trace, gate, window), np.geomspace(0.1, 100, BASELINE_POINTS)),
@@ -122,15 +136,15 @@ def sweep(
     for name, (replay_of, thresholds) in gates.items():
         parts = [[(trace, replay_of(trace)) for trace in part] for part in (tuning, held_out)]
         curves[name] = []
-        for threshold in thresholds.tolist():
-            progress(f"sweeping the {name} gate")
+        for i, threshold in enumerate(thresholds.tolist()):
+            progress(f"sweeping the {name} gate", (len(curves) - 1 + i / len(thresholds)) / len(gates))
             scores = [[score(t, replay(threshold), centre, window) for t, replay in part] for part in parts]
             curves[name].append({"threshold": threshold, "tuning": _worst(scores[0]), "held_out": _worst(scores[1])})
     return curves
 
 
 def _worst(scores: Sequence[Score]) -> dict[str, float]:
-    """Over several recordings: the mean share encoded, and the least fidelity."""
+    """Over several recordings: the mean fraction encoded, and the least fidelity."""
     return {
         "rate": float(np.mean([s.rate for s in scores])),
         "mean": min(s.mean for s in scores),
@@ -141,7 +155,7 @@ def _worst(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def largest_tau(curve: Sequence[dict[str, Any]], target: float) -> dict[str, Any] | None:
-    """The last point before the first that breaks the promise, in tuning or held out; None if the first one does.
+    """Choose the last point before the first that breaks the promise in either part; None if the first one does.
 
     Not the largest of all that keep it: beyond the first failure a success is luck.
     """
@@ -154,36 +168,16 @@ def largest_tau(curve: Sequence[dict[str, Any]], target: float) -> dict[str, Any
 
 
 def shadow_run(path: Path, config: Config, backend: Backend, held_out: Trace, progress: Progress) -> Figures:
-    """Run the gated stream itself on the held-out recording and audit every skipped tubelet."""
-    audited = replace(config, gate=replace(config.gate, shadow_rate=1.0))
-    stream, encoded, tubelets = Stream(audited, backend), 0, 0
+    """Run the gated stream itself on the held-out recording, with shadow evaluation of every skipped tubelet."""
+    every = replace(config, gate=replace(config.gate, shadow_rate=1.0))
+    stream = Pipeline(every, backend).open_stream()
     with open_source(path) as source:
-        for frame in frames_of(source, round(config.vision.max_megapixels * 1e6)):
-            if frame.stamp_ns < held_out.stamps_ns[0]:
-                continue
-            result = stream.push(frame)
-            if result is not None:
-                progress(f"auditing {path.name} at the chosen tau")
-                encoded, tubelets = encoded + result.encoded, tubelets + 1
-                if stream.shadow_due:
-                    stream.shadow_evaluate()
-    return {**stream.report(), "encode_rate": encoded / max(1, tubelets)}
-
-
-def params_text(result: dict[str, Any]) -> str:
-    """The ROS parameter file of a calibration: what it was made for, and what it chose."""
-    config = result["config"]
-    sections = {name: dict(config[name]) for name in ("stream", "vision", "gate", "encoder")}
-    sections["backend"] = {"precision": config["backend"]["precision"]}
-    held_out = ", ".join(recording["name"] for recording in result["recordings"]["held_out"])
-    point = result["chosen"]
-    head = (
-        f"# Written by `saccade calibrate` on {result['date']} for {result['encoder_id']}.\n"
-        f"# gate.tau keeps the 5th percentile of the centred cosine between reused and fresh embeddings at\n"
-        f"# {result['target']:g} or above: {point['held_out']['p5']:.4f} on what was held out ({held_out}), "
-        f"with {point['held_out']['rate']:.0%} of its tubelets encoded.\n\n"
-    )
-    return head + yaml.safe_dump({"/**": {"ros__parameters": sections}}, sort_keys=False)
+        frames = (frame for frame in frames_of(source) if frame.stamp_ns >= held_out.stamps_ns[0])
+        for _ in stream.run(frames):
+            progress(f"shadow evaluation on {path.name}", stream.published / len(held_out))
+            if stream.shadow_due:
+                stream.evaluate_shadow()
+    return {**stream.report(), "encode_rate": stream.encoded / max(1, stream.published)}
 
 
 def _sizes(traces: Sequence[Trace]) -> list[dict[str, Any]]:
@@ -191,3 +185,54 @@ def _sizes(traces: Sequence[Trace]) -> list[dict[str, Any]]:
         {"name": trace.name, "tubelets": len(trace), "seconds": float(np.ptp(trace.stamps_ns)) / 1e9}
         for trace in traces
     ]
+
+
+def params_text(record: dict[str, Any]) -> str:
+    """Write the ROS parameter file of a calibration, as text.
+
+    Raises:
+        ValueError: no tau keeps the promise.
+    """
+    if record["tau"] is None:
+        raise ValueError(
+            f"no tau keeps a 5th percentile of {record['target']}: the picture shows what can be had; "
+            "lower --target-fidelity, or set gate.enabled: false to encode everything"
+        )
+    config = record["config"]
+    sections = {name: dict(config[name]) for name in ("stream", "vision", "gate", "encoder")}
+    sections["backend"] = {"precision": config["backend"]["precision"]}
+    names = ", ".join(recording["name"] for recording in record["recordings"]["held_out"])
+    held_out = record["chosen"]["held_out"]
+    head = (
+        f"# Written by `saccade calibrate` on {record['date']} for {record['encoder_id']}.\n"
+        f"# gate.tau keeps the 5th percentile of the centred cosine between reused and fresh embeddings at\n"
+        f"# {record['target']:g} or above: {held_out['p5']:.4f} on what was held out ({names}), "
+        f"with {held_out['rate']:.0%} of its tubelets encoded.\n\n"
+    )
+    return head + yaml.safe_dump({"/**": {"ros__parameters": sections}}, sort_keys=False)
+
+
+def table(record: dict[str, Any]) -> str:
+    """The choice in a line, and what shadow evaluation of the gated stream found."""
+    if record["tau"] is None:
+        return f"no tau keeps a 5th percentile of {record['target']}"
+    held_out, shadow = record["chosen"]["held_out"], record["audited"]
+    lines = [f"gate.tau {record['tau']:.4f}: held out, {held_out['rate']:.0%} encoded, p5 {held_out['p5']:.4f}"]
+    if "fidelity_p5" in shadow:
+        lines.append(
+            "the gated stream itself, by shadow evaluation: "
+            f"{shadow['encode_rate']:.0%} encoded, p5 {shadow['fidelity_p5']:.4f}"
+        )
+    return "\n".join(lines)
+
+
+def save(record: dict[str, Any], options: Options) -> Iterator[Path]:
+    """Write picture, record and parameter file, and yield each.
+
+    Raises:
+        ValueError: no tau keeps the promise, so there are no parameters.
+    """
+    yield draw_calibration(record, options.out.with_suffix(".png"))
+    yield save_record(record, options.out.with_suffix(".json"))
+    write_file(options.out, params_text(record))
+    yield options.out

@@ -1,44 +1,107 @@
-"""How near the cached stream comes to the bidirectional clip encoder, and at what price.
+"""Fidelity of the cached stream to the bidirectional clip encoder, and its price: `saccade evaluate fidelity`.
 
 Reference: for each tubelet the clip encoder over the window that ends in it, which is the stream with recompute =
-window. Measured once the window has filled. Vectors are centred first, by the reference's mean over the clip: most of
-an embedding is the same for every picture, and a plain cosine would call anything faithful.
+window. Measured once the window has filled. Beside it, how long an event stays visible (forgetting.py).
 """
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
-from saccade_ros.backends import Backend
-from saccade_ros.config import EncoderConfig
+from saccade_ros.backends import Backend, load_backend
+from saccade_ros.config import Config, EncoderConfig
+from saccade_ros.knobs import Settings, knob, required
+from saccade_ros.measure.metrics import centred_cosine, summarize
+from saccade_ros.measure.progress import Progress, subrange
+from saccade_ros.measure.records import record_head, save_record
+from saccade_ros.measure.timing import spread
+from saccade_ros.recordings.clip import read_tubelets
+from saccade_ros.recordings.source import SourceError
+from saccade_ros.studies.forgetting import measure_forgetting
+from saccade_ros.studies.plots import draw_fidelity
+from saccade_ros.studies.streamed import Streamed, Vectors, stream
 
-Vectors = npt.NDArray[np.float32]  # (T, dim)
 LoadBackend = Callable[[EncoderConfig], Backend]
 
 
 @dataclass(frozen=True)
+class Options(Settings):
+    """Clips to stream; the config's encoder section names the model, the window, the pooling and the adapter."""
+
+    clips: tuple[Path, ...] = required(
+        "Bags or videos; an event is cut from the second.", metavar="CLIP", positional=True
+    )
+    tubelets: int = knob(0, "Tubelets to take of each clip's start. 0 takes all.", at_least=0)
+    out: Path = knob(Path("fidelity"), "Folder for fidelity.json and fidelity.png.", metavar="FOLDER")
+    config: Config = Config()
+
+
+@dataclass(frozen=True)
 class Curve:
-    """A family of settings, drawn as one line. `adapted`: with the causal adapter."""
+    """A family of settings, drawn as one line. With an adapter in them it is the causal adapter's."""
 
     name: str
     settings: tuple[EncoderConfig, ...]
 
 
-@dataclass(frozen=True)
-class Streamed:
-    """A clip's embeddings, and the price of one: median milliseconds of patch embedding and step, window full."""
+def run(options: Options, progress: Progress) -> dict[str, Any]:
+    """Measure every setting on every clip; the event that fades is cut from the second clip.
 
-    vectors: Vectors
-    ms: float
+    Raises:
+        SourceError: a clip cannot be read, or is shorter than the window.
+        BackendError, WeightsError, ConfigError: the model cannot be loaded as configured.
+    """
+    config, paths = options.config, options.clips
+
+    def load(encoder: EncoderConfig) -> Backend:
+        return load_backend(encoder, config.backend)
+
+    progress("reading the clips", 0.0)
+    plain = load(replace(config.encoder, adapter="", recompute=1)).info
+    clips = [_read_clip(path, options, plain.input_size) for path in paths]
+    started = time.monotonic()
+    rows = measure_fidelity(config.encoder, clips, load, subrange(progress, 0.0, 0.8))
+    event = clips[1] if len(clips) > 1 else clips[0][::-1]
+    forgetting = measure_forgetting(config.encoder, clips[0], event, load, subrange(progress, 0.8, 0.2))
+    return {
+        "evaluate": "fidelity",
+        **record_head(plain.weights, plain.weights_sha256),
+        "clips": [{"name": path.name, "tubelets": len(clip)} for path, clip in zip(paths, clips, strict=True)],
+        "adapter": Path(config.encoder.adapter).name,
+        "backend": plain.backend,
+        "precision": plain.precision,
+        "threads": plain.threads,
+        "input_size": plain.input_size,
+        "depth": plain.depth,
+        "window": config.encoder.window,
+        "pooling": config.encoder.pooling,
+        "fps": config.stream.fps,
+        "fidelity": rows,
+        "forgetting": forgetting,
+        "event": f"{config.encoder.window} tubelets of {paths[min(1, len(paths) - 1)].name}, then a cut to "
+        f"{paths[0].name}",
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _read_clip(path: Path, options: Options, input_size: int) -> npt.NDArray[np.float32]:
+    clip, window = read_tubelets(path, options.config, input_size, options.tubelets), options.config.encoder.window
+    if len(clip) < window + 2:
+        raise SourceError(
+            f"{path} has {len(clip)} tubelets, hardly more than the window of {window}: "
+            "give a longer recording or a smaller encoder.window"
+        )
+    return clip
 
 
 def curves(encoder: EncoderConfig) -> tuple[Curve, ...]:
-    """Settings to measure: each recompute of the window, smaller windows with recompute 1, and the adapter's."""
+    """List the settings to measure: each recompute of the window, smaller windows, and the adapter's."""
     plain = replace(encoder, adapter="")
     window, smaller = encoder.window, _halvings(encoder.window)
     found = [
@@ -47,7 +110,8 @@ def curves(encoder: EncoderConfig) -> tuple[Curve, ...]:
         Curve("smaller windows, r = W", tuple(replace(plain, window=w, recompute=w) for w in smaller if w > 1)),
     ]
     if encoder.adapter:
-        found.append(Curve("with the adapter, r = 1..W", tuple(replace(encoder, recompute=r) for r in _powers(window))))
+        powers = [*smaller, window]
+        found.append(Curve("with the adapter, r = 1..W", tuple(replace(encoder, recompute=r) for r in powers)))
     return tuple(found)
 
 
@@ -58,75 +122,68 @@ def _halvings(window: int) -> list[int]:
     return sizes[::-1]
 
 
-def _powers(window: int) -> list[int]:
-    return [*_halvings(window), window]
-
-
-def stream(backend: Backend, clip: npt.NDArray[np.float32]) -> Streamed:
-    """Every tubelet of a clip (T, 2, 3, H, W) through a fresh stream."""
-    state, vectors, times = backend.new_state(), [], []
-    for pixels in clip:
-        started = time.perf_counter()
-        vectors.append(state.step(backend.embed(pixels).patches))
-        times.append((time.perf_counter() - started) * 1e3)
-    full = times[backend.info.window - 1 :] or times
-    return Streamed(np.stack(vectors), statistics.median(full))
-
-
-def centred_cosine(vectors: Vectors, reference: Vectors) -> npt.NDArray[np.float64]:
-    """Cosine of each pair of rows, both less the reference's mean: (T, dim), (T, dim) -> (T,)."""
-    middle = reference.mean(axis=0, dtype=np.float64)
-    ours, theirs = vectors - middle, reference - middle
-    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    cosines: npt.NDArray[np.float64] = (ours * theirs).sum(axis=1) / np.maximum(lengths, 1e-30)
-    return cosines
-
-
-def summarize(cosines: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Mean, 5th percentile and worst."""
-    return {"mean": float(cosines.mean()), "p5": float(np.percentile(cosines, 5)), "worst": float(cosines.min())}
-
-
 def measure_fidelity(
-    encoder: EncoderConfig,
-    clips: Sequence[npt.NDArray[np.float32]],
-    load: LoadBackend,
-    advance: Callable[[str], None],
+    encoder: EncoderConfig, clips: Sequence[npt.NDArray[np.float32]], load: LoadBackend, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Every setting of every curve against the reference.
+    """Compare every setting of every curve with the clip encoder.
 
     Args:
         clips: pixels (T, 2, 3, H, W), each longer than the window.
         load: makes a backend.
-        advance: called before each setting with its name.
 
     Returns:
         JSON-ready rows: curve, window, recompute, adapter, ms, and mean, p5 and worst over all clips and by clip.
     """
-    reference_config = replace(encoder, adapter="", recompute=encoder.window)
-    advance("the clip encoder")
-    teacher = load(reference_config)
-    full = slice(encoder.window - 1, None)
-    references = [stream(teacher, clip) for clip in clips]
+    settings = [(curve.name, setting) for curve in curves(encoder) for setting in curve.settings]
+    progress("the clip encoder", 0.0)
+    clip_encoder = load(replace(encoder, adapter="", recompute=encoder.window))
+    references = [stream(clip_encoder, clip).vectors for clip in clips]
     rows = []
-    for curve in curves(encoder):
-        for setting in curve.settings:
-            advance(f"{curve.name}: window {setting.window}, recompute {setting.recompute}")
-            backend = load(setting)
-            streamed = [stream(backend, clip) for clip in clips]
-            cosines = [
-                centred_cosine(ours.vectors[full], theirs.vectors[full])
-                for ours, theirs in zip(streamed, references, strict=True)
-            ]
-            rows.append(
-                {
-                    "curve": curve.name,
-                    "window": setting.window,
-                    "recompute": setting.recompute,
-                    "adapter": bool(setting.adapter),
-                    "ms": statistics.median(s.ms for s in streamed),
-                    **summarize(np.concatenate(cosines)),
-                    "clips": [summarize(of_clip) for of_clip in cosines],
-                }
-            )
+    for i, (name, setting) in enumerate(settings):
+        what = f"{name}: window {setting.window}, recompute {setting.recompute}"
+        progress(what, (i + 1) / (len(settings) + 1))
+        backend = load(setting)
+        streamed = [stream(backend, clip) for clip in clips]
+        rows.append({"curve": name, **_row(setting, streamed, references, encoder.window - 1)})
     return rows
+
+
+def _row(
+    setting: EncoderConfig, streamed: Sequence[Streamed], references: Sequence[Vectors], first: int
+) -> dict[str, Any]:
+    """One setting over all clips, from the tubelet on at which the reference's window is full."""
+    cosines = [
+        centred_cosine(ours.vectors[first:], theirs[first:]) for ours, theirs in zip(streamed, references, strict=True)
+    ]
+    return {
+        "window": setting.window,
+        "recompute": setting.recompute,
+        "adapter": bool(setting.adapter),
+        "ms": spread([one.ms for one in streamed]).median,
+        **summarize(np.concatenate(cosines))._asdict(),
+        "clips": [summarize(of_clip)._asdict() for of_clip in cosines],
+    }
+
+
+def table(record: dict[str, Any]) -> Table:
+    """A row per setting; the caption tells how an event fades."""
+    fading = "; ".join(
+        f"recompute {row['recompute']}: to a tenth after {row['forgotten_after']['0.1']} tubelets, gone at number "
+        f"{row['receptive_field']}"
+        for row in record["forgetting"]
+    )
+    title = f"Centred cosine to the clip encoder, {record['pooling']} pooling. {record['weights']}"
+    found = Table(title=title, caption=f"An event fades. {fading}", caption_justify="left")
+    found.add_column("", no_wrap=True)
+    for column in ("W", "r", "ms/tubelet", "mean", "p5", "worst"):
+        found.add_column(column, justify="right")
+    for row in record["fidelity"]:
+        figures = (f"{row[key]:.4f}" for key in ("mean", "p5", "worst"))
+        found.add_row(row["curve"], str(row["window"]), str(row["recompute"]), f"{row['ms']:.1f}", *figures)
+    return found
+
+
+def save(record: dict[str, Any], options: Options) -> list[Path]:
+    """Write fidelity.json, and fidelity.png, which shows fidelity against its price and the fading of the event."""
+    file = options.out / "fidelity.json"
+    return [save_record(record, file), draw_fidelity(record, file.with_suffix(".png"))]

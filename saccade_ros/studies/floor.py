@@ -1,6 +1,5 @@
-"""How fast a step could be: its arithmetic and its memory traffic, over what this machine was measured to do."""
+"""Floor of a step's time: its arithmetic and its memory traffic, over this machine's measured rates."""
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,11 +10,12 @@ from saccade_ros.backends.torch_backend import DTYPES
 from saccade_ros.encoder.kernels import pack_linears
 from saccade_ros.encoder.linear import Linear
 from saccade_ros.encoder.spec import ModelSpec
+from saccade_ros.measure.timing import interleave, spread
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one step must do, however it is written.
+    """Least work of one step, however it is written.
 
     Attributes:
         linear_flops, attention_flops: of matrix products, two per multiply-add.
@@ -28,12 +28,12 @@ class Work:
 
     @property
     def flops(self) -> float:
-        """All of them."""
+        """Both together."""
         return self.linear_flops + self.attention_flops
 
 
 def step_work(spec: ModelSpec, window: int, recompute: int, batch: int, precision: str) -> Work:
-    """Work of one cached step of `batch` streams on full rings, the patch embedding left out."""
+    """Count the work of one cached step of `batch` streams on full rings, the patch embedding left out."""
     rows = batch * recompute * spec.tokens
     weights = spec.depth * (4 * spec.width**2 + 2 * spec.width * spec.mlp_width)
     attention = spec.depth * 4 * rows * window * spec.tokens * spec.width
@@ -45,39 +45,46 @@ def step_work(spec: ModelSpec, window: int, recompute: int, batch: int, precisio
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine does in the best case: FLOP/s of large matrix products, byte/s read and written by a copy."""
+    """Best case of a machine: FLOP/s of large matrix products, byte/s read and written by a copy."""
 
     linear_flops: float
     attention_flops: float
     bytes: float
 
     def floor_ms(self, work: Work) -> float:
-        """Least time for this work, if arithmetic and memory overlap wholly."""
+        """Return the least time for this work, if arithmetic and memory overlap wholly."""
         arithmetic_s = work.linear_flops / self.linear_flops + work.attention_flops / self.attention_flops
         return 1e3 * max(arithmetic_s, work.bytes / self.bytes)
 
 
-def measure_rates(device: torch.device, precision: str, time_ms: Callable[[Callable[[], object]], float]) -> Rates:
-    """Of products of 512 rows the size of ViT-L's MLP, and of a copy far larger than any cache; medians."""
+def measure_rates(device: torch.device, precision: str, synchronize: Callable[[], object] | None) -> Rates:
+    """Time products of 512 rows the size of ViT-L's MLP, and a copy far larger than any cache; medians.
+
+    Args:
+        synchronize: as interleave takes it.
+    """
     block = torch.empty(256 * 2**20, dtype=torch.uint8, device=device)
     copied = torch.empty_like(block)
-    copy_ms = statistics.median(time_ms(lambda: copied.copy_(block)) for _ in range(5))
-    linear_ms = _product_ms(device, DTYPES[precision], precision == "int8", time_ms)
-    attention_ms = _product_ms(device, DTYPES[precision], False, time_ms) if precision == "int8" else linear_ms
+    copy_ms = spread(interleave({"copy": lambda: copied.copy_(block)}, 5, synchronize=synchronize)["copy"]).median
+    linear_ms = _product_ms(device, DTYPES[precision], precision == "int8", synchronize)
+    attention_ms = _product_ms(device, DTYPES[precision], False, synchronize) if precision == "int8" else linear_ms
     flops = 2.0 * 512 * 1024 * 4096
     return Rates(flops / linear_ms * 1e3, flops / attention_ms * 1e3, 2.0 * block.nbytes / copy_ms * 1e3)
 
 
 @torch.inference_mode()
 def _product_ms(
-    device: torch.device, dtype: torch.dtype, int8: bool, time_ms: Callable[[Callable[[], object]], float]
+    device: torch.device, dtype: torch.dtype, int8: bool, synchronize: Callable[[], object] | None
 ) -> float:
-    """By torch and as the step's layers compute it: the faster of both."""
+    """Time of a product by torch and as the step's layers compute it: the faster of both."""
     x = torch.randn(512, 1024, device=device).to(dtype)
     weight = torch.randn(4096, 1024, device=device).to(dtype)
     layers = nn.Sequential(Linear(1024, 4096)).to(device)
     if device.type == "cpu" or int8:
         pack_linears(layers, dtype, rows=len(x), int8=int8)
     layers.to(dtype)
-    ways: list[Callable[[], object]] = [lambda: layers(x)] if int8 else [lambda: layers(x), lambda: x @ weight.t()]
-    return min(statistics.median(time_ms(way) for _ in range(9)) for way in ways)
+    ways: dict[str, Callable[[], object]] = {"layers": lambda: layers(x)}
+    if not int8:
+        ways["torch"] = lambda: x @ weight.t()
+    times_ms = interleave(ways, 1, repeats=dict.fromkeys(ways, 9), synchronize=synchronize)  # each at its best
+    return min(spread(times).median for times in times_ms.values())

@@ -1,25 +1,27 @@
-"""Our gate against the two simple ones at equal compute, on recordings and on scenes drawn for the purpose.
+"""Surprise gate against two simple ones at equal compute, on clips and generated scenes: `saccade bench gates`.
 
 The weights matter to what fidelity means. With random weights the encoder is a fixed nonlinear function of its input,
 so that it can be told whether the tubelets chosen stand for those left out, but it answers to light and noise as no
 trained encoder would.
 """
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from saccade_ros.config import Config
-from saccade_ros.engine import Engine, patch_response
-from saccade_ros.measure.machine import describe_machine
+from saccade_ros.config import Config, EncoderConfig, StreamConfig
+from saccade_ros.knobs import Settings, knob
+from saccade_ros.measure.progress import Progress, subrange
+from saccade_ros.measure.records import record_head
+from saccade_ros.pipeline import Pipeline, patch_response
 from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.recordings import open_source
+from saccade_ros.recordings.clip import frames_of
 from saccade_ros.studies.baselines import (
     Encoded,
     Replay,
@@ -29,88 +31,91 @@ from saccade_ros.studies.baselines import (
     score,
     surprise_gate,
 )
-from saccade_ros.studies.calibration import common_centre
-from saccade_ros.studies.scenes import generated_scenes
-from saccade_ros.studies.trace import Trace, frames_of, record
+from saccade_ros.studies.plots import draw_gates
+from saccade_ros.studies.scenes import FRAMES, generated_scenes
+from saccade_ros.studies.trace import Trace, common_centre, record
 
 # Embeddings that agree beyond this many digits are equal: fp32 sums of other lengths differ more.
 TIE = 5e-4
+BASELINES = ("pixel difference", "previous tubelet")
 
 
-def compare_gates(
-    clips: Sequence[Path], config: Config, share: float, progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """Table of all scenes and clips.
+@dataclass(frozen=True)
+class Options(Settings):
+    """Recordings beside the generated scenes, and the compute that each gate gets."""
 
-    Args:
-        share: of the tubelets, to be encoded by each gate in each row, as nearly as its threshold can; in `at_tau`
-            ours is besides judged at gate.tau as it is.
-    """
-    engine = Engine(replace(config, gate=replace(config.gate, enabled=True, mode="fixed")))
-    traces = [*_scene_traces(engine, progress), *_clip_traces(clips, engine, progress)]
-    window, response = config.encoder.window, patch_response(engine.backend)
+    clips: tuple[Path, ...] = knob(
+        (), "Bags or videos beside the generated scenes.", metavar="BAG_OR_VIDEO", positional=True
+    )
+    fraction: float = knob(
+        0.15, "Fraction of the tubelets that each gate encodes, as nearly as it can.", at_least=0.0, at_most=1.0
+    )
+    config: Config = Config(stream=StreamConfig(fps=0.0), encoder=EncoderConfig(model="vits"))
+
+
+def run(options: Options, progress: Progress) -> dict[str, Any]:
+    """Judge each gate on each scene and clip, at the same number of encodes; the surprise gate at gate.tau besides."""
+    config = options.config
+    progress("loading the model", 0.0)
+    pipeline = Pipeline(replace(config, gate=replace(config.gate, enabled=True, mode="fixed")))
+    traces = _traces(options.clips, pipeline, subrange(progress, 0.0, 0.8))
+    window, response, info = config.encoder.window, patch_response(pipeline.backend), pipeline.backend.info
     centre = common_centre(traces, window)
     rows = []
-    for trace in traces:
-        progress(f"judging {trace.name}")
-        rows.append(_row(trace, engine.config, response, centre, share))
+    for i, trace in enumerate(traces):
+        progress(f"judging {trace.name}", 0.8 + 0.2 * i / len(traces))
+        rows.append(_row(trace, pipeline.config, response, centre, options.fraction))
     return {
         "bench": "gates",
-        "share": share,
+        **record_head(info.weights, info.weights_sha256),
+        "share": options.fraction,
         "tau": config.gate.tau,
         "rows": rows,
-        "weights": engine.backend.info.weights,
-        "encoder_id": engine.backend.info.encoder_id,
+        "encoder_id": info.encoder_id,
         "window": window,
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": describe_machine(),
     }
 
 
-def _scene_traces(engine: Engine, progress: Callable[[str], None]) -> list[Trace]:
-    """The generated scenes, every frame of them."""
-    config = replace(engine.config, stream=replace(engine.config.stream, fps=0.0))
-    return [
-        record(s.name, s.frames(), config, engine.backend, s.events, partial(progress, f"encoding {s.name}"))
-        for s in generated_scenes()
-    ]
-
-
-def _clip_traces(clips: Sequence[Path], engine: Engine, progress: Callable[[str], None]) -> list[Trace]:
+def _traces(clips: tuple[Path, ...], pipeline: Pipeline, progress: Progress) -> list[Trace]:
+    """The generated scenes, every frame of them, then the clips."""
+    config, backend, scenes = pipeline.config, pipeline.backend, generated_scenes()
+    dense = replace(config, stream=replace(config.stream, fps=0.0))
+    span = 1 / (len(scenes) + len(clips))
     traces = []
-    for path in clips:
+    for i, scene in enumerate(scenes):
+        told = subrange(progress, i * span, span)
+        traces.append(record(scene.name, scene.frames(), dense, backend, scene.events_ns, told, FRAMES))
+    for i, path in enumerate(clips, len(scenes)):
+        told = subrange(progress, i * span, span)
         with open_source(path) as source:
-            frames = frames_of(source, round(engine.config.vision.max_megapixels * 1e6))
-            told = partial(progress, f"encoding {path.name}")
-            traces.append(record(path.name, frames, engine.config, engine.backend, progress=told))
+            count = source.count or math.nan
+            traces.append(record(path.name, frames_of(source), config, backend, progress=told, count=count))
     return traces
 
 
 def _row(
-    trace: Trace, config: Config, response: PatchResponse, centre: npt.NDArray[np.float32], share: float
+    trace: Trace, config: Config, response: PatchResponse, centre: npt.NDArray[np.float32], fraction: float
 ) -> dict[str, Any]:
     window, gate = config.encoder.window, config.gate
-    ours = surprise_gate(trace, gate, response, window)
+    surprise = surprise_gate(trace, gate, response, window)
     warm = int(trace.warm(window).sum())
-    _, encoded = match_count(ours, warm + round(share * (len(trace) - warm)), 0.005, 8.0, rounds=10)
+    _, encoded = match_count(surprise, warm + round(fraction * (len(trace) - warm)), 0.005, 8.0, rounds=10)
     count = int(encoded.sum())
-    others: dict[str, tuple[Replay, float, float]] = {
+    baselines: dict[str, tuple[Replay, float, float]] = {
         "pixel difference": (pixel_gate(trace, gate, window), 1e-3, 255.0),
         "previous tubelet": (previous_gate(trace, gate, window), 1e-5, 10.0),
     }
     chosen: dict[str, Encoded] = {"surprise": encoded}
-    chosen |= {name: match_count(replay, count, low, high)[1] for name, (replay, low, high) in others.items()}
+    chosen |= {name: match_count(replay, count, low, high)[1] for name, (replay, low, high) in baselines.items()}
     gates = {name: score(trace, choice, centre, window)._asdict() for name, choice in chosen.items()}
-    natural = ours(gate.tau)
-    refreshes = _refreshes(trace, gate.max_skip_s)
-    at_tau = score(trace, natural, centre, window)._asdict()
-    at_tau["beyond_refreshes"] = max(0, at_tau["encoded"] - refreshes) / max(1, len(trace) - warm)
+    at_tau = score(trace, surprise(gate.tau), centre, window)._asdict()
+    beyond = max(0, at_tau["encoded"] - _refreshes(trace, gate.max_skip_s))
     return {
         "name": trace.name,
         "tubelets": len(trace),
         "gates": _finite(gates),
-        "at_tau": _finite(at_tau),
-        "verdict": verdict(trace.name, gates),
+        "at_tau": _finite({**at_tau, "beyond_refreshes": beyond / max(1, len(trace) - warm)}),
+        "verdict": compare_outcome(gates),
     }
 
 
@@ -119,13 +124,9 @@ def _refreshes(trace: Trace, max_skip_s: float) -> int:
     return int(np.ptp(trace.stamps_ns) / 1e9 / max_skip_s) if max_skip_s else 0
 
 
-def verdict(name: str, gates: dict[str, Any]) -> str:
-    """better, equal or worse than the better of the two others, in mean and p5."""
-    ours = gates["surprise"]
-    margins = [
-        ours[key] - max(gates[other][key] for other in ("pixel difference", "previous tubelet"))
-        for key in ("mean", "p5")
-    ]
+def compare_outcome(gates: Mapping[str, Mapping[str, float]]) -> str:
+    """Compare the surprise gate with the better of the two baselines, in mean and p5: better, equal, worse or mixed."""
+    margins = [gates["surprise"][key] - max(gates[name][key] for name in BASELINES) for key in ("mean", "p5")]
     if min(margins) < -TIE:
         return "worse" if max(margins) <= TIE else "mixed"
     return "better" if max(margins) > TIE else "equal"
@@ -138,13 +139,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The table, one line per scene or clip and gate."""
+def table(record: dict[str, Any]) -> str:
+    """A Markdown table, one line per scene or clip and gate."""
     lines = [
         "| scene or clip | gate | encoded | mean | p5 | worst | event latency, s | staleness mean, max, s | ours is |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in result["rows"]:
+    for row in record["rows"]:
         for name, s in row["gates"].items():
             ours = name == "surprise"
             latency = "–" if s["latency_s"] is None else f"{s['latency_s']:.2f}"
@@ -154,3 +155,8 @@ def markdown(result: dict[str, Any]) -> str:
                 f"{row['verdict'] if ours else ''} |"
             )
     return "\n".join(lines)
+
+
+def draw(record: dict[str, Any], file: Path) -> Path:
+    """Draw mean and 5th percentile of each gate on each recording."""
+    return draw_gates(record, file)

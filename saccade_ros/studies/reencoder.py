@@ -1,7 +1,7 @@
-"""What the cached step replaces: transformers' encoder over the whole window, for each new tubelet.
+"""Baseline of the cached step: transformers' encoder over the whole window, for each new tubelet.
 
 The baseline is honest: the encoder alone (no predictor), with SDPA, over a window as long as the full cache, at the
-same threads, and measured in turns with ours, so that a change of the machine's speed hits both.
+same threads, and in interleaved timing with ours.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from saccade_ros.encoder.spec import ModelSpec
 def make_reencoder(
     model: str, spec: ModelSpec, clip: Tensor, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], object]:
-    """A full encode of `clip`, (W, 2, 3, H, W); for a size, with random weights of that size."""
+    """Make a full encode of `clip`, (W, 2, 3, H, W); for a size, with random weights of that size."""
     from transformers import VJEPA2Config, VJEPA2Model
 
     if Path(model).is_dir():

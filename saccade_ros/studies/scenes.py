@@ -1,4 +1,4 @@
-"""Generated scenes in which it is known what happens when: what every gate should be asked before it is trusted.
+"""Generated scenes with events at known times, for tests of gates.
 
 A textured world with the spectrum of natural pictures (amplitude falls as 1/frequency), seen by a 25 Hz camera of
 320 x 240 pixels. Sensor noise is in every scene but `static`. Same name, same pictures.
@@ -24,7 +24,7 @@ World = npt.NDArray[np.float32]  # (height, width, 3), 0..255
 
 @dataclass(frozen=True)
 class Scene:
-    """A name, what it tests, and its pictures.
+    """A generated recording.
 
     Attributes:
         draw: frame number -> the picture before sensor noise, 0..255.
@@ -33,56 +33,48 @@ class Scene:
     """
 
     name: str
-    about: str
     draw: Callable[[int], World]
     events: tuple[int, ...] = ()
     noise_sigma: float = NOISE_SIGMA
 
+    @property
+    def events_ns(self) -> tuple[int, ...]:
+        """Stamps of the events' frames."""
+        return tuple(_stamp_ns(event) for event in self.events)
+
     def frames(self) -> Iterator[Frame]:
-        """The camera's frames, stamped at 25 Hz from 1 s on."""
+        """Yield the camera's frames, stamped at 25 Hz from 1 s on."""
         rng = np.random.default_rng(7)
         for i in range(FRAMES):
             seen = self.draw(i)
             noisy = seen + rng.normal(0, self.noise_sigma, seen.shape) if self.noise_sigma else seen
             picture: Picture = np.clip(np.round(noisy), 0, 255).astype(np.uint8)
-            yield Frame(picture, 10**9 + i * 10**9 // FPS, "camera")
+            yield Frame(picture, _stamp_ns(i), "camera")
+
+
+def _stamp_ns(frame: int) -> int:
+    return 10**9 + frame * 10**9 // FPS
 
 
 def generated_scenes() -> tuple[Scene, ...]:
-    """All of them, in the order of the table."""
+    """Make all scenes, in the order of the table."""
     world, other = _world(0), _world(1)
     still = _view(world, 0, 0)
     shifts = np.random.default_rng(3).integers(-1, 2, (FRAMES, 2))
     return (
-        Scene("static", "nothing happens, a noiseless sensor", lambda i: still, noise_sigma=0.0),
-        Scene("noise", "nothing happens, sensor noise", lambda i: still, noise_sigma=2.0),
-        Scene(
-            "exposure step",
-            "the camera's exposure and white balance jump four times; between the jumps a small object appears twice",
-            lambda i: _exposed(_with_objects(still, i, (150, 200)), i),
-            events=(150, 200),
-        ),
-        Scene(
-            "100 Hz flicker",
-            "lamps on 50 Hz mains, 1 ms exposure, rolling shutter: bands run through the picture; an object appears",
-            lambda i: _with_objects(still, i, (150,)) * _flicker(i),
-            events=(150,),
-        ),
-        Scene(
-            "1-px vibration",
-            "the mount shakes by up to a pixel; an object appears",
-            lambda i: _with_objects(_view(world, *map(float, shifts[i])), i, (150,)),
-            events=(150,),
-        ),
-        Scene("slow pan", "0.2 pixels a frame, never more", lambda i: _view(world, 0, 0.2 * i)),
-        Scene(
-            "small distant mover",
-            "10 x 10 pixels cross the view at 1 pixel a frame, now and then",
-            lambda i: _with_mover(still, i),
-            events=(50, 200),
-        ),
-        Scene("cut", "another place, three times", lambda i: (still, _view(other, 0, 0))[i // 75 % 2], (75, 150, 225)),
-        Scene("ego-motion", "the camera sweeps and turns, all the time", lambda i: _sweep(world, i)),
+        Scene("static", lambda i: still, noise_sigma=0.0),
+        Scene("noise", lambda i: still, noise_sigma=2.0),
+        # Exposure and white balance jump four times; between the jumps a small object appears twice.
+        Scene("exposure step", lambda i: _exposed(_with_objects(still, i, (150, 200)), i), events=(150, 200)),
+        # Lamps on 50 Hz mains, 1 ms exposure, rolling shutter: bands run through the picture; an object appears.
+        Scene("100 Hz flicker", lambda i: _with_objects(still, i, (150,)) * _flicker(i), events=(150,)),
+        # The mount shakes by up to a pixel; an object appears.
+        Scene("1-px vibration", lambda i: _with_objects(_view(world, *map(float, shifts[i])), i, (150,)), (150,)),
+        Scene("slow pan", lambda i: _view(world, 0, 0.2 * i)),  # 0.2 pixels a frame
+        # 10 x 10 pixels cross the view at 1 pixel a frame, twice.
+        Scene("small distant mover", lambda i: _with_mover(still, i), events=(50, 200)),
+        Scene("cut", lambda i: (still, _view(other, 0, 0))[i // 75 % 2], events=(75, 150, 225)),  # to another place
+        Scene("ego-motion", lambda i: _sweep(world, i)),  # the camera sweeps and rotates, all the time
     )
 
 
@@ -93,7 +85,7 @@ def _world(seed: int) -> World:
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     amplitude = 1 / np.maximum(np.hypot(fy, fx), 1 / width)
     layers = []
-    for _ in range(4):  # one for the light, one for each colour
+    for _ in range(4):  # one for the brightness, one for each colour
         phases = np.exp(2j * np.pi * rng.random(amplitude.shape))
         layer = np.fft.irfft2(amplitude * phases, (height, width))
         layers.append(layer / layer.std())
@@ -102,10 +94,10 @@ def _world(seed: int) -> World:
     return bounded
 
 
-def _view(world: World, down: float, right: float, turn_degrees: float = 0.0) -> World:
-    """What the camera sees of the world, moved and turned about its centre: (HEIGHT, WIDTH, 3)."""
+def _view(world: World, down: float, right: float, degrees: float = 0.0) -> World:
+    """View of the world from a camera that is moved and rotated about its centre: (HEIGHT, WIDTH, 3)."""
     centre = (WIDTH / 2 + MARGIN + right, HEIGHT / 2 + MARGIN + down)
-    moved = cv2.getRotationMatrix2D(centre, turn_degrees, 1.0)
+    moved = cv2.getRotationMatrix2D(centre, degrees, 1.0)
     moved[:, 2] -= np.array((MARGIN + right, MARGIN + down))
     seen: World = cv2.warpAffine(world, moved, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT).astype(np.float32)
     return seen

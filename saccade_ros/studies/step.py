@@ -1,4 +1,4 @@
-"""The encoder's one benchmark: the cached step in every variant asked for, against transformers' re-encode.
+"""Time of the cached step in every variant asked for, against transformers' re-encode: `saccade bench step`.
 
 Each step is shown beside its physical floor, so that the gap to the limit is visible, and beside its fidelity: the
 centred cosine of its embeddings to those of the fp32 step, tubelet by tubelet over four windows of the clip.
@@ -7,256 +7,252 @@ centred cosine of its embeddings to those of the fp32 step, tubelet by tubelet o
 import itertools
 import resource
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import Progress
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from saccade_ros.backends.torch_backend import DTYPES
 from saccade_ros.config import Config
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StreamingEncoder
-from saccade_ros.encoder.weights import load_encoder
-from saccade_ros.measure.machine import describe_machine
+from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
+from saccade_ros.knobs import Settings, knob
+from saccade_ros.measure.metrics import centred_cosine, summarize
+from saccade_ros.measure.progress import Progress, subrange
+from saccade_ros.measure.records import record_head
+from saccade_ros.measure.timing import interleave, spread
 from saccade_ros.recordings.clip import read_tubelets
 from saccade_ros.studies.floor import Rates, measure_rates, step_work
 from saccade_ros.studies.reencoder import make_reencoder
 
 STEPS_PER_ROUND = 10
 FIDELITY_WINDOWS = 4
-Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options(Settings):
+    """Variants to measure: every combination of windows, precisions, recomputes and batches."""
+
+    model: str = knob("vitl", "Size with random weights, or checkpoint folder.")
+    windows: tuple[int, ...] = knob((8,), "Tubelets in the cache (W).", at_least=1, metavar="W")
+    precisions: tuple[str, ...] = knob(("fp32", "bf16"), "Arithmetic of the step.", choices=tuple(DTYPES))
+    recomputes: tuple[int, ...] = knob((1,), "Newest tubelets recomputed in each step (r).", at_least=1, metavar="R")
+    batches: tuple[int, ...] = knob((1,), "Streams in a step (B).", at_least=1, metavar="B")
+    device: str = knob("cpu", "Device of the encoder.", choices=("cpu", "cuda"))
+    threads: int = knob(0, "CPU threads; 0 leaves torch's default.", at_least=0)
+    rounds: int = knob(5, f"Rounds of {STEPS_PER_ROUND} steps and one re-encode each.", at_least=1)
+    clip: str = knob("", "Bag or video to encode; empty: random noise.")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run a step."""
+    """One way to run a step. `launch` is eager, or graph on a GPU."""
 
     precision: str
     window: int
     recompute: int
     batch: int
-    launch: str  # eager, or graph on a GPU
+    launch: str
 
 
-@dataclass(frozen=True)
-class StepBench:
-    """What to measure: every combination of these.
+def run(options: Options, progress: Progress) -> dict[str, Any]:
+    """Measure all variants; return the record.
 
-    Raises (from `run`):
+    Raises:
         WeightsError, ValueError: the model, a window or a recompute cannot be used; says why.
     """
-
-    model: str
-    windows: Sequence[int]
-    precisions: Sequence[str]
-    recomputes: Sequence[int]
-    batches: Sequence[int]
-    device: str
-    threads: int
-    rounds: int
-    clip: Path | None
-
-    def run(self) -> Result:
-        """Measure; returns a JSON-ready result."""
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        result: Result = {
-            "bench": "step",
-            "model": self.model,
-            "device": _device_name(self.device),
-            "threads": torch.get_num_threads(),
-            "clip": self.clip.name if self.clip else "random noise",
-            "machine": describe_machine(),
-            "torch": torch.__version__,
-            "rates": {precision: vars(self._rates(precision)) for precision in self.precisions},
-            "windows": [],
-        }
-        with Progress(transient=True) as progress:
-            for window in self.windows:
-                result["windows"].append(_WindowRun(self, window, progress).measure(result))
-        result["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux counts in KiB
-        return result
-
-    def time_ms(self, run: Callable[[], object]) -> float:
-        """Wall time of one call, with what it started on a GPU."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        run()
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - started) * 1e3
-
-    def variants(self, window: int) -> Iterator[Variant]:
-        """Every combination for one window."""
-        launches = ("eager", "graph") if self.device == "cuda" else ("eager",)
-        for choice in itertools.product(self.precisions, self.recomputes, self.batches, launches):
-            precision, recompute, batch, launch = choice
-            yield Variant(precision, window, min(recompute, window), batch, launch)
-
-    def _rates(self, precision: str) -> Rates:
-        return measure_rates(torch.device(self.device), precision, self.time_ms)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    progress("measuring the machine", 0.0)
+    rates = {p: measure_rates(torch.device(options.device), p, _synchronize(options)) for p in options.precisions}
+    windows, span = [], 1 / len(options.windows)
+    for i, window in enumerate(options.windows):
+        study = _WindowStudy(options, window, rates)
+        windows.append(study.measure(subrange(progress, i * span, span)))
+    return {
+        "bench": "step",
+        **record_head(study.loaded.source, study.loaded.sha256),
+        "model": options.model,
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "clip": Path(options.clip).name if options.clip else "random noise",
+        "torch": torch.__version__,
+        "rates": {precision: asdict(rate) for precision, rate in rates.items()},
+        "windows": windows,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,  # Linux counts in KiB
+    }
 
 
-class _WindowRun:
-    """All variants of one window, and transformers' re-encode of it, measured in turns."""
+def _synchronize(options: Options) -> Callable[[], object] | None:
+    return torch.cuda.synchronize if options.device == "cuda" else None
 
-    def __init__(self, bench: StepBench, window: int, progress: Progress) -> None:
-        self._bench, self._window, self._progress = bench, window, progress
-        self._device = torch.device(bench.device)
+
+def variants(options: Options, window: int) -> Iterator[Variant]:
+    """Yield every combination for one window."""
+    launches = ("eager", "graph") if options.device == "cuda" else ("eager",)
+    choices = itertools.product(options.precisions, options.recomputes, options.batches, launches)
+    for precision, recompute, batch, launch in choices:
+        yield Variant(precision, window, min(recompute, window), batch, launch)
+
+
+class _WindowStudy:
+    """All variants of one window, and transformers' re-encode of it, in interleaved timing."""
+
+    loaded: LoadedEncoder
+
+    def __init__(self, options: Options, window: int, rates: Mapping[str, Rates]) -> None:
+        self._options, self._window, self._rates = options, window, rates
+        self._device = torch.device(options.device)
         self._encoders: dict[tuple[str, int], StreamingEncoder] = {}
-        self._embedded: dict[tuple[str, int], Tensor] = {}
-        spec = self._encoder("fp32", 1).spec
-        self._clip = read_clip(bench.clip, FIDELITY_WINDOWS * window, spec.input_size)  # (T, 2, 3, H, W)
+        self._embedded: dict[tuple[str, int], npt.NDArray[np.float32]] = {}
+        self._spec = self._encoder("fp32", 1).spec
+        self._clip = read_clip(options.clip, FIDELITY_WINDOWS * window, self._spec.input_size)  # (T, 2, 3, H, W)
 
-    def measure(self, result: Result) -> Result:
-        bench = self._bench
-        task = self._progress.add_task(f"window {self._window}: loading", total=None)
-        variants = list(bench.variants(self._window))
-        fidelity = {key: self._fidelity(*key) for key in sorted({(v.precision, v.recompute) for v in variants})}
-        steps = {variant: self._prepare(variant) for variant in variants}
-        spec = self._encoder("fp32", 1).spec
-        result["weights"] = self._source
-        clip, dtypes = self._clip[: self._window], {p: DTYPES[p] for p in bench.precisions if p != "int8"}
-        reencoders = {p: make_reencoder(bench.model, spec, clip, self._device, d) for p, d in dtypes.items()}
-        step_ms: dict[Variant, list[float]] = {variant: [] for variant in variants}
-        full_ms: dict[str, list[float]] = {precision: [] for precision in reencoders}
-        for reencode in reencoders.values():
-            reencode()
-        self._progress.update(task, description=f"window {self._window}: measuring", total=bench.rounds, completed=0)
-        for _ in range(bench.rounds):
-            for variant, step in steps.items():
-                step_ms[variant] += [bench.time_ms(step) for _ in range(STEPS_PER_ROUND)]
-            for precision, reencode in reencoders.items():
-                full_ms[precision].append(bench.time_ms(reencode))
-            self._progress.advance(task)
-        self._progress.remove_task(task)
+    def measure(self, progress: Progress) -> dict[str, Any]:
+        """Rows of this window."""
+        progress(f"window {self._window}: loading", 0.0)
+        chosen = list(variants(self._options, self._window))
+        fidelity = {key: self._fidelity(*key) for key in sorted({(v.precision, v.recompute) for v in chosen})}
+        steps: dict[Variant | str, Callable[[], object]] = {variant: self._prepare(variant) for variant in chosen}
+        reencoders = self._reencoders()
+        times_ms = interleave(
+            {**steps, **reencoders},
+            self._options.rounds,
+            repeats=dict.fromkeys(steps, STEPS_PER_ROUND),
+            synchronize=_synchronize(self._options),
+            progress=subrange(progress, 0.4, 0.6, f"window {self._window}: measuring"),
+        )
+        full_ms = {precision: times_ms[precision] for precision in reencoders}
         return {
             "window": self._window,
-            "reencode_ms": {precision: _spread(times) for precision, times in full_ms.items()},
-            "steps": [self._row(v, step_ms[v], full_ms, result, fidelity[v.precision, v.recompute]) for v in variants],
+            "reencode_ms": {precision: spread(times)._asdict() for precision, times in full_ms.items()},
+            "steps": [self._row(v, times_ms[v], full_ms, fidelity[v.precision, v.recompute]) for v in chosen],
         }
+
+    def _reencoders(self) -> dict[str, Callable[[], object]]:
+        """Full encodes of the window, by precision, each run once; transformers has no int8."""
+        clip, dtypes = self._clip[: self._window], {p: DTYPES[p] for p in self._options.precisions if p != "int8"}
+        made = {p: make_reencoder(self._options.model, self._spec, clip, self._device, d) for p, d in dtypes.items()}
+        for reencode in made.values():
+            reencode()
+        return made
 
     def _encoder(self, precision: str, recompute: int) -> StreamingEncoder:
         key = precision, recompute
         if key not in self._encoders:
-            loaded = load_encoder(self._bench.model, self._window, recompute)
-            self._source = loaded.source
-            self._encoders[key] = loaded.encoder.prepare(self._device, DTYPES[precision], int8=precision == "int8")
+            self.loaded = load_encoder(self._options.model, self._window, recompute)
+            encoder = self.loaded.encoder.prepare(self._device, DTYPES[precision], int8=precision == "int8")
+            self._encoders[key] = encoder
         return self._encoders[key]
 
     def _prepare(self, variant: Variant) -> Callable[[], object]:
         """A step of full rings, ready to be timed."""
         encoder = self._encoder(variant.precision, variant.recompute)
-        run = GraphedEncoder(encoder).step if variant.launch == "graph" else encoder.step
+        step_of = GraphedEncoder(encoder).step if variant.launch == "graph" else encoder.step
         rings = [encoder.new_ring() for _ in range(variant.batch)]
-        patches = [encoder.embed(tubelet) for tubelet in self._clip[: self._window]]
-        turn = itertools.count()
+        patches = itertools.cycle([encoder.embed(tubelet) for tubelet in self._clip[: self._window]])
 
         def step() -> object:
-            return run([patches[next(turn) % len(patches)]] * variant.batch, rings)
+            return step_of([next(patches)] * variant.batch, rings)
 
         for _ in range(self._window + 2):
             step()
         return step
 
-    def _fidelity(self, precision: str, recompute: int) -> Result:
+    def _fidelity(self, precision: str, recompute: int) -> dict[str, Any]:
         """Centred cosine to the fp32 step: mean and worst over the clip's tubelets."""
-        exact, rounded = self._embeddings("fp32", recompute), self._embeddings(precision, recompute)
-        centre = exact.mean(dim=0)
-        cosine = torch.cosine_similarity(exact - centre, rounded - centre)  # (T,)
-        return {"mean": float(cosine.mean()), "worst": float(cosine.min()), "tubelets": len(cosine)}
+        cosines = centred_cosine(self._embeddings(precision, recompute), self._embeddings("fp32", recompute))  # (T,)
+        found = summarize(cosines)
+        return {"mean": found.mean, "worst": found.worst, "tubelets": len(cosines)}
 
-    def _embeddings(self, precision: str, recompute: int) -> Tensor:
-        """Of every tubelet of the clip, computed once: (T, D)."""
+    def _embeddings(self, precision: str, recompute: int) -> npt.NDArray[np.float32]:
+        """Embeddings of every tubelet of the clip, computed once: (T, D)."""
         key = precision, recompute
         if key not in self._embedded:
             encoder = self._encoder(precision, recompute)
             ring = encoder.new_ring()
             outputs = [encoder.step([encoder.embed(tubelet)], [ring])[0] for tubelet in self._clip]
-            self._embedded[key] = torch.stack([output.newest.float().cpu() for output in outputs])
+            self._embedded[key] = np.stack([output.newest.float().cpu().numpy() for output in outputs])
         return self._embedded[key]
 
     def _row(
-        self, variant: Variant, times: list[float], full_ms: dict[str, list[float]], result: Result, fidelity: Result
-    ) -> Result:
+        self, variant: Variant, times_ms: list[float], full_ms: Mapping[str, list[float]], fidelity: dict[str, Any]
+    ) -> dict[str, Any]:
         encoder = self._encoder(variant.precision, variant.recompute)
         work = step_work(encoder.spec, variant.window, variant.recompute, variant.batch, variant.precision)
-        floor_ms = Rates(**result["rates"][variant.precision]).floor_ms(work)
-        per_stream_ms = statistics.median(times) / variant.batch
+        floor_ms = self._rates[variant.precision].floor_ms(work)
+        per_stream_ms = statistics.median(times_ms) / variant.batch
         return {
-            **vars(variant),
+            **asdict(variant),
             "attention": type(encoder.attention).__name__,
             "linear": type(encoder.layers[0].fc1).__name__,
-            "step_ms": _spread(times),
+            "step_ms": spread(times_ms)._asdict(),
             "per_stream_ms": per_stream_ms,
             "speedup": {precision: statistics.median(full) / per_stream_ms for precision, full in full_ms.items()},
             "gflop": work.flops / 1e9,
             "mbyte": work.bytes / 1e6,
             "floor_ms": floor_ms,
-            "over_floor": statistics.median(times) / floor_ms,
+            "over_floor": statistics.median(times_ms) / floor_ms,
             "cache_mb": encoder.cache_bytes / 1e6,
             "centred_cosine": fidelity,
         }
 
 
-def read_clip(path: Path | None, tubelets: int, size: int) -> Tensor:
-    """The first tubelets of a clip, repeated if it is shorter; noise without one: (T, 2, 3, size, size)."""
-    if path is None:
+def read_clip(path: str | Path, tubelets: int, size: int) -> Tensor:
+    """Read the first tubelets of a clip, repeated if it is shorter; noise without one: (T, 2, 3, size, size)."""
+    if not path:
         return torch.randn(tubelets, 2, 3, size, size, generator=torch.Generator().manual_seed(0))
     read = torch.from_numpy(read_tubelets(path, Config(), size, tubelets))
     return read[torch.arange(tubelets) % len(read)]
 
 
-def print_table(result: Result) -> None:
-    """The result for people."""
-    console = Console()
-    for part in result["windows"]:
-        full = part["reencode_ms"]
-        title = f"{result['model']}, window {part['window']}, {result['device']}, {result['threads']} threads"
-        table = Table(title=f"{title}: per stream and tubelet")
-        table.add_column("step", no_wrap=True)
-        for name in ("ms", "floor", "x floor", *(f"x {p}" for p in full), "cosine", "worst"):
-            table.add_column(name, justify="right")
+def table(record: dict[str, Any]) -> RenderableType:
+    """A table per window, and what its figures are relative to."""
+    return Group(*_window_tables(record), *_footnotes(record))
+
+
+def _window_tables(record: dict[str, Any]) -> Iterator[RenderableType]:
+    for part in record["windows"]:
+        title = f"{record['model']}, window {part['window']}, {record['device']}, {record['threads']} threads"
+        found = Table(title=f"{title}: per stream and tubelet")
+        found.add_column("step", no_wrap=True)
+        for name in ("ms", "floor", "x floor", *(f"x {p}" for p in part["reencode_ms"]), "cosine", "worst"):
+            found.add_column(name, justify="right")
         for row in part["steps"]:
             cosine, floor_ms = row["centred_cosine"], row["floor_ms"] / row["batch"]
-            table.add_row(
+            found.add_row(
                 _name(row),
                 *(f"{ms:.2f}" if ms < 10 else f"{ms:.0f}" for ms in (row["per_stream_ms"], floor_ms)),
                 *(f"{ratio:.1f}" for ratio in (row["over_floor"], *row["speedup"].values())),
                 *(f"{cosine[name]:.5f}" for name in ("mean", "worst")),
             )
-        console.print(table)
-        for precision, spread in full.items():
-            console.print(f"  x {precision}: transformers' re-encode of the window, {spread['median']:.0f} ms")
-    for precision, rates in result["rates"].items():
+        yield found
+        for precision, full in part["reencode_ms"].items():
+            yield f"  x {precision}: transformers' re-encode of the window, {full['median']:.0f} ms"
+
+
+def _footnotes(record: dict[str, Any]) -> Iterator[RenderableType]:
+    for precision, rates in record["rates"].items():
         products, copy = rates["linear_flops"] / 1e9, rates["bytes"] / 1e9
-        console.print(f"  {precision}: large product {products:.0f} GFLOP/s, copy {copy:.0f} GB/s")
-    machine, versions = result["machine"], f"torch {result['torch']}; clip: {result['clip']}"
-    console.print(
-        f"  peak memory {result['peak_rss_mb']:.0f} MB; {result['weights']}; {machine}; {versions}", style="dim"
-    )
+        yield f"  {precision}: large product {products:.0f} GFLOP/s, copy {copy:.0f} GB/s"
+    machine, versions = record["machine"], f"torch {record['torch']}; clip: {record['clip']}"
+    about = f"  peak memory {record['peak_rss_mb']:.0f} MB; {record['weights']}; {machine}; {versions}"
+    yield Text(about, style="dim")
 
 
-def _name(row: Result) -> str:
-    """A variant in a word or two: what differs from one eager causal step of one stream."""
+def _name(row: dict[str, Any]) -> str:
+    """A variant in a word or two: its differences from one eager causal step of one stream."""
     parts = [row["precision"]]
     parts += [f"recompute {row['recompute']}"] if row["recompute"] > 1 else []
     parts += [f"{row['batch']} streams"] if row["batch"] > 1 else []
     parts += [row["launch"]] if row["launch"] != "eager" else []
     return ", ".join(parts)
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
-
-
-def _spread(times_ms: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(times_ms), "min": min(times_ms), "max": max(times_ms), "runs": len(times_ms)}

@@ -1,17 +1,18 @@
-"""A recording encoded once, in full: what every gate, at every threshold, can then be judged from.
+"""A recording encoded once, in full, from which every gate can be judged at every threshold.
 
 Each tubelet is encoded as if there were no gate, and kept with its patch embeddings and a grey picture. A gate is
 then replayed over the patches alone, which takes a millisecond a tubelet in place of an encoder's step.
 
 What that leaves out: under a real gate the cache holds only the encoded tubelets, so its embeddings differ a little
-from those of the full stream. The audit of a running gate compares on the gated stream's own cache; `saccade calibrate`
-ends with such an audit, and states both.
+from those of the full stream. Shadow evaluation of a running gate compares on the gated stream's own cache; `saccade
+calibrate` ends with it, and states both.
 """
 
+import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import IO
 
 import cv2
 import numpy as np
@@ -19,13 +20,10 @@ import numpy.typing as npt
 
 from saccade_ros.backends import Backend
 from saccade_ros.config import Config
-from saccade_ros.frames import Frame, Tubelet
-from saccade_ros.recordings.source import Source
-from saccade_ros.vision.images import decode_image
-from saccade_ros.vision.ledger import FrameLedger
-from saccade_ros.vision.malformed import MalformedImage
-from saccade_ros.vision.preprocess import resize_to_square, tubelet_pixels
-from saccade_ros.vision.tubelet import TubeletBuffer
+from saccade_ros.frames import Features, Figures, Frame, TokenPlan
+from saccade_ros.measure.progress import Progress, silent
+from saccade_ros.pipeline import Pipeline
+from saccade_ros.vision.preprocess import resize_to_square
 
 
 @dataclass(frozen=True)
@@ -53,25 +51,48 @@ class Trace:
         return len(self.stamps_ns)
 
     def part(self, start: int, stop: int, name: str) -> "Trace":
-        """Tubelets start..stop as a trace of its own."""
+        """Cut out tubelets start..stop as a trace of its own."""
         cut = slice(start, stop)
         events = tuple(event - start for event in self.events if start <= event < stop)
         stamps_ns, epochs = self.stamps_ns[cut], self.epochs[cut]
         return Trace(name, self.features[cut], self.vectors[cut], self.grey[cut], stamps_ns, epochs, events)
 
     def warm(self, window: int) -> npt.NDArray[np.bool_]:
-        """Tubelets whose cache is still filling, (T,): every gate encodes them and none is judged by them."""
+        """Mark tubelets whose cache is still filling, (T,): every gate encodes them and none is judged by them."""
         starts = np.flatnonzero(np.diff(self.epochs, prepend=-1))
         since = np.arange(len(self)) - starts[np.searchsorted(starts, np.arange(len(self)), "right") - 1]
         warm: npt.NDArray[np.bool_] = since <= window
         return warm
 
 
-def frames_of(source: Source, max_pixels: int) -> Iterator[Frame]:
-    """The decodable frames of a recording."""
-    for recorded in source:
-        with suppress(MalformedImage):  # counted by the replay; here the others are what matters
-            yield Frame(decode_image(recorded.image, max_pixels), recorded.stamp_ns, recorded.frame_id)
+class _FeatureFile:
+    """Stage that leaves the plan as it is, and writes every tubelet's patch embeddings to a file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._shape: tuple[int, ...] = ()
+        self._count = 0
+
+    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+        """Leave the plan as it is."""
+        return plan
+
+    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+        """Write the patches."""
+        self._file.write(np.ascontiguousarray(patches, np.float32).data)
+        self._shape, self._count = patches.shape, self._count + 1
+
+    def reset(self) -> None:
+        """Keep what is written: epochs follow each other."""
+
+    def state(self) -> Figures:
+        """Report nothing."""
+        return {}
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """Map the whole file, (T, S, D); it stays on the disk while the array lives."""
+        self._file.flush()
+        return np.memmap(self._file, np.float32, "r", shape=(self._count, *self._shape))
 
 
 def record(
@@ -79,55 +100,47 @@ def record(
     frames: Iterable[Frame],
     config: Config,
     backend: Backend,
-    event_frames: Iterable[int] = (),
-    progress: Callable[[], object] = lambda: None,
+    events_ns: Iterable[int] = (),
+    progress: Progress = silent,
+    count: float = math.nan,
 ) -> Trace:
-    """Encode every tubelet.
+    """Encode every tubelet of a stream, sampled and paired as the node does it.
 
     Args:
-        event_frames: numbers of the frames in which something new appears.
-        progress: called after each tubelet.
+        events_ns: stamps of the frames in which something new appears.
+        progress: told after each tubelet.
+        count: number of the frames, NaN where it is not known.
 
     Raises:
         ValueError: there is no tubelet at all.
     """
-    buffer: TubeletBuffer[tuple[int, Frame]] = TubeletBuffer(config.stream, FrameLedger())
-    state, size, fit = backend.new_state(), backend.info.input_size, config.vision.fit
-    rows: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], Tubelet[tuple[int, Frame]]]] = []
-    shape: tuple[int, ...] = ()
+    size, fit = backend.info.input_size, config.vision.fit
+    rows: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], int, int]] = []
     with tempfile.TemporaryFile() as file:
-        for number, frame in enumerate(frames):
-            tubelet = buffer.push((number, frame), frame.stamp_ns, frame.frame_id, frame.picture.shape[:2])
-            if tubelet is None:
-                continue
-            if rows and tubelet.epoch != rows[-1][2].epoch:
-                state.reset()
-            older, newer = tubelet.older[1].picture, tubelet.newer[1].picture
-            patches, features = backend.embed(tubelet_pixels(older, newer, size, fit))
-            shape = features.shape
-            file.write(np.ascontiguousarray(features, np.float32).data)
-            grey = cv2.cvtColor(resize_to_square(newer, size, fit), cv2.COLOR_RGB2GRAY).astype(np.uint8)
-            rows.append((state.step(patches).copy(), grey, _without_pictures(tubelet)))
-            progress()
+        features = _FeatureFile(file)
+        ungated = replace(config, gate=replace(config.gate, enabled=False))
+        stream = Pipeline(ungated, backend).open_stream(name, stages=(features,))
+        for tubelet, result in stream.run(frames):
+            square = resize_to_square(stream.intake.decode(tubelet.newer), size, fit)
+            grey = cv2.cvtColor(square, cv2.COLOR_RGB2GRAY).astype(np.uint8)  # (size, size)
+            rows.append((result.vector, grey, tubelet.stamp_ns, tubelet.epoch))
+            progress(f"encoding {name}", stream.ledger.received / count)
         if not rows:
             raise ValueError(f"{name}: not one tubelet; is stream.fps {config.stream.fps} right for it?")
-        file.flush()
-        features_of_all = np.memmap(file, np.float32, "r", shape=(len(rows), *shape))
-    vectors, greys, tubelets = zip(*rows, strict=True)
-    numbers = [tubelet.newer[0] for tubelet in tubelets]
-    return Trace(
-        name,
-        features_of_all,
-        np.stack(vectors),
-        np.stack(greys),
-        np.array([tubelet.stamp_ns for tubelet in tubelets]),
-        np.array([tubelet.epoch for tubelet in tubelets]),
-        tuple(int(np.searchsorted(numbers, event)) for event in event_frames if event <= numbers[-1]),
-    )
+        features_of_all = features.read()
+    vectors, greys, stamps_ns, epochs = (np.stack(column) for column in zip(*rows, strict=True))
+    events = tuple(int(np.searchsorted(stamps_ns, event_ns)) for event_ns in events_ns if event_ns <= stamps_ns[-1])
+    return Trace(name, features_of_all, vectors, greys, stamps_ns, epochs, events)
 
 
-def _without_pictures(tubelet: Tubelet[tuple[int, Frame]]) -> Tubelet[tuple[int, Frame]]:
-    """The tubelet's place in time, without its pictures, which would fill the memory."""
-    empty = np.zeros((0, 0, 3), np.uint8)
-    older, newer = ((number, Frame(empty, f.stamp_ns, f.frame_id)) for number, f in (tubelet.older, tubelet.newer))
-    return Tubelet(older, newer, tubelet.stamp_ns, tubelet.frame_id, tubelet.epoch, tubelet.index)
+def common_centre(traces: Sequence[Trace], window: int) -> npt.NDArray[np.float32]:
+    """Average the embeddings after the warm-up, each recording counting once: (dim,).
+
+    Raises:
+        ValueError: no recording is longer than the window.
+    """
+    means = [trace.vectors[~trace.warm(window)].mean(axis=0) for trace in traces if not trace.warm(window).all()]
+    if not means:
+        raise ValueError(f"no recording is longer than the window of {window} tubelets: give longer ones")
+    centre: npt.NDArray[np.float32] = np.mean(means, axis=0, dtype=np.float32)
+    return centre

@@ -10,7 +10,6 @@ The teacher answers for any picture, so no example is seen twice: every step dra
 set of views the adapter learns the set.
 """
 
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,12 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parametrize
 
 from saccade_ros.encoder.adapter import Adapter, LowRank, target_layers
 from saccade_ros.encoder.model import StreamingEncoder
+from saccade_ros.measure.metrics import centred_cosine
+from saccade_ros.storage import whole_path
 from saccade_ros.train.stream import clip_tokens, stream_tokens
 from saccade_ros.train.views import random_view
 
@@ -176,7 +176,7 @@ class CausalTrainer:
     def _measure(self, tests: Sequence[TrainingExample]) -> None:
         row: dict[str, Any] = {"step": self.progress.step}
         row |= {"loss": statistics.fmean(self.progress.losses)} if self.progress.losses else {}
-        row |= {"gaps": [centred_gap(_learned(self._student, lesson), lesson.targets).item() for lesson in tests]}
+        row |= {"gaps": [centred_gap(_learned(self._student, lesson), lesson.targets) for lesson in tests]}
         self.progress.history.append(row)
         self.progress.losses.clear()
 
@@ -198,10 +198,8 @@ class CausalTrainer:
             "optimizer": self._optimizer.state_dict(),
             "random": self._random.get_state(),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / ".checkpoint.pt.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)
+        with whole_path(self.checkpoint) as path:
+            torch.save(state, path)
         self.adapter().save(self.folder / "adapter.safetensors")
 
     def resume(self) -> None:
@@ -259,11 +257,10 @@ def _learned(student: StreamingEncoder, lesson: TrainingExample) -> Tensor:
     return stream_tokens(student, lesson.patches)[-len(lesson.targets) :]
 
 
-def centred_gap(tokens: Tensor, targets: Tensor) -> Tensor:
-    """1 - cosine of the pooled embeddings, both less the targets' mean over the clip, averaged: (n, S, D) each."""
-    ours, theirs = tokens.mean(dim=1), targets.mean(dim=1)  # (n, D)
-    middle = theirs.mean(dim=0)
-    return 1 - F.cosine_similarity(ours - middle, theirs - middle).mean()
+def centred_gap(tokens: Tensor, targets: Tensor) -> float:
+    """1 - centred cosine of the pooled embeddings, averaged over the clip: (n, S, D) each."""
+    ours, theirs = (part.mean(dim=1).numpy() for part in (tokens, targets))  # (n, D)
+    return 1 - float(centred_cosine(ours, theirs).mean())
 
 
 def _schedule(step: int, steps: int) -> float:

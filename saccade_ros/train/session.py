@@ -1,7 +1,5 @@
 """One run of `saccade train causal`: clips in, an adapter, its curve and the record of both out."""
 
-import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from saccade_ros.config import Config
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
-from saccade_ros.measure.machine import describe_machine
+from saccade_ros.measure.records import record_head, save_record
 from saccade_ros.recordings.clip import read_tubelets
 from saccade_ros.train.causal import CausalTrainer, TrainingError, TrainingPlan
 from saccade_ros.train.views import MARGIN
@@ -75,7 +73,7 @@ def train_causal(
             note = ", ".join(filter(None, (loss, *gaps)))
             bars.update(task, completed=progress.step, note=note)
     record = _record(loaded, trainer, clips, held_out, config, time.monotonic() - started)
-    return [folder / "adapter.safetensors", _write_json(folder, record), _draw_curve(folder, record)]
+    return [folder / "adapter.safetensors", save_record(record, folder / "training.json"), _draw_curve(folder, record)]
 
 
 def _record(
@@ -88,8 +86,7 @@ def _record(
 ) -> dict[str, Any]:
     return {
         "train": "causal",
-        "weights": loaded.source,
-        "weights_sha256": loaded.sha256,
+        **record_head(loaded.source, loaded.sha256),
         **{name: getattr(trainer.plan, name) for name in trainer.plan.__dataclass_fields__},
         "trained_on": [Path(clip).name for clip in clips],
         "held_out": [Path(clip).name for clip in held_out],
@@ -98,17 +95,8 @@ def _record(
         "history": trainer.progress.history,
         "seconds": round(seconds, 1),
         "threads": torch.get_num_threads(),
-        "machine": describe_machine(),
         "torch": torch.__version__,
     }
-
-
-def _write_json(folder: Path, record: dict[str, Any]) -> Path:
-    file = folder / "training.json"
-    partial = folder / ".training.json.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, file)
-    return file
 
 
 def _draw_curve(folder: Path, record: dict[str, Any]) -> Path:

@@ -5,6 +5,7 @@ from clips import write_video
 
 from saccade_ros.export.exporter import export
 from saccade_ros.export.options import ExportOptions
+from saccade_ros.measure.progress import silent
 
 QUIET = ("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -25,4 +26,4 @@ def options(clip, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def manifest(options):
-    return export(options(precisions=("fp32", "fp16", "int8", "int8-static", "int4")), lambda what, share: None)
+    return export(options(precisions=("fp32", "fp16", "int8", "int8-static", "int4")), silent)

@@ -22,10 +22,9 @@ from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.export.exporter import ExportCancelledError, export, has_in_place_caches
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.options import ExportOptions
-from saccade_ros.export.parity import centred_cosine
+from saccade_ros.measure.progress import silent
 from saccade_ros.pipeline import Pipeline
-
-SILENT = {"progress": lambda what, share: None}
+from saccade_ros.storage import StorageError
 
 
 def test_fp32_is_torch_over_the_whole_clip(manifest):
@@ -67,9 +66,9 @@ def test_engine_gives_the_same_by_torch_and_by_onnx(manifest, pooling):
         stream = pipeline.open_stream()
         runs.append([r for r in map(stream.push, frames) if r is not None])
     torch_run, onnx_run = runs
-    assert {r.epoch for r in onnx_run} == {0, 1}
-    assert [(r.encoded, r.reuse_count, r.window_fill, r.epoch) for r in onnx_run] == [
-        (r.encoded, r.reuse_count, r.window_fill, r.epoch) for r in torch_run
+    assert {r.stream_epoch for r in onnx_run} == {0, 1}
+    assert [(r.encoded, r.reuse_count, r.window_fill, r.stream_epoch) for r in onnx_run] == [
+        (r.encoded, r.reuse_count, r.window_fill, r.stream_epoch) for r in torch_run
     ]
     vectors = [np.stack([r.vector for r in run]) for run in runs]
     assert np.abs(vectors[0] - vectors[1]).max() <= 1e-4 * np.abs(vectors[0]).max()
@@ -137,18 +136,18 @@ def test_vjepa21_export_is_torch_after_the_manifest_too(options, tmp_path):
 def test_what_is_worse_than_asked_is_refused_with_the_figures(options):
     """int4 on random weights is below any sensible floor."""
     refusing = options(precisions=("fp32", "int4"), force=False, fidelity_floor=0.9999)
-    manifest = export(refusing, **SILENT)
+    manifest = export(refusing, silent)
     assert [a.precision for a in manifest.artifacts] == ["fp32"]
     (reason,) = manifest.refused
     assert "onnx int4: mean centred cosine 0." in reason
     assert "below the floor 0.9999" in reason
     assert not list((refusing.out / "onnx-int4").glob("*.onnx"))
     with pytest.raises(ExportError, match=r"nothing was accepted.*below the floor.*--force keeps them"):
-        export(options(precisions=("int4",), force=False, fidelity_floor=0.9999), **SILENT)
+        export(options(precisions=("int4",), force=False, fidelity_floor=0.9999), silent)
 
 
 def test_force_keeps_it_with_a_warning(options):
-    kept = export(options(precisions=("int4",), fidelity_floor=0.9999), **SILENT)
+    kept = export(options(precisions=("int4",), fidelity_floor=0.9999), silent)
     assert "below the floor 0.9999" in kept.artifacts[0].warnings[0]
     assert read_manifest(str(kept.folder)).artifacts[0].warnings == kept.artifacts[0].warnings
 
@@ -173,30 +172,30 @@ def test_force_keeps_it_with_a_warning(options):
 )
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(options, changes, said):
     with pytest.raises(ValueError, match=said):
-        export(options(**changes), **SILENT)
+        export(options(**changes), silent)
 
 
 def test_a_folder_that_is_no_export_is_never_overwritten(options):
     wanted = options(precisions=("fp32",))
     wanted.out.mkdir()
     (wanted.out / "thesis.tex").write_text("years of work")
-    with pytest.raises(ExportError, match="exists and is no export"):
-        export(wanted, **SILENT)
+    with pytest.raises(StorageError, match="nothing of yours is overwritten"):
+        export(wanted, silent)
     assert (wanted.out / "thesis.tex").read_text() == "years of work"
 
 
 def test_an_earlier_export_is_replaced_only_by_a_whole_one(options):
     wanted = options(precisions=("fp32",))
-    first = export(wanted, **SILENT)
+    first = export(wanted, silent)
 
-    def stop(what: str, share: float) -> None:
-        if share > 0.5:
+    def stop(what: str, fraction: float) -> None:
+        if fraction > 0.5:
             raise ExportCancelledError("enough")
 
     with pytest.raises(ExportCancelledError):
         export(replace(wanted, window=2), stop)
     assert read_manifest(str(wanted.out)).created == first.created
-    assert export(replace(wanted, window=2), **SILENT).shape["window"] == 2
+    assert export(replace(wanted, window=2), silent).shape["window"] == 2
     assert [path.name for path in wanted.out.parent.iterdir()] == [wanted.out.name]
 
 
@@ -206,7 +205,7 @@ def test_killed_at_any_moment_nothing_loads_and_the_next_export_cleans_up(clip, 
     code = (
         "import os, signal, sys; from pathlib import Path; from saccade_ros.export.exporter import *\n"
         "n = [int(sys.argv[3])]\n"
-        "def progress(what, share):\n"
+        "def progress(what, fraction):\n"
         "    n[0] -= 1\n"
         "    if n[0] == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
         "export(ExportOptions(model='tiny', window=3, tubelets=8, threads=1, precisions=('fp32',), "
@@ -218,16 +217,7 @@ def test_killed_at_any_moment_nothing_loads_and_the_next_export_cleans_up(clip, 
         assert not wanted.out.exists()
         assert not list(wanted.out.parent.rglob("manifest.json"))
     assert list(wanted.out.parent.iterdir())
-    export(wanted, **SILENT)
-    assert [path.name for path in wanted.out.parent.iterdir()] == [wanted.out.name]
-
-
-def test_leftovers_of_a_process_with_this_ones_id_are_removed(options):
-    """In a container every export may be process 1."""
-    wanted = options(precisions=("fp32",))
-    for name in (f".{wanted.out.name}.partial-{os.getpid()}{suffix}" for suffix in ("", "-old", "-k2v9x1_8")):
-        (wanted.out.parent / name).mkdir()
-    export(wanted, **SILENT)
+    export(wanted, silent)
     assert [path.name for path in wanted.out.parent.iterdir()] == [wanted.out.name]
 
 
@@ -244,14 +234,6 @@ def test_onnx_runtime_may_be_installed_as_another_package(monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version)
     assert has_in_place_caches() is expected
-
-
-def test_centred_cosine_sees_what_the_plain_one_hides():
-    rng = np.random.default_rng(0)
-    common, own = 100 * rng.standard_normal(64), rng.standard_normal((2, 20, 64))
-    assert centred_cosine(common + own[0], common + own[0]).min() == 1.0
-    assert np.abs(centred_cosine(common + own[1], common + own[0])).mean() < 0.3
-    assert centred_cosine(np.ones((3, 4)), np.ones((3, 4))).tolist() == [1, 1, 1]
 
 
 # Fitting

@@ -17,6 +17,7 @@ from saccade_ros.export import tensorrt_builder
 from saccade_ros.export.exporter import export
 from saccade_ros.export.graph import ExportError, build_step, step_shape
 from saccade_ros.export.quantize import save
+from saccade_ros.measure.progress import silent
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the tensorrt_rtx_cu13 wheels of requirements.txt")
 
@@ -39,7 +40,7 @@ def test_whole_step_builds_without_a_gpu(trt, tmp_path, precision, contract):
     encoder = load_encoder("tiny", 3).encoder
     source, target = tmp_path / "step.onnx", tmp_path / "step.engine"
     save(build_step(encoder, 1, contract, precision), source)
-    tensorrt_builder.build_engine(trt, source, target, lambda share: None)
+    tensorrt_builder.build_engine(trt, source, target, silent)
     assert target.stat().st_size > 2 * sum(p.numel() for p in encoder.layers.parameters())
     assert not list(tmp_path.glob(".*")), "no partial file"
 
@@ -49,18 +50,19 @@ def test_recompute_builds_with_host_written_slots(trt, tmp_path):
     contract = tensorrt_builder.find_contract(trt, encoder.recompute)
     assert (contract, tensorrt_builder.find_contract(trt, 1)) == ("host", "scatter")
     save(build_step(encoder, 1, contract, "fp16"), tmp_path / "step.onnx")
-    tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", tmp_path / "step.engine", lambda share: None)
+    tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", tmp_path / "step.engine", silent)
 
 
 def test_build_reports_and_stops_when_told(trt, tmp_path, monkeypatch):
     monkeypatch.setattr(tensorrt_builder, "REPORT_EVERY_S", 0.0)
     save(build_step(load_encoder("tiny", 3).encoder, 1, "host", "fp16"), tmp_path / "step.onnx")
-    shares = []
-    tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", tmp_path / "whole.engine", shares.append)
-    assert len(shares) > 10
-    assert 0 <= min(shares) <= max(shares) == 1.0
+    fractions = []
+    whole = tmp_path / "whole.engine"
+    tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", whole, lambda what, fraction: fractions.append(fraction))
+    assert len(fractions) > 10
+    assert 0 <= min(fractions) <= max(fractions) == 1.0
 
-    def stop(share):
+    def stop(what, fraction):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -71,16 +73,16 @@ def test_build_reports_and_stops_when_told(trt, tmp_path, monkeypatch):
 def test_graph_that_does_not_parse_is_refused_with_the_reason(trt, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"no graph")
     with pytest.raises(ExportError, match="cannot parse the step"):
-        tensorrt_builder.build_engine(trt, tmp_path / "bad.onnx", tmp_path / "bad.engine", lambda share: None)
+        tensorrt_builder.build_engine(trt, tmp_path / "bad.onnx", tmp_path / "bad.engine", silent)
 
 
 def test_engine_is_kept_under_all_it_depends_on(trt, tmp_path, own_cache, monkeypatch):
     encoder = load_encoder("tiny", 3).encoder
-    first = tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, lambda share: None)
+    first = tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, silent)
     engines = {path.name for path in own_cache.glob("*.engine")}
     assert len(engines) == 2, "step and front end"
     monkeypatch.setattr(tensorrt_builder, "build_engine", lambda *_: pytest.fail("built again"))
-    assert tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, lambda share: None) == first
+    assert tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, silent) == first
     assert first.built_for["tensorrt"] == describe_tensorrt(trt)
     source = tmp_path / "step.onnx"
     save(build_step(encoder, 1, "host", "fp16"), source)
@@ -93,11 +95,11 @@ def test_engine_is_kept_under_all_it_depends_on(trt, tmp_path, own_cache, monkey
 @pytest.mark.skipif(can_run(), reason="says what happens without a GPU")
 def test_without_a_gpu_an_engine_is_kept_only_by_force_and_refused_at_load(options):
     wanted = options(formats=("onnx", "tensorrt"), precisions=("fp32", "bf16"), force=False)
-    manifest = export(wanted, lambda what, share: None)
+    manifest = export(wanted, silent)
     assert [a.runtime for a in manifest.artifacts] == ["onnxruntime"]
     assert any("tensorrt bf16: not measured" in reason for reason in manifest.refused)
 
-    forced = export(options(formats=("tensorrt",), precisions=("bf16",)), lambda what, share: None)
+    forced = export(options(formats=("tensorrt",), precisions=("bf16",)), silent)
     assert "not measured" in read_manifest(str(forced.folder)).artifacts[0].warnings[0]
     from saccade_ros.backends import load_backend
 
@@ -109,7 +111,7 @@ def test_without_a_gpu_an_engine_is_kept_only_by_force_and_refused_at_load(optio
 
 def test_batches_are_not_measured_on_single_streams_where_a_gpu_could_run_them(options, monkeypatch):
     monkeypatch.setattr(cuda_runtime, "can_run", lambda: True)
-    kept = export(options(formats=("tensorrt",), precisions=("fp32",), batch=2), lambda what, share: None)
+    kept = export(options(formats=("tensorrt",), precisions=("fp32",), batch=2), silent)
     assert kept.artifacts[0].warnings == ["not measured: the clips are single streams"]
 
 
@@ -137,7 +139,7 @@ def test_empty_ring_in_an_engines_type():
 @pytest.mark.parametrize("recompute", [1, 2])
 def test_engine_computes_what_torch_does(tmp_path, precision, tolerance, recompute):
     encoder = load_encoder("tiny", 3, recompute).encoder
-    artifact = tensorrt_builder.build_artifact(encoder, 1, precision, tmp_path, lambda share: None)
+    artifact = tensorrt_builder.build_artifact(encoder, 1, precision, tmp_path, silent)
     state, ring = open_state(tmp_path, artifact, step_shape(encoder)), encoder.new_ring()
     for tubelet in random_clip(11):
         patches = encoder.embed(tubelet)

@@ -4,12 +4,15 @@ import math
 
 import numpy as np
 import pytest
+from scenes import frames_of, textured, tiny_config
 
 from saccade_ros.config import GateConfig
+from saccade_ros.pipeline import Pipeline
 from saccade_ros.studies.baselines import match_count, pixel_gate, previous_gate, score
-from saccade_ros.studies.calibration import common_centre, largest_tau, split
-from saccade_ros.studies.gates import verdict
-from saccade_ros.studies.trace import Trace
+from saccade_ros.studies.calibration import largest_tau, split
+from saccade_ros.studies.gates import compare_outcome
+from saccade_ros.studies.trace import Trace, common_centre, record
+from saccade_ros.vision.preprocess import tubelet_pixels
 
 WINDOW = 1
 GATE = GateConfig(max_skip_s=0.0)
@@ -56,8 +59,8 @@ def test_threshold_is_found_that_encodes_as_many_as_asked():
 
 
 def test_score_by_hand():
-    turn = math.pi / 2
-    trace = trace_of([0.0, 0.0, turn, turn, turn, 0.0], events=(2,))
+    right_angle = math.pi / 2
+    trace = trace_of([0.0, 0.0, right_angle, right_angle, right_angle, 0.0], events=(2,))
     encoded = np.array([True, True, False, True, False, False])
     s = score(trace, encoded, np.zeros(2, np.float32), WINDOW)
     # judged are tubelets 2..5, which show the embeddings of 1, 3, 3, 3: cosines 0, 1, 1, 0
@@ -112,10 +115,26 @@ def test_tau_is_the_last_before_the_promise_breaks_in_either_part():
     ("mean", "p5", "expected"),
     [(0.9, 0.8, "equal"), (0.91, 0.8, "better"), (0.9, 0.79, "worse"), (0.91, 0.79, "mixed")],
 )
-def test_verdict_is_against_the_better_of_the_two(mean, p5, expected):
+def test_outcome_is_against_the_better_of_the_two(mean, p5, expected):
     gates = {
         "surprise": {"mean": mean, "p5": p5},
         "pixel difference": {"mean": 0.9, "p5": 0.7},
         "previous tubelet": {"mean": 0.5, "p5": 0.8},
     }
-    assert verdict("any", gates) == expected
+    assert compare_outcome(gates) == expected
+
+
+def test_trace_is_the_ungated_stream_and_keeps_what_gates_are_judged_by():
+    scene, cut = textured(), textured(seed=1)
+    frames = list(frames_of([scene] * 8 + [cut] * 8))
+    config = tiny_config(gate=GateConfig(tau=10.0))
+    pipeline = Pipeline(config)
+    trace = record("scene", frames, config, pipeline.backend, events_ns=(frames[8].stamp_ns,))
+    ungated = Pipeline(tiny_config(gate=GateConfig(enabled=False)), pipeline.backend).open_stream()
+    expected = [result.vector for _, result in ungated.run(frames)]
+    assert np.array_equal(trace.vectors, np.stack(expected))
+    assert trace.events == (4,)
+    assert trace.stamps_ns.tolist() == [frame.stamp_ns for frame in frames[1::2]]
+    pixels = tubelet_pixels(cut, cut, pipeline.backend.info.input_size, config.vision.fit)
+    assert np.array_equal(trace.features[4], pipeline.backend.embed(pixels).features)
+    assert trace.grey.shape == (8, 128, 128)

@@ -9,8 +9,10 @@ from clips import write_video
 from saccade_ros.backends import load_backend
 from saccade_ros.cli import main
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.studies.fidelity import centred_cosine, curves, measure_fidelity, stream, summarize
+from saccade_ros.measure.progress import silent
+from saccade_ros.studies.fidelity import curves, measure_fidelity
 from saccade_ros.studies.forgetting import bounce, forgotten_after, measure_forgetting, receptive_field
+from saccade_ros.studies.streamed import stream
 
 WINDOW = 4
 
@@ -25,19 +27,12 @@ def clip(tubelets: int, seed: int = 0) -> np.ndarray:
     return (still + 0.5 * moving).astype(np.float32)
 
 
-def test_centred_cosine_by_hand():
-    reference = np.array([[101, 0], [99, 0], [100, 1], [100, -1]], np.float32)  # mean (100, 0)
-    vectors = np.array([[105, 0], [101, 0], [100, 2], [101, 0]], np.float32)
-    assert centred_cosine(vectors, reference).tolist() == pytest.approx([1, -1, 1, 0])
-    assert summarize(np.array([1.0, -1, 1, 0])) == pytest.approx({"mean": 0.25, "p5": -0.85, "worst": -1})
-
-
-def test_full_lookback_reads_one_and_the_mean_rises_towards_it():
-    rows = measure_fidelity(EncoderConfig(model="tiny", window=WINDOW), [clip(12), clip(10, 1)], load, lambda _: None)
-    by_lookback = {row["recompute"]: row for row in rows if row["curve"].startswith("window W")}
-    assert sorted(by_lookback) == [1, 2, 3, 4]
-    assert by_lookback[WINDOW]["worst"] == pytest.approx(1.0, abs=1e-5)
-    means = [by_lookback[r]["mean"] for r in range(1, WINDOW + 1)]
+def test_full_recompute_reads_one_and_the_mean_rises_towards_it():
+    rows = measure_fidelity(EncoderConfig(model="tiny", window=WINDOW), [clip(12), clip(10, 1)], load, silent)
+    by_recompute = {row["recompute"]: row for row in rows if row["curve"].startswith("window W")}
+    assert sorted(by_recompute) == [1, 2, 3, 4]
+    assert by_recompute[WINDOW]["worst"] == pytest.approx(1.0, abs=1e-5)
+    means = [by_recompute[r]["mean"] for r in range(1, WINDOW + 1)]
     assert means == sorted(means)
     assert means[0] < 1 - 1e-6
     for row in rows:
@@ -45,7 +40,7 @@ def test_full_lookback_reads_one_and_the_mean_rises_towards_it():
         assert len(row["clips"]) == 2
 
 
-def test_settings_are_every_lookback_and_halved_windows():
+def test_settings_are_every_recompute_and_halved_windows():
     named = {c.name: [(s.window, s.recompute) for s in c.settings] for c in curves(EncoderConfig(window=8))}
     assert named["window W, r = 1..W"] == [(8, r) for r in range(1, 9)]
     assert named["smaller windows, r = 1"] == [(1, 1), (2, 1), (4, 1)]
@@ -70,7 +65,7 @@ def test_receptive_field_is_exact(recompute):
 
 def test_event_is_forgotten_exactly_when_the_receptive_field_has_passed():
     config = EncoderConfig(model="tiny", window=WINDOW)
-    rows = measure_forgetting(config, clip(9), clip(6, 5), load, lambda _: None)
+    rows = measure_forgetting(config, clip(9), clip(6, 5), load, silent)
     assert [(row["recompute"], row["receptive_field"]) for row in rows] == [(1, 13), (2, 10), (4, 4)]
     for row in rows:
         gone = row["receptive_field"]

@@ -32,7 +32,7 @@ def test_pictures_have_the_camera_s_shape_and_stay_in_range(name):
 
 def test_frames_are_the_same_each_time_and_stamped_at_25_hz():
     first, again = (next(iter(SCENES["noise"].frames())) for _ in range(2))
-    assert np.array_equal(first.picture, again.picture)
+    assert np.array_equal(first.image, again.image)
     stamps = [frame.stamp_ns for frame in SCENES["static"].frames()]
     assert set(np.diff(stamps)) == {40_000_000}
 

@@ -191,9 +191,9 @@ def test_views_differ_and_depend_on_the_seed_alone():
 
 def test_gap_by_hand():
     targets = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
-    assert float(centred_gap(targets, targets)) == pytest.approx(0)
+    assert centred_gap(targets, targets) == pytest.approx(0)
     turned = torch.tensor([[[0.0, 5.0]], [[-3.0, 0.0]]])  # at a right angle, and parallel
-    assert float(centred_gap(turned, targets)) == pytest.approx(0.5)
+    assert centred_gap(turned, targets) == pytest.approx(0.5)
 
 
 def test_training_is_not_overwritten_nor_mixed(clip, tmp_path):

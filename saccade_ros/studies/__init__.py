@@ -1,0 +1,1 @@
+"""Studies: one file per question, each with `Options`, `run(options, progress)` and `table(record)`."""

@@ -1,0 +1,130 @@
+"""Pictures of the studies, in one palette."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
+
+from saccade_ros.storage import whole_path
+
+# Okabe and Ito's palette, told apart by all kinds of colour vision.
+BLUE, ORANGE, GREY, GREEN, RED, INK = "#0072b2", "#e69f00", "#999999", "#009e73", "#d55e00", "#1d2733"
+CURVES = (BLUE, ORANGE, GREY, GREEN)
+GATES = {"surprise": BLUE, "pixel difference": ORANGE, "previous tubelet": GREY}
+
+
+def draw_calibration(record: dict[str, Any], file: Path) -> Path:
+    """Draw compute against fidelity: each gate's curve on the held-out recordings, the target, and the choice."""
+    figure = _figure(8, 5)
+    axes = figure.subplots()
+    for name, points in record["curves"].items():
+        rates, p5 = ([100 * p["held_out"]["rate"] for p in points], [p["held_out"]["p5"] for p in points])
+        order = np.argsort(rates)
+        axes.plot(np.array(rates)[order], np.array(p5)[order], ".-", color=GATES[name], label=f"{name} gate")
+    axes.axhline(record["target"], color=INK, linestyle="--", linewidth=1, label=f"target {record['target']:g}")
+    if record["chosen"]:
+        chosen = record["chosen"]["held_out"]
+        label = f"chosen: tau {record['tau']:.3f}"
+        axes.plot(100 * chosen["rate"], chosen["p5"], "o", markersize=11, color=RED, label=label, zorder=5)
+    names = ", ".join(recording["name"] for recording in record["recordings"]["held_out"])
+    axes.set(
+        xlabel="tubelets encoded, %", ylabel="5th percentile of centred cosine, reused against fresh", xlim=(0, 102)
+    )
+    axes.set_title(f"held out: {names}\n{record['weights']}, window {record['window']}", loc="left", fontsize=10)
+    axes.legend(loc="lower right", frameon=False)
+    axes.grid(alpha=0.25)
+    return _save(figure, file)
+
+
+def draw_gates(record: dict[str, Any], file: Path) -> Path:
+    """Draw mean and 5th percentile of each gate on each recording, at equal compute."""
+    rows = record["rows"]
+    figure = _figure(11, 0.46 * len(rows) + 1.6)
+    panels = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(rows))[::-1]
+    for panel, key, title in zip(panels, ("mean", "p5"), ("mean", "5th percentile"), strict=True):
+        for name, colour in GATES.items():
+            values = [row["gates"][name][key] for row in rows]
+            marker, size = ("o", 60) if name == "surprise" else ("D", 34)
+            panel.scatter(values, places, s=size, color=colour, label=f"{name} gate", marker=marker, zorder=3)
+        panel.set(xlabel=f"centred cosine to always-encode, {title}")
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(places, [f"{row['name']}  ({row['gates']['surprise']['rate']:.0%})" for row in rows])
+    panels[0].legend(loc="lower left", frameon=False, fontsize=9)
+    about = f"{record['weights']}; encoded fraction in brackets, equal for the three gates"
+    figure.suptitle(about, x=0.01, ha="left", fontsize=10)
+    return _save(figure, file)
+
+
+def draw_fidelity(record: dict[str, Any], file: Path) -> Path:
+    """Draw fidelity against its price, and beside it the fading of an event."""
+    figure = _figure(11, 4.4)
+    fidelity, forgetting = figure.subplots(1, 2, width_ratios=(3, 2))
+    _draw_curves(fidelity, record["fidelity"])
+    _draw_forgetting(forgetting, record)
+    clips = ", ".join(f"{clip['name']} ({clip['tubelets']} tubelets)" for clip in record["clips"])
+    adapter = f", adapter {record['adapter']}" if record["adapter"] else ""
+    about = f"{record['weights']}{adapter}; {record['precision']}, {record['threads']} threads; {clips}"
+    figure.suptitle("\n".join(textwrap.wrap(about, 130)), fontsize=9)
+    return _save(figure, file)
+
+
+def _draw_curves(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(row["curve"] for row in rows))
+    for name, colour in zip(names, CURVES, strict=False):
+        points = sorted(
+            (row for row in rows if row["curve"] == name), key=lambda row: (row["recompute"], row["window"])
+        )
+        ms, mean = [row["ms"] for row in points], [row["mean"] for row in points]
+        axes.plot(ms, mean, "o-", color=colour, markersize=4, label=name)
+        axes.vlines(ms, [row["p5"] for row in points], mean, color=colour, linewidth=1.2, alpha=0.7)
+        axes.plot(ms, [row["worst"] for row in points], "v", color=colour, markersize=4, alpha=0.5)
+        _label_ends(axes, points, colour)
+    axes.set(xlabel="ms per tubelet", ylabel="centred cosine to the clip encoder", xscale="log")
+    axes.set_title("fidelity: mean, down to p5; triangle: worst", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _label_ends(axes: Axes, points: list[dict[str, Any]], colour: str) -> None:
+    letter, key = ("W", "window") if len({row["window"] for row in points}) > 1 else ("r", "recompute")
+    for row, side in zip((points[0], points[-1]), ("right", "left"), strict=True):
+        at = (4 if side == "left" else -4, 6)
+        label, point = f"{letter}={row[key]}", (row["ms"], row["mean"])
+        axes.annotate(label, point, at, textcoords="offset points", fontsize=8, color=colour, ha=side)
+
+
+def _draw_forgetting(axes: Axes, record: dict[str, Any]) -> None:
+    for row, colour in zip(record["forgetting"], CURVES, strict=False):
+        visible = [(i + 1, value) for i, value in enumerate(row["trace"]) if value > 0]
+        axes.plot(*zip(*visible, strict=True), ".-", color=colour, label=f"recompute {row['recompute']}")
+        axes.axvline(row["receptive_field"], color=colour, linestyle=":", linewidth=1)
+    axes.axhline(1, color="black", linewidth=0.6, linestyle="--")
+    across, down = axes.get_yaxis_transform(), axes.get_xaxis_transform()
+    axes.text(0.02, 0.9, "the clip's own variation", transform=across, fontsize=8, va="top")
+    axes.axvline(record["window"], color="black", linewidth=0.8)
+    axes.text(record["window"], 1.01, " left the window", transform=down, fontsize=8, ha="center")
+    axes.set(xlabel="tubelets after the cut", ylabel="fraction of the event that is left", yscale="log")
+    axes.set_title("time to forget (dotted: gone for good)", fontsize=10, pad=16)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A white page of this many inches."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _save(figure: Figure, file: Path) -> Path:
+    with whole_path(file) as path:
+        figure.savefig(path, dpi=110)
+    return file
