@@ -121,7 +121,7 @@ def test_vjepa21_export_is_torch_after_the_manifest_too(options, tmp_path):
     """The manifest carries all that positions depend on: 8 patches a side are stretched over a rotary grid of 16."""
     file = str(tmp_path / "vjepa2_1_small_128.pt")
     torch.save(released_model.document(), file)
-    kept = export(options(model=file, precisions=("fp32",)), **SILENT)
+    kept = export(options(model=file, precisions=("fp32",)), silent)
     assert kept.artifacts[0].parity["held_out"]["max_relative_error"] <= 1e-4
     states = []
     for model, backend in ((file, "torch"), (str(kept.folder), "onnxruntime")):
