@@ -1,4 +1,4 @@
-"""The contract between the engine and whatever runs the encoder. NumPy in, NumPy out."""
+"""Backend protocol: the contract between a stream and the runtime of its encoder. NumPy in, NumPy out."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -11,12 +11,12 @@ from saccade_ros.heads import Head
 
 
 class BackendError(RuntimeError):
-    """The runtime or device asked for cannot be used here. The message says what to install or change."""
+    """Runtime or device that cannot be used here. The message says what to install or change."""
 
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What is constant about a loaded encoder; most of the EncoderInfo message.
+    """Constants of a loaded encoder; most of the EncoderInfo message.
 
     Attributes:
         encoder_id: model, weights fingerprint and precision; vectors compare only under one id.
@@ -60,7 +60,7 @@ class Embedded(NamedTuple):
 
 
 def unit(vector: Vector) -> Vector:
-    """Scaled to length 1; zeros stay zeros, as a grey picture through random weights gives them."""
+    """Scale to length 1; zeros stay zeros, as a grey picture through random weights gives them."""
     length = float(np.linalg.norm(vector))
     scaled: Vector = vector / length if length else vector
     return scaled
@@ -79,7 +79,7 @@ class EncoderState(Protocol):
         ...
 
     def peek(self, patches: Any) -> Vector:
-        """What `step` would return, without a trace: every later result is as if it had not been asked."""
+        """Compute what `step` would return, without a trace: no later result is changed by it."""
         ...
 
     def reset(self) -> None:
@@ -92,7 +92,7 @@ class Backend(Protocol):
 
     @property
     def info(self) -> EncoderInfo:
-        """What was loaded."""
+        """Constants of what was loaded."""
         ...
 
     @property
@@ -101,9 +101,9 @@ class Backend(Protocol):
         ...
 
     def embed(self, pixels: Pixels) -> Embedded:
-        """Patch embedding of one tubelet: the cheap part that the gate looks at."""
+        """Embed the patches of one tubelet: the cheap part, which the plan is made from."""
         ...
 
     def new_state(self) -> EncoderState:
-        """An empty cache for one more stream."""
+        """Make an empty cache for one more stream."""
         ...

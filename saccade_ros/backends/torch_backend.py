@@ -1,4 +1,4 @@
-"""The encoder on PyTorch, on CPU or CUDA."""
+"""PyTorch backend, on CPU or CUDA."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +21,7 @@ Step = Callable[[Sequence[Tensor], Sequence[RingCache]], list[StepOutput]]
 
 
 class TorchBackend:
-    """Loads the model that the config names and places it on the device at the precision asked for."""
+    """Encoder that the config names, on the device and in the precision asked for."""
 
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
         precision = "fp32" if backend.precision == "auto" else backend.precision
@@ -110,12 +110,12 @@ class TorchState:
 
 
 def _step(encoder: StreamingEncoder) -> Step:
-    """How one stream is stepped. Its graphs hold its ring, so they are its own and go when it goes."""
+    """Choose the way one stream is stepped. CUDA graphs hold the stream's ring, so they are its own and go with it."""
     return GraphedEncoder(encoder).step if encoder.device.type == "cuda" else encoder.step
 
 
 def _pooling(name: str, probe: AttentiveProbe | None, encoder: StreamingEncoder) -> Callable[[], Pooling]:
-    """What makes a pooling for each stream."""
+    """Choose the maker of each stream's pooling."""
     if probe is None:
         return NewestPooling if name == "newest" else WindowPooling
     placed = probe.to(encoder.device, encoder.dtype)

@@ -109,7 +109,7 @@ def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
 
 
 def _unused(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
-    """What a stream of video does not need of V-JEPA 2.1: norms of three inner outputs, and the path of images."""
+    """Tensors of V-JEPA 2.1 that no stream of video needs: norms of three inner outputs, and the path of images."""
     for i in range(_NORMS - 1):
         for kind in ("weight", "bias"):
             yield f"norms_block.{i}.{kind}", torch.empty(spec.width, device="meta")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The encoder node: image topics in, saccade_ros/Embedding out, as a lifecycle node.
+"""Encoder node: image topics in, saccade_ros/Embedding out, as a lifecycle node.
 
-Everything that can fail (weights, memory, a first step) happens in configure. Activating only opens the door.
+Everything that can fail (weights, memory, a first step) happens in configure; activating only lets images in.
 """
 
 import functools
@@ -51,7 +51,7 @@ Transition = Callable[["EncoderNode", LifecycleState], None]
 
 
 def transition(on_event: Transition) -> Callable[["EncoderNode", LifecycleState], TransitionCallbackReturn]:
-    """Turn what a transition raises into a log and FAILURE. rclpy would swallow it and go to error processing."""
+    """Turn an exception of a transition into a log entry and FAILURE, where rclpy goes to error processing."""
 
     @functools.wraps(on_event)
     def guarded(node: "EncoderNode", state: LifecycleState) -> TransitionCallbackReturn:
@@ -74,7 +74,7 @@ def transition(on_event: Transition) -> Callable[["EncoderNode", LifecycleState]
 
 
 class EncoderNode(LifecycleNode):
-    """See the README for topics, parameters and services.
+    """Lifecycle node of the encoder; docs/node.md lists its topics, parameters and services.
 
     Raises:
         ConfigError: a parameter given at start has the wrong type or is out of range.
@@ -121,17 +121,17 @@ class EncoderNode(LifecycleNode):
 
     @transition
     def on_cleanup(self, state: LifecycleState) -> None:
-        """Give everything back."""
+        """Release the model and every entity."""
         self.release()
 
     @transition
     def on_shutdown(self, state: LifecycleState) -> None:
-        """Give everything back."""
+        """Release the model and every entity."""
         self.release()
 
     @transition
     def on_error(self, state: LifecycleState) -> None:
-        """Give everything back; the node is unconfigured and can be configured again."""
+        """Release everything; the node is unconfigured and can be configured again."""
         self.release()
 
     def _configure(self) -> None:

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""Replay benchmark over a real graph: starts the encoder node as its own process, plays a recording into it at its
-own rate, receives the embeddings, and reports.
+"""Replay benchmark over a real ROS graph.
+
+It starts the encoder node as a process of its own, plays a recording into it at the recording's rate, receives the
+embeddings, and reports.
 
     ros2 run saccade_ros replay_node BAG_OR_VIDEO --params config/demo.yaml --out report
 """
@@ -51,11 +53,11 @@ GATE = "gate."
 
 
 class ReplayError(RuntimeError):
-    """The encoder did not do its part. The message says which and where to look."""
+    """Failure of the encoder node during a replay. The message says which, and where to look."""
 
 
 class ReplayNode(Node):
-    """Plays a bag into the encoder and writes down what comes back."""
+    """Node that plays a bag into the encoder and records the embeddings."""
 
     def __init__(self, source: Source, encoder: "subprocess.Popen[bytes]", output_topic: str) -> None:
         super().__init__("saccade_replay")
@@ -73,7 +75,7 @@ class ReplayNode(Node):
         self._state = self.create_client(GetState, f"/{ENCODER}/get_state")
 
     def run(self, view: LiveView) -> Recording:
-        """Start the encoder, play everything, stop it, and settle the accounts."""
+        """Start the encoder, play everything, stop it, and bring the totals up to date."""
         self._find_encoder()
         self._transition(Transition.TRANSITION_CONFIGURE, LOAD_TIMEOUT_S)
         self._wait_for(lambda: self._info is not None, "the encoder's info", ANSWER_TIMEOUT_S)
@@ -93,7 +95,7 @@ class ReplayNode(Node):
         return self.recording
 
     def _find_encoder(self) -> None:
-        """Until the two have discovered each other: an answer sent before the encoder knows this client is lost."""
+        """Wait until both have discovered each other: an answer sent before the encoder knows this client is lost."""
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         answer = None
         while answer is None or not answer.done():
@@ -119,7 +121,7 @@ class ReplayNode(Node):
         return played
 
     def _await_arrival(self, played: int) -> None:
-        """Until all has arrived, or nothing has between two diagnostics: a best effort subscription may lose images."""
+        """Wait until all images have arrived, or none has between two diagnostics: best effort may lose some."""
         arrived = -1
         while arrived < int(self._counts["frames_received"]) < played:
             arrived = int(self._counts["frames_received"])
@@ -174,7 +176,7 @@ class ReplayNode(Node):
 
 @contextmanager
 def encoder_process(params: Path | None, topic: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """The encoder node with these parameters on this topic; ended in the end."""
+    """Run the encoder node with these parameters on this topic; end it when the block ends."""
     command = [sys.executable, "-m", "saccade_ros.nodes.encoder_node", "--ros-args", "-r", f"__node:={ENCODER}"]
     command += ["--params-file", str(params)] if params else []
     process = subprocess.Popen([*command, "-p", "node.autostart:=false", "-p", f"node.topics:=[{topic}]"])
@@ -190,7 +192,7 @@ def encoder_process(params: Path | None, topic: str) -> Iterator["subprocess.Pop
 
 
 def as_bag(path: Path, out: Path, console: Console) -> Path:
-    """The bag to play: `path` itself, or a bag written from the video that it is, once.
+    """Find the bag to play: `path` itself, or a bag written once from the video that it is.
 
     Its name holds a digest of the video's path, size and time: a video that changed gets another bag, and nobody
     else's folder is taken for it.
@@ -215,7 +217,7 @@ def as_bag(path: Path, out: Path, console: Console) -> Path:
 
 
 def replay(options: argparse.Namespace, console: Console) -> bool:
-    """Do it all; True if every frame and embedding is accounted for."""
+    """Play, receive and report; True if every frame and embedding is accounted for."""
     config = load_config(options.params)
     bag = as_bag(options.source, options.out, console)
     with open_source(bag, options.topic) as source, encoder_process(options.params, source.topic) as encoder:

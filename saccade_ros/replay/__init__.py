@@ -1,1 +1,1 @@
-"""A recording played again: its images, what the encoder made of them, and a report to read."""
+"""Replay of a recording: its images, their embeddings, and a report."""

@@ -1,4 +1,4 @@
-"""The replay's progress on a terminal: one line that renews itself, or plain lines in a log; then totals."""
+"""Live view of a replay on a terminal: one line that renews itself, or plain lines in a log; then totals."""
 
 import math
 import time
@@ -16,7 +16,7 @@ _RECENT = 100  # tubelets that the live latency is the median of
 
 
 class LiveView:
-    """`with LiveView(duration_s) as view:`, `view.update(...)` as often as you like, then `view.finish(...)`"""
+    """View used as `with LiveView(duration_s) as view:`: `view.update(...)` often, `view.finish(...)` at the end."""
 
     def __init__(self, duration_s: float | None = None, console: Console | None = None) -> None:
         self._duration_s = duration_s
@@ -53,7 +53,7 @@ class LiveView:
 
 
 def progress_line(recording: Recording, elapsed_s: float, duration_s: float | None) -> str:
-    """One line on what has happened so far."""
+    """Summarize in one line what has happened so far."""
     rows, totals, encoded = recording.rows, recording.totals, recording.encoded
     novelty = rows[-1].novelty if rows else math.nan
     latency = percentile((row.total_ms for row in rows[-_RECENT:]), 50)
@@ -72,7 +72,7 @@ def progress_line(recording: Recording, elapsed_s: float, duration_s: float | No
 
 
 def totals_table(recording: Recording) -> Table:
-    """What it came to in the end."""
+    """Tabulate the totals."""
     summary = recording.summary()
     rate, latency = summary["encode_rate"], summary["latency_ms"]
     causes = ", ".join(f"{cause} {count}" for cause, count in summary["frames_dropped"].items() if count)

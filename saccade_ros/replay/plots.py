@@ -1,4 +1,4 @@
-"""The report's plots, as inline SVG that follows the page's light or dark colours."""
+"""Plots of the report, as inline SVG that follows the page's light or dark colours."""
 
 import io
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ _STYLE: Any = {
 
 
 def novelty_timeline(recording: Recording) -> str:
-    """Novelty over time, tau, encoded moments and resets; one panel for each stream."""
+    """Plot novelty over time, tau, encoded moments and resets; one panel for each stream."""
     if not recording.rows:
         return _NOTHING
     streams = _by_stream(recording)
@@ -51,7 +51,7 @@ def novelty_timeline(recording: Recording) -> str:
 
 
 def latency_plot(recording: Recording) -> str:
-    """What each tubelet cost, stage upon stage."""
+    """Plot the time that each tubelet took, stage upon stage."""
     if not recording.rows:
         return _NOTHING
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "latency"}):

@@ -1,4 +1,4 @@
-"""What a replay measured: a row per embedding received, the books of the frames, the environment behind both."""
+"""Measurements of a replay: a row per embedding received, the account of the frames, and the environment."""
 
 import math
 from collections import Counter
@@ -44,7 +44,7 @@ class EmbeddingRow:
 
 @dataclass
 class Totals:
-    """The books of a replay, all streams together: what came in, and where it went.
+    """Account of a replay's frames and embeddings, all streams together.
 
     Attributes:
         frames_in: images that the encoder's side received.
@@ -67,17 +67,17 @@ class Totals:
 
     @property
     def balanced(self) -> bool:
-        """Is every frame and every embedding accounted for?"""
+        """True if every frame and every embedding is accounted for."""
         return self.frames_in == self.frames_used + self.dropped and self.received == self.published
 
 
 @dataclass
 class Recording:
-    """Everything that a report tells.
+    """Content of a report.
 
     Attributes:
         rows: in the order received.
-        totals: the books.
+        totals: the account of frames and embeddings.
         environment: encoder_id, model, weights, backend, device, precision, threads, window, recompute, fps, gate_tau,
             source (name of the bag or video), machine; and whatever else is worth a row in the report.
         gate: the gate's last state: threshold and budget, staleness, and the shadow evaluations' fidelity.
@@ -101,7 +101,7 @@ class Recording:
         return sum(row.encoded for row in self.rows)
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the report, as strict JSON allows them: null where there is nothing to measure.
+        """Summarize in numbers, as strict JSON allows them: null where there is nothing to measure.
 
         Times are in milliseconds. `encode_rate` is the share of tubelets encoded; the median of the encode
         stage is over these alone. `labels` counts them by what the classifier, if there is one, calls them.
@@ -132,6 +132,6 @@ class Recording:
 
 
 def percentile(values: Iterable[float], q: float) -> float | None:
-    """The q-th percentile of the finite values; None if there is none."""
+    """Compute the q-th percentile of the finite values; None if there is none."""
     finite = [value for value in values if math.isfinite(value)]
     return float(np.percentile(finite, q)) if finite else None

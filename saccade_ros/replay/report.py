@@ -1,4 +1,4 @@
-"""A replay as one HTML page with everything inside, and its totals as JSON."""
+"""Report of a replay: one HTML page with everything inside, and its totals as JSON."""
 
 import base64
 import html
@@ -28,7 +28,7 @@ def save_report(recording: Recording, folder: Path) -> list[Path]:
 
 
 def thumbnail(picture: Picture) -> bytes:
-    """A small JPEG of an RGB picture (height, width, 3), in its aspect."""
+    """Shrink an RGB picture (height, width, 3) to a small JPEG of the same aspect."""
     height, width, _ = picture.shape
     scale = THUMBNAIL_SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -37,7 +37,7 @@ def thumbnail(picture: Picture) -> bytes:
 
 
 def render(recording: Recording) -> str:
-    """The page. It refers to nothing outside itself."""
+    """Render the page. It refers to nothing outside itself."""
     template = Template((files("saccade_ros.replay") / "report.html").read_text(encoding="utf-8"))
     weights = str(recording.environment.get("weights", ""))
     return template.substitute(
@@ -88,7 +88,7 @@ def _verdict(recording: Recording) -> str:
     totals, tubelets = recording.totals, len(recording.rows)
     if not totals.balanced:
         return (
-            f"The books do not balance: {totals.frames_in} frames in, {totals.frames_used} used, {totals.dropped} "
+            f"The accounts do not balance: {totals.frames_in} frames in, {totals.frames_used} used, {totals.dropped} "
             f"dropped; {totals.published} embeddings published, {totals.received} received."
         )
     if not tubelets:

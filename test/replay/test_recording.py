@@ -57,7 +57,7 @@ def test_the_encode_stage_is_measured_where_the_encoder_ran(recording):
     ],
     ids=["a frame is lost", "an embedding is lost"],
 )
-def test_what_is_lost_unbalances_the_books(recording, totals):
+def test_what_is_lost_unbalances_the_accounts(recording, totals):
     assert recording.summary()["balanced"]
     recording.totals = totals
     assert not recording.summary()["balanced"]

@@ -1,4 +1,4 @@
-"""The page a replay leaves: complete, self-contained, honest about weights and books."""
+"""The page a replay leaves: complete, self-contained, and true to weights and accounts."""
 
 import json
 import math
@@ -108,11 +108,11 @@ def test_random_weights_are_announced_and_trained_ones_are_not():
     assert "Random weights." not in render(recording(MIXED))
 
 
-def test_verdict_tells_what_was_saved_or_that_the_books_do_not_balance():
+def test_verdict_tells_what_was_saved_or_that_the_accounts_do_not_balance():
     good = recording(MIXED)
     assert "67% of the encoder’s work saved" in render(good)
     good.totals.received -= 1
-    assert "The books do not balance: 27 frames in, 24 used, 3 dropped; 12 embeddings published, 11" in render(good)
+    assert "The accounts do not balance: 27 frames in, 24 used, 3 dropped; 12 embeddings published, 11" in render(good)
 
 
 def test_drops_are_listed_with_their_meaning():
