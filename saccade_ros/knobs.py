@@ -113,7 +113,8 @@ class Setting(NamedTuple):
     @property
     def text(self) -> str:
         """Description, and the values to choose from."""
-        choices = f" One of {', '.join(self.knob.choices)}." if self.knob.choices and not self.is_list else ""
+        choose = "Any" if self.is_list else "One"
+        choices = f" {choose} of {', '.join(self.knob.choices)}." if self.knob.choices else ""
         return f"{self.knob.description}{choices}"
 
     @property

@@ -37,9 +37,10 @@ for rooms in MAY_IMPORT.values():
     rooms |= {"knobs", "runtimes"} if "config" in rooms else set()
 MAY_IMPORT["studies"] = set(MAY_IMPORT) - {"train"}
 MAY_IMPORT["replay"] = {"config", "knobs", "frames", "measure", "storage", "vision", "pipeline", "recordings"}
-MAY_IMPORT["doctor"] = {"measure", "encoder", "backends"}
+MAY_IMPORT["doctor"] = {"knobs", "measure", "encoder", "backends"}
+MAY_IMPORT["cli_options"] = {"config", "knobs"}
 MAY_IMPORT["nodes"] = set(MAY_IMPORT) - {"train", "studies", "doctor"}
-MAY_IMPORT["cli"] = set(MAY_IMPORT) - {"nodes"}
+MAY_IMPORT["cli"] = {"cli_options", "measure"}  # a command's module is imported by name, when it is given
 
 
 def modules() -> list[Path]:

@@ -17,12 +17,13 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
+from rich.console import Console
 
 from saccade_ros.action import ExportModel
 from saccade_ros.backends.manifest import FILE
+from saccade_ros.export.command import table
 from saccade_ros.export.exporter import ExportCancelledError, export
 from saccade_ros.export.options import ExportOptions
-from saccade_ros.export.report import print_manifest
 from saccade_ros.knobs import build
 from saccade_ros.measure.progress import Progress, ProgressBar
 from saccade_ros.nodes.parameters import declare_parameters, read_values
@@ -142,7 +143,7 @@ def export_once(node: ExportNode) -> int:
     except (ValueError, ArithmeticError, RuntimeError, OSError) as refused:
         node.get_logger().fatal(str(refused))
         return 1
-    print_manifest(manifest)
+    Console().print(table(manifest))
     return 0
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from rich.console import Console
 from rich.progress import Progress
 from sensor_msgs.msg import CompressedImage, Image
 
+from saccade_ros.cli_options import add_options, read_options
 from saccade_ros.config import load_config
+from saccade_ros.knobs import knob
 from saccade_ros.measure.machine import describe_machine
 from saccade_ros.msg import Embedding, EncoderInfo
 from saccade_ros.nodes.conversions import stamp_to_ns
@@ -38,6 +41,7 @@ from saccade_ros.recordings import open_source
 from saccade_ros.recordings.bag import BagSource
 from saccade_ros.recordings.bag_writer import write_bag
 from saccade_ros.recordings.source import COMPRESSED, Source, SourceError
+from saccade_ros.replay.command import ReplayOptions
 from saccade_ros.replay.inprocess import thumbnails
 from saccade_ros.replay.live import LiveView
 from saccade_ros.replay.recording import EmbeddingRow, Recording
@@ -50,6 +54,13 @@ QUEUE_DEPTH = 100
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DROPPED = "frames_dropped."
 GATE = "gate."
+
+
+@dataclass(frozen=True)
+class Options(ReplayOptions):
+    """Recording to replay, its report, and the encoder's parameters."""
+
+    params: Path | None = knob(None, "Parameter file of the encoder node.", metavar="FILE")
 
 
 class ReplayError(RuntimeError):
@@ -216,11 +227,11 @@ def as_bag(path: Path, out: Path, console: Console) -> Path:
     return bag
 
 
-def replay(options: argparse.Namespace, console: Console) -> bool:
+def replay(options: Options, console: Console) -> bool:
     """Play, receive and report; True if every frame and embedding is accounted for."""
     config = load_config(options.params)
     bag = as_bag(options.source, options.out, console)
-    with open_source(bag, options.topic) as source, encoder_process(options.params, source.topic) as encoder:
+    with open_source(bag, options.topic or None) as source, encoder_process(options.params, source.topic) as encoder:
         node = ReplayNode(source, encoder, config.node.output_topic)
         try:
             with LiveView(source.duration_s, console) as view:
@@ -238,17 +249,14 @@ def replay(options: argparse.Namespace, console: Console) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Exit status 0 if the accounts balance, 1 if not or if something was refused."""
     parser = argparse.ArgumentParser(prog="replay_node", description=__doc__)
-    parser.add_argument("source", type=Path, help="rosbag2 folder, .mcap, .db3 or a video file")
-    parser.add_argument("--topic", help="image topic, if the bag has several")
-    parser.add_argument("--params", type=Path, metavar="FILE", help="the encoder's parameters")
-    parser.add_argument("--out", type=Path, default=Path("replay"), metavar="FOLDER", help="for the report")
-    options = parser.parse_args(remove_ros_args(arguments if arguments is not None else sys.argv)[1:])
+    add_options(parser, Options)
+    given = parser.parse_args(remove_ros_args(arguments if arguments is not None else sys.argv)[1:])
     # A domain of its own, unless one is given: another encoder or camera on the graph would spoil the figures.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     console = Console()
     rclpy.init()
     try:
-        return 0 if replay(options, console) else 1
+        return 0 if replay(read_options(Options, vars(given)), console) else 1
     except (ReplayError, ValueError, OSError) as refused:
         console.print(f"replay: {refused}", style="bold red", markup=False, soft_wrap=True)
         return 1

@@ -1,0 +1,55 @@
+"""`saccade replay`: a recording through the pipeline in this process, and its report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from saccade_ros.config import Config
+from saccade_ros.knobs import Settings, knob, required
+from saccade_ros.measure.progress import Progress
+from saccade_ros.recordings import open_source
+from saccade_ros.replay.inprocess import replay
+from saccade_ros.replay.live import LiveView, totals_table
+from saccade_ros.replay.recording import Recording
+from saccade_ros.replay.report import save_report
+
+
+@dataclass(frozen=True)
+class ReplayOptions(Settings):
+    """Recording to replay, and where its report goes; in process and over ROS alike."""
+
+    source: Path = required("Rosbag2 folder, .mcap, .db3, .bag or a video file.", metavar="SOURCE", positional=True)
+    topic: str = knob("", "Image topic, if the bag has several.")
+    out: Path = knob(Path("replay"), "Folder for report.html and summary.json.", metavar="FOLDER")
+
+
+@dataclass(frozen=True)
+class Options(ReplayOptions):
+    """Recording to replay, its report, and the settings to replay it with."""
+
+    config: Config = Config()
+
+
+def run(options: Options, progress: Progress) -> Recording:
+    """Replay the recording; its own live view takes the place of `progress`.
+
+    Raises:
+        SourceError: the recording cannot be read.
+        What Pipeline raises: the model cannot be loaded as configured.
+    """
+    with open_source(options.source, options.topic or None) as source, LiveView(source.duration_s) as view:
+        recording = replay(source, options.config, view.update)
+    recording.environment["source"] = options.source.name
+    return recording
+
+
+def table(recording: Recording) -> Table:
+    """Make the table of totals."""
+    return totals_table(recording)
+
+
+def save(recording: Recording, options: Options) -> Sequence[Path]:
+    """Write the report and the summary."""
+    return save_report(recording, options.out)
