@@ -1,5 +1,6 @@
 """The `saccade` command, as a person types it."""
 
+import importlib
 import itertools
 import json
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from clips import write_video
 
-from saccade_ros.cli import main
+from saccade_ros.cli import COMMANDS, main
+from saccade_ros.knobs import settings_of
 
 DEMO = str(Path(__file__).parents[1] / "config" / "demo.yaml")
 
@@ -48,10 +50,44 @@ def test_replay_twice_gives_the_same_novelty(clip, tmp_path):
     assert first == second
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_its_options(name, capsys):
+    module = importlib.import_module(f"saccade_ros.{COMMANDS[name].module}")
+    assert callable(module.run)
+    assert callable(module.table)
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for setting in settings_of(module.Options):
+        option = setting.name.rpartition(".")[2].replace("_", "-")
+        assert setting.knob.positional or setting.name.startswith("config.") or f"--{option}" in printed
+
+
+def test_help_lists_the_commands_and_imports_no_package():
+    code = (
+        "import sys; from saccade_ros.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: print(sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    for package in ("torch", "numpy", "matplotlib", "rich", "yaml", "onnxruntime"):
+        assert f"'{package}'" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [[], ["bench"], ["bench", "speed"], ["reply", "clip.mp4"]])
+def test_what_is_no_command_is_refused_with_those_there_are(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "give one of replay, calibrate, bench step" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("package", "command"),
     [
-        ("onnx", "export --model tiny --out x --calibrate x.mp4"),
+        ("onnx", "export --model tiny --out x --calibration x.mp4"),
         ("torch", "bench step --model tiny"),
         ("matplotlib", "evaluate fidelity x.mp4"),
     ],

@@ -1,7 +1,6 @@
-"""Findings of `saccade doctor`, and printing them: a table, plain lines or JSON."""
+"""Findings of `saccade doctor`."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -29,30 +28,3 @@ class Findings:
 
     lines: tuple[Finding, ...]
     can_run: bool
-
-
-def print_findings(findings: Findings, as_json: bool = False) -> None:
-    """Print a table where rich is installed, plain lines where not, or JSON."""
-    if as_json:
-        lines = [asdict(line) for line in findings.lines]
-        print(json.dumps({"can_run": findings.can_run, "findings": lines}, indent=2))
-        return
-    try:
-        _print_table(findings)
-    except ImportError:
-        for line in findings.lines:
-            print(f"{line.state:8} {line.name:14} {line.detail}" + (f"  -> {line.remedy}" if line.remedy else ""))
-    print("This machine can run the encoder." if findings.can_run else "This machine cannot run the encoder yet.")
-
-
-def _print_table(findings: Findings) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    colours = {"ok": "green", "missing": "yellow", "broken": "red"}
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for line in findings.lines:
-        text = escape(line.detail) + (f"\n[dim]-> {escape(line.remedy)}[/]" if line.remedy else "")
-        table.add_row(f"[{colours[line.state]}]{line.state}[/]", line.name, text)
-    Console().print(table)

@@ -3,7 +3,7 @@
 Teacher: for each tubelet n, the clip encoder over the window that ends in n; its tokens of n. Student: the cached step
 with recompute 1 and an adapter on every attention layer's qkv and proj. Both see the past only, so all that the
 teacher knows is in the student's reach: it lacks only that older tubelets' keys and values were made before the
-newer ones came. The loss is the share of its error that is left: of the tokens, and of their mean, which is what is
+newer ones came. The loss is the fraction of its error that is left: of the tokens, and of their mean, which is what is
 published.
 
 The teacher answers for any picture, so no example is seen twice: every step draws a new view of a clip. With a fixed
@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from saccade_ros.encoder.adapter import Adapter, LowRank, target_layers
 from saccade_ros.encoder.model import StreamingEncoder
+from saccade_ros.knobs import Settings, knob
 from saccade_ros.measure.metrics import centred_cosine
 from saccade_ros.storage import whole_path
 from saccade_ros.train.stream import clip_tokens, stream_tokens
@@ -37,41 +38,30 @@ class TrainingError(ValueError):
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """Everything that decides the result, beside the clips.
+class TrainingPlan(Settings):
+    """Settings that decide the result of a training, beside its clips, weights and window."""
 
-    Attributes:
-        model: as encoder.model. window: tubelets in the cache.
-        rank, alpha: of the adapter's changes.
-        learning_rate: at its highest. Too high a rate moves the mean of all embeddings, which a still scene's cosine
-            shows first.
-        seed: of the adapter's start and of the views.
-        every: steps between two measurements and checkpoints.
-    """
+    rank: int = knob(16, "Rank of the low-rank changes.", at_least=1)
+    alpha: float = knob(16.0, "Scale of the changes, times 1/rank.")
+    steps: int = knob(1200, "Steps of the optimizer.", at_least=1)
+    learning_rate: float = knob(
+        3e-4,
+        "Learning rate at its highest. Too high a rate moves the mean of all embeddings, which the cosine of a still "
+        "scene shows first.",
+        at_least=0.0,
+    )
+    seed: int = knob(0, "Seed of the adapter's start and of the views.", at_least=0)
+    every: int = knob(100, "Steps between two measurements and checkpoints.", at_least=1)
 
-    model: str
-    window: int = 8
-    rank: int = 16
-    alpha: float = 16.0
-    steps: int = 1200
-    learning_rate: float = 3e-4
-    seed: int = 0
-    every: int = 100
 
-    def __post_init__(self) -> None:
-        for name, least in (("window", 2), ("rank", 1), ("steps", 1), ("every", 1)):  # at window 1 there is no gap
-            if getattr(self, name) < least:
-                raise TrainingError(f"{name} is {getattr(self, name)}: give at least {least}")
+def example_span(window: int) -> int:
+    """Return the tubelets of one example, of which those with full windows in their window count in the loss."""
+    return 3 * window
 
-    @property
-    def span(self) -> int:
-        """Tubelets of one example. The loss is taken where every tubelet in the window had a full window itself."""
-        return 3 * self.window
 
-    @property
-    def settled(self) -> int:
-        """First tubelet of an example that the loss is taken of."""
-        return 2 * (self.window - 1)
+def first_target(window: int) -> int:
+    """Return the first tubelet of an example that the loss is taken of."""
+    return 2 * (window - 1)
 
 
 class TrainingExample(NamedTuple):
@@ -89,8 +79,8 @@ class TrainingExample(NamedTuple):
 
 
 @dataclass
-class Progress:
-    """How far training is.
+class TrainingState:
+    """Progress of a training.
 
     Attributes:
         losses: of the steps since the last measurement.
@@ -113,15 +103,20 @@ class CausalTrainer:
     """Trains one adapter; `run` goes on from wherever the last checkpoint in `folder` stands.
 
     Args:
-        teacher: as load_encoder gives it.
-        folder: for checkpoint.pt, adapter.safetensors and training.json.
+        teacher: as load_encoder gives it, with a window of at least 2.
+        folder: for checkpoint.pt and adapter.safetensors.
+
+    Raises:
+        TrainingError: the window is 1, where the cached step has no gap to the clip encoder.
     """
 
     def __init__(
         self, teacher: StreamingEncoder, base_sha256: str, plan: TrainingPlan, clips: Sequence[str], folder: Path
     ) -> None:
+        if teacher.window < 2:
+            raise TrainingError(f"window is {teacher.window}: give at least 2; at 1 there is nothing to learn")
         self.plan, self.clips, self.folder = plan, tuple(clips), folder
-        self.progress = Progress()
+        self.state = TrainingState()
         self._teacher, self._base_sha256 = teacher, base_sha256
         self._student = _twin(teacher)
         self._random = torch.Generator().manual_seed(plan.seed)
@@ -134,57 +129,59 @@ class CausalTrainer:
 
     @property
     def checkpoint(self) -> Path:
-        """Where training can be taken up again."""
+        """File that training can be taken up from again."""
         return self.folder / "checkpoint.pt"
 
-    def run(self, clips: Sequence[Tensor], held_out: Sequence[Tensor]) -> Iterator[Progress]:
+    def run(self, clips: Sequence[Tensor], held_out: Sequence[Tensor]) -> Iterator[TrainingState]:
         """Train to the last step of the plan; yields after every step.
 
         Args:
             clips: pixels (T, 2, 3, B, B), larger than the encoder's input by views.MARGIN.
             held_out: pixels (T, 2, 3, H, W) of what is measured on.
         """
-        full = self.plan.window - 1  # where the window has filled, as `evaluate fidelity` measures
+        full = self._teacher.window - 1  # where the window has filled, as `evaluate fidelity` measures
         tests = [prepare(self._teacher, pixels, full) for pixels in held_out]
-        if not self.progress.step:
+        if not self.state.step:
             self._measure(tests)
-        while self.progress.step < self.plan.steps:
+        while self.state.step < self.plan.steps:
             self._step(clips)
-            if self.progress.step % self.plan.every == 0 or self.progress.step == self.plan.steps:
+            if self.state.step % self.plan.every == 0 or self.state.step == self.plan.steps:
                 self._measure(tests)
                 self.save()
-            yield self.progress
+            yield self.state
 
     def _step(self, clips: Sequence[Tensor]) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate * _schedule(self.progress.step, self.plan.steps)
+            group["lr"] = self.plan.learning_rate * _schedule(self.state.step, self.plan.steps)
         self._optimizer.zero_grad()
         loss = example_loss(self._student, self._new_example(clips))
         loss.backward()
         parameters = self._optimizer.param_groups[0]["params"]
         torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         self._optimizer.step()
-        self.progress.step += 1
-        self.progress.losses.append(loss.item())
+        self.state.step += 1
+        self.state.losses.append(loss.item())
 
     def _new_example(self, clips: Sequence[Tensor]) -> TrainingExample:
         clip = clips[int(torch.randint(len(clips), (1,), generator=self._random))]
-        view = random_view(clip, self._teacher.spec.input_size, self.plan.span, self._random)
-        return prepare(self._teacher, view, self.plan.settled)
+        window = self._teacher.window
+        view = random_view(clip, self._teacher.spec.input_size, example_span(window), self._random)
+        return prepare(self._teacher, view, first_target(window))
 
     @torch.no_grad()
     def _measure(self, tests: Sequence[TrainingExample]) -> None:
-        row: dict[str, Any] = {"step": self.progress.step}
-        row |= {"loss": statistics.fmean(self.progress.losses)} if self.progress.losses else {}
-        row |= {"gaps": [centred_gap(_learned(self._student, lesson), lesson.targets) for lesson in tests]}
-        self.progress.history.append(row)
-        self.progress.losses.clear()
+        row: dict[str, Any] = {"step": self.state.step}
+        row |= {"loss": statistics.fmean(self.state.losses)} if self.state.losses else {}
+        row |= {"gaps": [centred_gap(_learned(self._student, example), example.targets) for example in tests]}
+        self.state.history.append(row)
+        self.state.losses.clear()
 
     def adapter(self) -> Adapter:
-        """What has been learned so far."""
+        """Return the adapter as learned so far."""
         parts = {f"{name}.{part}": getattr(c, part) for name, c in self._changes.items() for part in ("down", "up")}
         tensors = {name: tensor.detach().clone() for name, tensor in parts.items()}
-        trained = {**asdict(self.plan), "clips": list(self.clips), "step": self.progress.step}
+        trained = {"window": self._teacher.window, **asdict(self.plan)}
+        trained |= {"clips": list(self.clips), "step": self.state.step}
         return Adapter(self._base_sha256, self.plan.rank, self.plan.alpha, tensors, trained)
 
     # Checkpoints
@@ -193,7 +190,7 @@ class CausalTrainer:
         """Write everything that training goes on from, whole or not at all; and the adapter as it is."""
         state = {
             "identity": self._identity(),
-            "progress": asdict(self.progress),
+            "progress": asdict(self.state),
             "adapter": {name: change.state_dict() for name, change in self._changes.items()},
             "optimizer": self._optimizer.state_dict(),
             "random": self._random.get_state(),
@@ -221,10 +218,11 @@ class CausalTrainer:
             change.load_state_dict(state["adapter"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._random.set_state(state["random"])
-        self.progress = Progress(**state["progress"])
+        self.state = TrainingState(**state["progress"])
 
     def _identity(self) -> dict[str, Any]:
-        return {**asdict(self.plan), "clips": list(self.clips), "weights": self._base_sha256}
+        weights = {"weights": self._base_sha256, "window": self._teacher.window}
+        return {**weights, **asdict(self.plan), "clips": list(self.clips)}
 
 
 def _twin(encoder: StreamingEncoder) -> StreamingEncoder:
@@ -235,26 +233,26 @@ def _twin(encoder: StreamingEncoder) -> StreamingEncoder:
     return twin.requires_grad_(False)
 
 
-def example_loss(student: StreamingEncoder, lesson: TrainingExample) -> Tensor:
-    """What is left of the error, the tokens' and that of their mean: 1 for the step as it was, 0 for the teacher.
+def example_loss(student: StreamingEncoder, example: TrainingExample) -> Tensor:
+    """Fraction of the error that is left, of the tokens and of their mean: 1 for the step as it was, 0 for the teacher.
 
-    In shares, a scene in which little happens counts as much as one that is all cuts, whose errors are far larger.
+    As fractions, a scene in which little happens counts as much as one that is all cuts, whose errors are far larger.
     Lengths, not squares, or the few views that an adapter makes worse would outweigh all others.
     """
-    tokens = _learned(student, lesson)
-    of_tokens = _share_left(tokens, lesson.unadapted, lesson.targets)
-    of_means = _share_left(*(part.mean(dim=1) for part in (tokens, lesson.unadapted, lesson.targets)))
+    tokens = _learned(student, example)
+    of_tokens = _fraction_left(tokens, example.unadapted, example.targets)
+    of_means = _fraction_left(*(part.mean(dim=1) for part in (tokens, example.unadapted, example.targets)))
     return (of_tokens + of_means) / 2
 
 
-def _share_left(ours: Tensor, before: Tensor, wanted: Tensor) -> Tensor:
-    share: Tensor = torch.linalg.vector_norm(ours - wanted) / torch.linalg.vector_norm(before - wanted)
-    return share
+def _fraction_left(ours: Tensor, before: Tensor, wanted: Tensor) -> Tensor:
+    fraction: Tensor = torch.linalg.vector_norm(ours - wanted) / torch.linalg.vector_norm(before - wanted)
+    return fraction
 
 
-def _learned(student: StreamingEncoder, lesson: TrainingExample) -> Tensor:
-    """The student's tokens where the lesson has targets: (n, S, D)."""
-    return stream_tokens(student, lesson.patches)[-len(lesson.targets) :]
+def _learned(student: StreamingEncoder, example: TrainingExample) -> Tensor:
+    """The student's tokens where the example has targets: (n, S, D)."""
+    return stream_tokens(student, example.patches)[-len(example.targets) :]
 
 
 def centred_gap(tokens: Tensor, targets: Tensor) -> float:

@@ -1,106 +1,119 @@
-"""One run of `saccade train causal`: clips in, an adapter, its curve and the record of both out."""
+"""`saccade train causal`: clips in; an adapter, its curve and the record of both out."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from torch import Tensor
 
 from saccade_ros.config import Config
-from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
+from saccade_ros.encoder.weights import load_encoder
+from saccade_ros.knobs import Settings, knob, required
+from saccade_ros.measure.progress import Progress
 from saccade_ros.measure.records import record_head, save_record
 from saccade_ros.recordings.clip import read_tubelets
-from saccade_ros.train.causal import CausalTrainer, TrainingError, TrainingPlan
+from saccade_ros.train.causal import CausalTrainer, TrainingError, TrainingPlan, TrainingState
 from saccade_ros.train.views import MARGIN
 
 
-def train_causal(
-    config: Config,
-    plan: TrainingPlan,
-    clips: Sequence[str],
-    held_out: Sequence[str],
-    folder: Path,
-    resume: bool = False,
-    tubelets: int = 0,
-) -> list[Path]:
-    """Train on `clips`, measure on `held_out`; the frames are taken as config's stream and vision sections say.
+@dataclass(frozen=True)
+class Options(Settings):
+    """Clips to train and to measure on; the config's encoder, stream and vision sections say what becomes of them."""
 
-    Args:
-        folder: gets adapter.safetensors, training.json, training.png and checkpoint.pt.
-        resume: go on from folder's checkpoint.
-        tubelets: of each clip's start; 0 takes all.
+    clips: tuple[str, ...] = required("Bags or videos to train on.", metavar="CLIP", positional=True)
+    held_out: tuple[str, ...] = knob((), "Bags or videos to measure on, never trained on.", metavar="CLIP")
+    out: Path = knob(
+        Path("adapter"),
+        "Folder for adapter.safetensors, checkpoint.pt, training.json and training.png.",
+        metavar="FOLDER",
+    )
+    resume: bool = knob(False, "True goes on from the folder's checkpoint.")
+    tubelets: int = knob(0, "Tubelets to take of each clip's start. 0 takes all.", at_least=0)
+    plan: TrainingPlan = TrainingPlan()
+    config: Config = Config()
+
+
+def run(options: Options, progress: Progress) -> dict[str, Any]:
+    """Train an adapter in the folder `out`; return the record.
 
     Raises:
         TrainingError: nothing to resume, something to overwrite, or a held-out clip too short to measure on.
         WeightsError, SourceError: the checkpoint or a clip cannot be read.
     """
-    if not resume and (folder / "checkpoint.pt").exists():
-        raise TrainingError(f"{folder} holds a training already: give --resume to go on, or another folder")
-    if config.encoder.adapter:
-        raise TrainingError(
-            f"encoder.adapter is {config.encoder.adapter!r}: training starts from bare weights; unset it"
-        )
-    started = time.monotonic()
-    loaded = load_encoder(plan.model, plan.window, seed=config.encoder.seed)
+    _check(options)
+    started, encoder = time.monotonic(), options.config.encoder
+    loaded = load_encoder(encoder.model, encoder.window, seed=encoder.seed)
     size = loaded.encoder.spec.input_size
-
-    def read(paths: Sequence[str], pixels: int) -> list[Tensor]:
-        return [torch.from_numpy(read_tubelets(path, config, pixels, tubelets)) for path in paths]
-
-    tests = read(held_out, size)
-    for path, pixels in zip(held_out, tests, strict=True):
-        if len(pixels) <= plan.window:
+    tests = _read(options.held_out, options, size)
+    for path, pixels in zip(options.held_out, tests, strict=True):
+        if len(pixels) <= encoder.window:
             raise TrainingError(
-                f"{path} has {len(pixels)} tubelets, no more than the window of {plan.window}: hold out a longer one"
+                f"{path} has {len(pixels)} tubelets, no more than the window of {encoder.window}: hold out a longer one"
             )
-    names = [Path(clip).name for clip in (*clips, *held_out)]
-    trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, names, folder)
-    if resume:
+    names = [Path(clip).name for clip in (*options.clips, *options.held_out)]
+    trainer = CausalTrainer(loaded.encoder, loaded.sha256, options.plan, names, options.out)
+    if options.resume:
         trainer.resume()
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bars(*columns, TextColumn("{task.fields[note]}")) as bars:
-        task = bars.add_task("", total=plan.steps, completed=trainer.progress.step, note="")
-        for progress in trainer.run(read(clips, int(MARGIN * size)), tests):
-            latest = progress.history[-1]
-            loss = f"loss {latest['loss']:.3f}" if "loss" in latest else ""
-            gaps = [f"gap on {name} {gap:.4f}" for name, gap in zip(names[len(clips) :], latest["gaps"], strict=True)]
-            note = ", ".join(filter(None, (loss, *gaps)))
-            bars.update(task, completed=progress.step, note=note)
-    record = _record(loaded, trainer, clips, held_out, config, time.monotonic() - started)
-    return [folder / "adapter.safetensors", save_record(record, folder / "training.json"), _draw_curve(folder, record)]
-
-
-def _record(
-    loaded: LoadedEncoder,
-    trainer: CausalTrainer,
-    clips: Sequence[str],
-    held_out: Sequence[str],
-    config: Config,
-    seconds: float,
-) -> dict[str, Any]:
+    for state in trainer.run(_read(options.clips, options, int(MARGIN * size)), tests):
+        progress(f"training: {_latest(state)}", state.step / options.plan.steps)
     return {
         "train": "causal",
         **record_head(loaded.source, loaded.sha256),
-        **{name: getattr(trainer.plan, name) for name in trainer.plan.__dataclass_fields__},
-        "trained_on": [Path(clip).name for clip in clips],
-        "held_out": [Path(clip).name for clip in held_out],
-        "fps": config.stream.fps,
+        "model": encoder.model,
+        "window": encoder.window,
+        **asdict(options.plan),
+        "trained_on": names[: len(options.clips)],
+        "held_out": names[len(options.clips) :],
+        "fps": options.config.stream.fps,
         "parameters": sum(tensor.numel() for tensor in trainer.adapter().tensors.values()),
-        "history": trainer.progress.history,
-        "seconds": round(seconds, 1),
+        "history": trainer.state.history,
+        "seconds": round(time.monotonic() - started, 1),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
 
 
+def table(record: dict[str, Any]) -> str:
+    """The gap on each held-out clip, before and after training."""
+    first, last = record["history"][0]["gaps"], record["history"][-1]["gaps"]
+    lines = (f"{n}: gap {a:.4f}, now {b:.4f}" for n, a, b in zip(record["held_out"], first, last, strict=True))
+    return "\n".join((f"{record['steps']} steps, {record['seconds']:.0f} s", *lines))
+
+
+def save(record: dict[str, Any], options: Options) -> list[Path]:
+    """Write training.json and training.png beside the adapter, which training itself has written."""
+    file = save_record(record, options.out / "training.json")
+    return [options.out / "adapter.safetensors", file, _draw_curve(options.out, record)]
+
+
+def _check(options: Options) -> None:
+    if not options.resume and (options.out / "checkpoint.pt").exists():
+        raise TrainingError(f"{options.out} holds a training already: give --resume to go on, or another folder")
+    if options.config.encoder.adapter:
+        raise TrainingError(
+            f"encoder.adapter is {options.config.encoder.adapter!r}: training starts from bare weights; unset it"
+        )
+
+
+def _read(paths: Sequence[str], options: Options, size: int) -> list[Tensor]:
+    """Pixels of each clip, (T, 2, 3, size, size)."""
+    return [torch.from_numpy(read_tubelets(path, options.config, size, options.tubelets)) for path in paths]
+
+
+def _latest(state: TrainingState) -> str:
+    """The newest loss and gaps in words."""
+    row = state.history[-1]
+    loss = [f"loss {row['loss']:.3f}"] if "loss" in row else []
+    return ", ".join(loss + [f"gap {gap:.4f}" for gap in row["gaps"]])
+
+
 def _draw_curve(folder: Path, record: dict[str, Any]) -> Path:
-    """Gaps as shares of what they were, which is what the loss is, too."""
+    """Draw gaps as fractions of what they were, which is what the loss is, too."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes, rows = figure.subplots(), record["history"]
     steps = [row["step"] for row in rows]
@@ -112,7 +125,7 @@ def _draw_curve(folder: Path, record: dict[str, Any]) -> Path:
         label = f"gap on {name}: {gaps[0]:.4f}, in the end {gaps[-1]:.4f}"
         axes.plot(steps, [gap / gaps[0] for gap in gaps], marker=".", label=label)
     axes.axhline(1, color="black", linewidth=0.6, linestyle="--")
-    axes.set(yscale="log", xlabel="training step", ylabel="share of the cached step without adapter")
+    axes.set(yscale="log", xlabel="training step", ylabel="fraction of the gap without adapter")
     axes.set_title(f"causal adapter, rank {record['rank']}: {record['weights']}", fontsize=9)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())

@@ -39,7 +39,7 @@ def test_screen_names_everything_a_robot_may_lack(capsys):
 
 
 def test_json_says_the_same(capsys):
-    assert main(["doctor", "--json"]) == 0
+    assert main(["doctor", "--json", "-"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["can_run"]
     states = {finding["name"]: finding["state"] for finding in document["findings"]}
@@ -50,7 +50,7 @@ def test_json_says_the_same(capsys):
 def doctor_with(stubs: Path) -> "tuple[int, dict]":
     """The command with these modules in front of the real ones."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(stubs), str(ROOT)])}
-    command = [sys.executable, "-m", "saccade_ros.cli", "doctor", "--json"]
+    command = [sys.executable, "-m", "saccade_ros.cli", "doctor", "--json", "-"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, {f["name"]: f for f in json.loads(done.stdout)["findings"]}
 

@@ -294,7 +294,7 @@ def test_manifest_reads_back_as_it_was_written(manifest):
 
 def test_interrupted_command_leaves_nothing(clip, tmp_path):
     command = [sys.executable, "-m", "saccade_ros.cli", "export", "--model", "vits", "--threads", "1"]
-    command += ["--calibrate", str(clip), "--out", str(tmp_path / "out")]
+    command += ["--calibration", str(clip), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
     deadline = time.monotonic() + 60
     while not list(tmp_path.iterdir()) and time.monotonic() < deadline:

@@ -24,6 +24,8 @@ from saccade_ros.train.causal import (
     TrainingPlan,
     centred_gap,
     example_loss,
+    example_span,
+    first_target,
     prepare,
 )
 from saccade_ros.train.views import random_view
@@ -66,10 +68,10 @@ def noisy_clip(size: int, tubelets: int = 10, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy((still + 0.5 * noise).astype(np.float32))
 
 
-def test_gap_falls_on_a_lesson_taught_over_and_over(tmp_path, monkeypatch):
+def test_gap_falls_on_an_example_seen_over_and_over(tmp_path, monkeypatch):
     """A random network's other views are other scenes: on those nothing is promised."""
     loaded, clip = contextual(3), noisy_clip(128)
-    plan = TrainingPlan("tiny", window=3, rank=16, steps=60, every=30, learning_rate=1e-3)
+    plan = TrainingPlan(rank=16, steps=60, every=30, learning_rate=1e-3)
     trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, ["seen"], tmp_path)
     monkeypatch.setattr(trainer, "_new_example", lambda _: prepare(loaded.encoder, clip, 2))
     *_, last = trainer.run([], [clip])
@@ -80,7 +82,7 @@ def test_gap_falls_on_a_lesson_taught_over_and_over(tmp_path, monkeypatch):
 def test_only_the_adapter_learns(tmp_path):
     loaded = contextual(2)
     before = {name: p.clone() for name, p in loaded.encoder.named_parameters()}
-    plan = TrainingPlan("tiny", window=2, steps=3)
+    plan = TrainingPlan(steps=3)
     trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, ["seen"], tmp_path)
     list(trainer.run([noisy_clip(192)], []))
     after = dict(loaded.encoder.named_parameters())
@@ -91,7 +93,7 @@ def test_only_the_adapter_learns(tmp_path):
 
 def test_teacher_and_student_share_their_weights(tmp_path):
     loaded = load_encoder("tiny", 2)
-    trainer = CausalTrainer(loaded.encoder, loaded.sha256, TrainingPlan("tiny", window=2), ["seen"], tmp_path)
+    trainer = CausalTrainer(loaded.encoder, loaded.sha256, TrainingPlan(), ["seen"], tmp_path)
     ours, shared = ({p.data_ptr() for p in e.parameters()} for e in (trainer._student, loaded.encoder))
     assert shared < ours
 
@@ -143,7 +145,7 @@ def test_killed_run_resumes_to_the_same_weights(clip, tmp_path):
 def test_resuming_from_any_checkpoint_gives_the_same_weights(clip, tmp_path, stopped_at):
     """What a kill leaves, at a step of our choice."""
     clip = noisy_clip(192)
-    plan = TrainingPlan("tiny", window=2, rank=2, steps=8, every=2)
+    plan = TrainingPlan(rank=2, steps=8, every=2)
 
     def trainer() -> CausalTrainer:
         fresh = contextual(2)
@@ -155,20 +157,19 @@ def test_resuming_from_any_checkpoint_gives_the_same_weights(clip, tmp_path, sto
     next(p for p in interrupted.run([clip], [clip[..., :128, :128]]) if p.step == stopped_at)
     resumed = trainer()
     resumed.resume()
-    assert resumed.progress.step == stopped_at
+    assert resumed.state.step == stopped_at
     list(resumed.run([clip], [clip[..., :128, :128]]))
-    assert resumed.progress == uninterrupted.progress
+    assert resumed.state == uninterrupted.state
     ours, theirs = resumed.adapter().tensors, uninterrupted.adapter().tensors
     assert {name for name in theirs if not torch.equal(ours[name], theirs[name])} == set()
 
 
 def test_loss_is_taken_where_every_window_had_filled(tmp_path):
-    plan = TrainingPlan("tiny", window=3)
-    assert (plan.span, plan.settled) == (9, 4)
+    assert (example_span(3), first_target(3)) == (9, 4)
     loaded = contextual(3)
-    trainer = CausalTrainer(loaded.encoder, loaded.sha256, plan, ["seen"], tmp_path)
-    lesson = trainer._new_example([noisy_clip(192)])
-    assert (len(lesson.patches), len(lesson.targets), len(lesson.unadapted)) == (9, 5, 5)
+    trainer = CausalTrainer(loaded.encoder, loaded.sha256, TrainingPlan(), ["seen"], tmp_path)
+    example = trainer._new_example([noisy_clip(192)])
+    assert (len(example.patches), len(example.targets), len(example.unadapted)) == (9, 5, 5)
 
 
 def test_loss_is_one_for_the_bare_step_and_by_hand_for_another(monkeypatch):
@@ -225,7 +226,7 @@ def test_refusal_is_one_line_with_the_remedy(clip, tmp_path, options, said, caps
 
 def test_checkpoint_of_other_weights_is_refused(tmp_path):
     loaded = load_encoder("tiny", 2)
-    plan = TrainingPlan("tiny", window=2, steps=2)
+    plan = TrainingPlan(steps=2)
     first = CausalTrainer(loaded.encoder, loaded.sha256, plan, ["seen"], tmp_path)
     list(first.run([noisy_clip(192)], []))
     other = load_encoder("tiny", 2, seed=1)
@@ -233,6 +234,6 @@ def test_checkpoint_of_other_weights_is_refused(tmp_path):
         CausalTrainer(other.encoder, other.sha256, plan, ["seen"], tmp_path).resume()
 
 
-def test_lesson_is_free_of_inference_tensors():
+def test_example_is_free_of_inference_tensors():
     prepared = prepare(load_encoder("tiny", 2).encoder, noisy_clip(128), 1)
     assert not any(part.is_inference() for part in prepared)
