@@ -113,7 +113,7 @@ class _Export:
         folder.mkdir()
         step = folder / "step.onnx"
         if precision in QUANTIZED:
-            with TemporaryDirectory(dir=self._folder.parent, prefix=f"{self._folder.name}-") as scratch:
+            with TemporaryDirectory(dir=self._folder.parent) as scratch:
                 plain = Path(scratch) / "step.onnx"
                 save(build_step(self._encoder, self._options.batch, self._contract), plain)
                 quantize(precision, plain, step, self._shape.spec.depth, self._feeds(plain))

@@ -39,7 +39,7 @@ def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder
     trt = load_tensorrt()
     contract = find_contract(trt, encoder.recompute)
     files, keys = {}, []
-    with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
+    with TemporaryDirectory(dir=folder.parent) as scratch:
         for role, model, start, span in (
             ("embed_engine", build_embed(encoder), 0.0, 0.1),
             ("engine", build_step(encoder, batch, contract, precision), 0.1, 0.9),
