@@ -1,4 +1,4 @@
-"""An export's artifacts on a screen."""
+"""Table of an export's artifacts, for terminals."""
 
 from rich.console import Console
 from rich.table import Table
