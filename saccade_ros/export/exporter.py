@@ -1,4 +1,4 @@
-"""One export from start to end: load, write graphs, quantize or build, measure, accept or refuse, then appear."""
+"""Export from start to end: load, write graphs, quantize or build, measure, accept or refuse, then appear."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ TIMED_ROUNDS = 7
 
 
 class ExportCancelledError(RuntimeError):
-    """The export was told to stop; raised out of a Progress callback."""
+    """Export that was told to stop; raised out of a Progress."""
 
 
 def export(options: ExportOptions, progress: Progress) -> Manifest:
@@ -57,7 +57,7 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
 
 
 class _Export:
-    """The steps of one export and what they share."""
+    """Steps of one export, and what they share."""
 
     def __init__(self, options: ExportOptions, loaded: LoadedEncoder, folder: Path, progress: Progress) -> None:
         self._options, self._loaded, self._folder, self._progress = options, loaded, folder, progress
@@ -68,7 +68,7 @@ class _Export:
         self._contract: Contract = "scatter" if has_in_place_caches() else "host"
 
     def run(self) -> Manifest:
-        """Everything but the manifest's file, which must come last."""
+        """Make everything but the manifest's file, which must come last."""
         self._calibration, self._held_out = self._references()
         self._progress("writing the graphs", 0.30)
         save(build_embed(self._encoder), self._folder / "embed.onnx")
@@ -90,7 +90,7 @@ class _Export:
         return self._manifest(sorted(accepted, key=_cost))
 
     def _references(self) -> tuple[Reference, Reference]:
-        """What torch computes in fp32 over the two clips."""
+        """The two clips as torch computes them in fp32."""
         options, spec = self._options, self._encoder.spec
         clip = list(read_tubelets(options.calibration, Config(), spec.input_size, options.tubelets))
         name, other_name = Path(options.calibration).name, Path(options.held_out).name
@@ -113,7 +113,7 @@ class _Export:
         folder.mkdir()
         step = folder / "step.onnx"
         if precision in QUANTIZED:
-            with TemporaryDirectory(dir=self._folder.parent, prefix=f"{self._folder.name}-") as scratch:
+            with TemporaryDirectory(dir=self._folder.parent) as scratch:
                 plain = Path(scratch) / "step.onnx"
                 save(build_step(self._encoder, self._options.batch, self._contract), plain)
                 quantize(precision, plain, step, self._shape.spec.depth, self._feeds(plain))
@@ -152,6 +152,7 @@ class _Export:
         patches = self._calibration.patches
 
         def exported_step() -> None:
+            """Encode the clip's next tubelet."""
             state.step(patches[state.count % len(patches)])
 
         self._baselines.setdefault("torch_fp32", self._torch_step())
@@ -171,6 +172,7 @@ class _Export:
         ring, tensors = self._encoder.new_ring(), [torch.from_numpy(p) for p in self._calibration.patches]
 
         def step() -> None:
+            """Encode the clip's next tubelet."""
             self._encoder.step([tensors[ring.count % len(tensors)]], [ring])
 
         for _ in range(self._shape.window):
@@ -178,7 +180,7 @@ class _Export:
         return step
 
     def _rejections(self, artifact: Artifact) -> list[str]:
-        """Why an artifact should not be used, with the figures; empty if it should."""
+        """Reasons not to use an artifact, with the figures; empty if there is none."""
         if not artifact.parity:
             return artifact.warnings or [f"not measured: {artifact.runtime} cannot run on this machine"]
         reasons, held_out, times = [], artifact.parity["held_out"], artifact.latency_ms
@@ -233,7 +235,7 @@ _PLAIN = EncoderConfig()  # newest pooling, no normalisation: what parity is mea
 
 
 def has_in_place_caches() -> bool:
-    """Does this ONNX Runtime have TensorScatter (opset 24)? It came with 1.24."""
+    """Tell whether this ONNX Runtime has TensorScatter (opset 24), which came with 1.24."""
     major, minor = onnxruntime.__version__.split(".")[:2]  # its package may be onnxruntime-gpu
     return (int(major), int(minor)) >= (1, 24)
 
@@ -249,7 +251,7 @@ def _named(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of whatever takes part in an export and is installed here."""
+    """Look up the versions of the packages that take part in an export and are installed here."""
     found = {}
     for name in ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt", "tensorrt_rtx_cu13_bindings"):
         try:

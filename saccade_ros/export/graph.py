@@ -290,7 +290,7 @@ class _StepBuilder:
         ]
 
     def _slot(self, j: int) -> str:
-        """Where the j-th tubelet goes: as TensorScatter takes it (B,), or True at its slot (B, 1, W, 1, 1)."""
+        """Slot of the j-th tubelet: as TensorScatter takes it (B,), or True at its place (B, 1, W, 1, 1)."""
         graph, shape = self._graph, self._shape
         slot = graph.add("Gather", "slots", graph.constant(f"tubelet{j}", np.array(j, np.int64)))  # (B,)
         if self._contract == "scatter":

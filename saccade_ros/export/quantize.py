@@ -27,7 +27,7 @@ class Feeds(CalibrationDataReader):  # type: ignore[misc]  # untyped upstream
         self._feeds = feeds
 
     def get_next(self) -> dict[str, Any] | None:
-        """The next step's inputs, or None."""
+        """Return the next step's inputs, or None."""
         return next(self._feeds, None)
 
 

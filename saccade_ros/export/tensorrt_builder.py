@@ -1,4 +1,4 @@
-"""From the step's graph to a TensorRT engine: strongly typed, cached by what it was made of, never written in part.
+"""TensorRT engines from the step's graph: strongly typed, cached by what they were made of, never written in part.
 
 TensorRT 11 has strong typing only (no precision flags, no calibrators), and 10.3 has it already, so the graph carries
 its precision: fp16 and bf16 are the graph's own types, int8 would be explicit Q/DQ. The TensorRT-RTX wheels build
@@ -39,7 +39,7 @@ def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder
     trt = load_tensorrt()
     contract = find_contract(trt, encoder.recompute)
     files, keys = {}, []
-    with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}-") as scratch:
+    with TemporaryDirectory(dir=folder.parent) as scratch:
         for role, model, start, span in (
             ("embed_engine", build_embed(encoder), 0.0, 0.1),
             ("engine", build_step(encoder, batch, contract, precision), 0.1, 0.9),
@@ -59,12 +59,12 @@ def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder
 
 
 def find_contract(trt: Any, recompute: int) -> Contract:
-    """In-place cache updates (KVCacheUpdate) where this TensorRT has them: one linear one per cache, so for r = 1."""
+    """Choose in-place cache updates where this TensorRT has them: KVCacheUpdate, one linear one per cache, so r = 1."""
     return "scatter" if recompute == 1 and hasattr(trt, "IKVCacheUpdateLayer") else "host"
 
 
 def engine_key(source: Path, trt: Any, precision: str) -> str:
-    """Names an engine by all it depends on: graph and weights (so shapes too), TensorRT, GPU, precision."""
+    """Name an engine by all it depends on: graph and weights (so shapes too), TensorRT, GPU, precision."""
     data = source.with_name(f"{source.name}.data")
     parts = [sha256_of(source), sha256_of(data) if data.exists() else ""]
     parts += [describe_tensorrt(trt), describe_gpu(), precision]
@@ -72,7 +72,7 @@ def engine_key(source: Path, trt: Any, precision: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where engines and timings are kept between exports."""
+    """Return the folder in which engines and timings are kept between exports."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "saccade_ros" / "engines"
 
@@ -111,6 +111,8 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
     """Make an IProgressMonitor that reports every few seconds, and stops the build when `progress` raises."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # known at run time only
+        """Progress of all phases together, nested ones counted like others."""
+
         def __init__(self) -> None:
             super().__init__()
             self.stopped_by: BaseException | None = None
@@ -119,12 +121,15 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
             self._reported_s = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            """Note a phase's size."""
             self._sizes[phase_name], self._steps[phase_name] = max(num_steps, 1), 0
 
         def phase_finish(self, phase_name: str) -> None:
+            """Count a phase as done."""
             self._steps[phase_name] = self._sizes.get(phase_name, 1)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
+            """Count a step; return False to stop the build."""
             self._steps[phase_name] = step
             if self.stopped_by is None and time.monotonic() - self._reported_s >= REPORT_EVERY_S:
                 self._reported_s = time.monotonic()

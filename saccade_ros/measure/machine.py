@@ -1,4 +1,4 @@
-"""What a measured figure must be quoted with: the machine it was measured on."""
+"""Description of the machine that a figure was measured on."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def describe_machine() -> str:
-    """Processor, cores, system and Python, in a line."""
+    """Describe processor, cores, system and Python in a line."""
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return f"{_processor()}, {os.cpu_count()} cores, {system}"
 

@@ -19,7 +19,7 @@ class Spread(NamedTuple):
 def centred_cosine(
     vectors: npt.NDArray[Any], reference: npt.NDArray[Any], centre: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Cosine of each pair of embeddings, less a common centre: (..., D), (..., D) -> (...), in float64.
+    """Compute the cosine of each pair of embeddings, less a common centre: (..., D), (..., D) -> (...), in float64.
 
     Most of an embedding is the same for every picture, the more so with random weights, and a plain cosine therefore
     calls any two embeddings alike. What tells pictures apart is what is left when the mean is subtracted.
@@ -43,5 +43,5 @@ def centred_cosine(
 
 
 def summarize(cosines: npt.NDArray[np.float64]) -> Spread:
-    """Mean, 5th percentile and worst over all values of an array that is not empty."""
+    """Summarize all values of an array that is not empty."""
     return Spread(float(cosines.mean()), float(np.percentile(cosines, 5)), float(cosines.min()))

@@ -9,16 +9,16 @@ Progress = Callable[[str, float], None]
 
 
 def silent(what: str, fraction: float) -> None:
-    """A Progress that nobody watches."""
+    """Discard what is reported."""
 
 
 def subrange(progress: Progress, start: float, span: float, what: str = "") -> Progress:
-    """The Progress of a part that takes `span` of the whole from `start` on, under the name `what` if one is given."""
+    """Make the Progress of a part that takes `span` of the whole from `start` on, named `what` if that is given."""
     return lambda detail, fraction: progress(what or detail, start + span * fraction)
 
 
 class ProgressBar:
-    """A Progress that draws a bar in a terminal while its `with` block runs: `with ProgressBar() as progress: ...`.
+    """Progress that draws a bar in a terminal while its block runs: `with ProgressBar() as progress: ...`.
 
     Args:
         console: the rich Console to draw on; None for standard output.

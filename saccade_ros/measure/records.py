@@ -13,7 +13,7 @@ from saccade_ros.storage import write_json
 
 
 def record_head(weights: str, weights_sha256: str) -> dict[str, str]:
-    """Head of a record: weights, command, date, package version and machine.
+    """Make the head of a record: weights, command, date, package version and machine.
 
     Args:
         weights: where they came from, in words, as EncoderInfo has it.
@@ -30,7 +30,7 @@ def record_head(weights: str, weights_sha256: str) -> dict[str, str]:
 
 
 def command_line() -> str:
-    """The command as the user typed it, quoted for a shell: `saccade bench step --model vitl`."""
+    """Return the command as the user typed it, quoted for a shell: `saccade bench step --model vitl`."""
     program = Path(sys.argv[0])
     name = "saccade" if program.name == "cli.py" else program.name  # python -m saccade_ros.cli
     return shlex.join([name, *sys.argv[1:]])

@@ -11,7 +11,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class TimeSpread(NamedTuple):
-    """Median, least and largest of some times in milliseconds, and how many there were."""
+    """Median, least and largest of some times in milliseconds, and their number."""
 
     median: float
     min: float
@@ -31,7 +31,7 @@ def interleave(
     Args:
         calls: by name; warmed up by the caller.
         rounds: at least 1.
-        repeats: how often in a row to time a call within a round, where that is more than once.
+        repeats: number of times in a row that a call is timed within a round, where it is not 1.
         synchronize: waits for what a call started elsewhere, such as torch.cuda.synchronize; runs before and after
             each call and counts with it.
 
@@ -49,7 +49,7 @@ def interleave(
 
 
 def spread(times_ms: list[float]) -> TimeSpread:
-    """Summary of one call's times, of which there is at least one."""
+    """Summarize one call's times, of which there is at least one."""
     return TimeSpread(statistics.median(times_ms), min(times_ms), max(times_ms), len(times_ms))
 
 

@@ -28,13 +28,13 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.utilities import remove_ros_args
 from rich.console import Console
-from rich.progress import Progress
 from sensor_msgs.msg import CompressedImage, Image
 
 from saccade_ros.cli_options import add_options, read_options
 from saccade_ros.config import load_config
 from saccade_ros.knobs import knob
 from saccade_ros.measure.machine import describe_machine
+from saccade_ros.measure.progress import ProgressBar
 from saccade_ros.msg import Embedding, EncoderInfo
 from saccade_ros.nodes.conversions import stamp_to_ns
 from saccade_ros.recordings import open_source
@@ -220,9 +220,8 @@ def as_bag(path: Path, out: Path, console: Console) -> Path:
     if bag.exists():
         console.print(f"playing {bag}, written from {path.name} before", soft_wrap=True)
         return bag
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"writing {bag} from {path.name}", total=None)
-        frames = write_bag(path, bag, progress=lambda done, total: progress.update(task, completed=done, total=total))
+    with ProgressBar(console) as progress:
+        frames = write_bag(path, bag, progress=progress)
     console.print(f"wrote {bag}: {frames} frames of {path.name}", soft_wrap=True)
     return bag
 

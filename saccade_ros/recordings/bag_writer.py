@@ -1,8 +1,7 @@
 """Writing of a video file as a rosbag2: JPEG images with the stamps of the video."""
 
-from collections.abc import Callable
+import math
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import cv2
@@ -12,9 +11,11 @@ from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_typestore
 
 from saccade_ros.frames import Picture
+from saccade_ros.measure.progress import Progress, silent
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.source import COMPRESSED, RecordedImage, Source, SourceError
 from saccade_ros.recordings.video import VideoSource
+from saccade_ros.storage import whole_path
 
 JPEG_QUALITY = 95
 
@@ -23,12 +24,12 @@ def write_bag(
     video_path: str | Path,
     bag_path: str | Path,
     topic: str = "/camera/image_raw/compressed",
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress = silent,
 ) -> int:
     """Write a video as a rosbag2 of JPEG images. The bag appears at `bag_path` when it is complete and not before.
 
     Args:
-        progress: called after each image with the number done and, where known, of all.
+        progress: told after each image; NaN where the video does not say how many it has.
 
     Returns:
         Number of images.
@@ -42,25 +43,20 @@ def write_bag(
     with open_source(video_path) as source:
         if not isinstance(source, VideoSource):
             raise SourceError(f"{video_path} is a bag already: give a video file")
-        bag_path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target: a rename stays on one file system. Named like it: so are the files inside.
-        with TemporaryDirectory(prefix=".writing_", dir=bag_path.parent) as scratch:
-            written = _write_jpegs(source, Path(scratch) / bag_path.name, topic, progress)
-            (Path(scratch) / bag_path.name).rename(bag_path)
-    return written
+        with whole_path(bag_path) as path:  # named like the bag, as the files inside then are
+            return _write_jpegs(source, path, topic, progress)
 
 
-def _write_jpegs(source: Source, bag_path: Path, topic: str, progress: Callable[[int, int | None], None] | None) -> int:
+def _write_jpegs(source: Source, bag_path: Path, topic: str, progress: Progress) -> int:
     types: Any = get_typestore(Stores.ROS2_JAZZY)
-    written = 0
+    written, count = 0, source.count or math.nan
     with Rosbag2Writer(bag_path, version=9) as writer:
         connection = writer.add_connection(topic, COMPRESSED, typestore=types)
         for recorded in source:
             cdr = types.serialize_cdr(_compressed(types, recorded), COMPRESSED)
             writer.write(connection, recorded.time_ns, cdr)
             written += 1
-            if progress:
-                progress(written, source.count)
+            progress(f"writing {bag_path.name}", written / count)
     return written
 
 

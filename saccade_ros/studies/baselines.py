@@ -46,6 +46,7 @@ def surprise_gate(trace: Trace, config: GateConfig, response: PatchResponse, win
     warm, dense = trace.warm(window), TokenPlan.dense(trace.features.shape[1], "dense")
 
     def replay(tau: float) -> Encoded:
+        """Encode all of the warm-up, then by the gate."""
         gate, encoded = SurpriseGate(replace(config, tau=tau), response), np.zeros(len(trace), np.bool_)
         for t, (features, stamp_ns) in enumerate(zip(trace.features, trace.stamps_ns.tolist(), strict=True)):
             if t and trace.epochs[t] != trace.epochs[t - 1]:
@@ -80,6 +81,7 @@ def _threshold_gate(trace: Trace, config: GateConfig, window: int, measure: Call
     warm, max_skip_ns = trace.warm(window), config.max_skip_s * 1e9
 
     def replay(threshold: float) -> Encoded:
+        """Encode all of the warm-up, then by the threshold."""
         encoded: Encoded = warm.copy()
         last = 0
         for t in range(len(trace)):
@@ -132,7 +134,7 @@ def score(trace: Trace, encoded: Encoded, centre: npt.NDArray[np.float32], windo
 
 
 def _wait_s(trace: Trace, encoded: Encoded, event: int) -> float:
-    """From an event's tubelet to the first encoded one; to the end of the trace if there is none."""
+    """Seconds from an event's tubelet to the first encoded one; to the end of the trace if there is none."""
     later = np.flatnonzero(encoded[event:])
     noticed = event + int(later[0]) if len(later) else len(trace) - 1
     return float(trace.stamps_ns[noticed] - trace.stamps_ns[event]) / 1e9

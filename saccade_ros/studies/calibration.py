@@ -1,4 +1,4 @@
-"""The largest gate.tau that keeps a promised fidelity, from recordings of the robot's own world: `saccade calibrate`.
+"""Largest gate.tau that keeps a promised fidelity on recordings of the robot's own world: `saccade calibrate`.
 
 Always-encode runs once over each recording; every tau is then tried on what it left. Recordings are split in two: the
 mean embedding that fidelity is centred on comes from the first part, and tau must keep the promise on the first part
@@ -144,7 +144,7 @@ def sweep(
 
 
 def _worst(scores: Sequence[Score]) -> dict[str, float]:
-    """Over several recordings: the mean fraction encoded, and the least fidelity."""
+    """Mean fraction encoded and least fidelity over several recordings."""
     return {
         "rate": float(np.mean([s.rate for s in scores])),
         "mean": min(s.mean for s in scores),
@@ -213,7 +213,7 @@ def params_text(record: dict[str, Any]) -> str:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The choice in a line, and what shadow evaluation of the gated stream found."""
+    """State the choice in a line, and the fidelity of the gated stream by shadow evaluation."""
     if record["tau"] is None:
         return f"no tau keeps a 5th percentile of {record['target']}"
     held_out, shadow = record["chosen"]["held_out"], record["audited"]

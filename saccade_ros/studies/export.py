@@ -100,6 +100,7 @@ def _full_step(encoder: EncoderConfig, backend: BackendConfig, manifest: Manifes
     patches = loaded.embed(noise).patches
 
     def step() -> object:
+        """Encode the same patches again."""
         return state.step(patches)
 
     for _ in range(encoder.window + 1):
@@ -123,7 +124,7 @@ def _parity(options: Options, manifest: Manifest, clip: str, progress: Progress)
 
 
 def table(record: Mapping[str, Any]) -> Table:
-    """A row per runtime and precision."""
+    """Tabulate a row per runtime and precision."""
     found = Table(title=f"{record['model']}, window {record['window']}, {record['threads'] or 'all'} threads")
     for name in ("step", "ms", "times torch fp32"):
         found.add_column(name, justify="left" if name == "step" else "right")

@@ -7,6 +7,7 @@ window. Measured once the window has filled. Beside it, how long an event stays 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Options(Settings):
 
 @dataclass(frozen=True)
 class Curve:
-    """A family of settings, drawn as one line. With an adapter in them it is the causal adapter's."""
+    """Family of settings, drawn as one line."""
 
     name: str
     settings: tuple[EncoderConfig, ...]
@@ -58,10 +59,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         BackendError, WeightsError, ConfigError: the model cannot be loaded as configured.
     """
     config, paths = options.config, options.clips
-
-    def load(encoder: EncoderConfig) -> Backend:
-        return load_backend(encoder, config.backend)
-
+    load = partial(load_backend, backend=config.backend)
     progress("reading the clips", 0.0)
     plain = load(replace(config.encoder, adapter="", recompute=1)).info
     clips = [_read_clip(path, options, plain.input_size) for path in paths]
@@ -166,7 +164,7 @@ def _row(
 
 
 def table(record: dict[str, Any]) -> Table:
-    """A row per setting; the caption tells how an event fades."""
+    """Tabulate a row per setting; the caption tells how an event fades."""
     fading = "; ".join(
         f"recompute {row['recompute']}: to a tenth after {row['forgotten_after']['0.1']} tubelets, gone at number "
         f"{row['receptive_field']}"

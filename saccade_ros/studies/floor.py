@@ -28,7 +28,7 @@ class Work:
 
     @property
     def flops(self) -> float:
-        """Both together."""
+        """Sum of both."""
         return self.linear_flops + self.attention_flops
 
 

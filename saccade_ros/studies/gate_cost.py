@@ -99,7 +99,7 @@ def _drifting(size: int, count: int) -> Iterator[Pixels]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """A line per stage, with its fraction of the step."""
+    """Write a line per stage, with its fraction of the step."""
     step = record["step_ms"]
     lines = [f"{record['model']}, window {record['window']}, {record['precision']}, {record['threads']} threads"]
     for name, key in (

@@ -133,14 +133,14 @@ def compare_outcome(gates: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """For strict JSON: NaN becomes null."""
+    """Put None in the place of NaN and infinity, for strict JSON."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def table(record: dict[str, Any]) -> str:
-    """A Markdown table, one line per scene or clip and gate."""
+    """Write a Markdown table, one line per scene or clip and gate."""
     lines = [
         "| scene or clip | gate | encoded | mean | p5 | worst | event latency, s | staleness mean, max, s | ours is |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -36,6 +36,7 @@ def make_reencoder(
 
     @torch.inference_mode()
     def reencode() -> object:
+        """Encode the whole window."""
         return reference(frames, skip_predictor=True)
 
     return reencode

@@ -24,7 +24,7 @@ World = npt.NDArray[np.float32]  # (height, width, 3), 0..255
 
 @dataclass(frozen=True)
 class Scene:
-    """A generated recording.
+    """Generated recording.
 
     Attributes:
         draw: frame number -> the picture before sensor noise, 0..255.

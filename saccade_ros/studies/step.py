@@ -162,6 +162,7 @@ class _WindowStudy:
         patches = itertools.cycle([encoder.embed(tubelet) for tubelet in self._clip[: self._window]])
 
         def step() -> object:
+            """Encode the clip's next tubelet, in every stream."""
             return step_of([next(patches)] * variant.batch, rings)
 
         for _ in range(self._window + 2):
@@ -216,7 +217,7 @@ def read_clip(path: str | Path, tubelets: int, size: int) -> Tensor:
 
 
 def table(record: dict[str, Any]) -> RenderableType:
-    """A table per window, and what its figures are relative to."""
+    """Tabulate each window, and what its figures are relative to."""
     return Group(*_window_tables(record), *_footnotes(record))
 
 

@@ -1,4 +1,4 @@
-"""A clip's tubelets through a fresh stream without gate: the embeddings, and the price of one."""
+"""Stream of a clip's tubelets without gate: the embeddings, and the time that one takes."""
 
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ def stream(backend: Backend, clip: npt.NDArray[np.float32]) -> Streamed:
     state, pictures, vectors = backend.new_state(), iter(clip), list[Vectors]()
 
     def encode_next() -> None:
+        """Encode the next tubelet."""
         vectors.append(state.step(backend.embed(next(pictures)).patches))
 
     times_ms = interleave({"tubelet": encode_next}, rounds=len(clip))["tubelet"]

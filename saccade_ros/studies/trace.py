@@ -28,7 +28,7 @@ from saccade_ros.vision.preprocess import resize_to_square
 
 @dataclass(frozen=True)
 class Trace:
-    """Everything about T tubelets of one recording.
+    """Patches, embeddings and pictures of T tubelets of one recording.
 
     Attributes:
         features: patch embeddings, (T, S, D), in a file that vanishes with this object.

@@ -1,4 +1,7 @@
-"""Examples made of few clips: the teacher answers for any picture, so every crop, mirroring and light is a new one."""
+"""Random views of few clips: crops, mirror images, contrasts and colour shifts.
+
+The teacher gives targets for any picture, so each view is a new training example.
+"""
 
 import numpy as np
 import torch
@@ -7,13 +10,14 @@ from torch import Tensor
 
 MARGIN = 1.5  # clips are read this much larger than the encoder's input, to be cropped
 CONTRAST = (0.6, 1.4)
-LIGHT = 0.6  # shift of each colour, in standard deviations of ImageNet's pictures
+COLOUR_SHIFT = 0.6  # at most, of each colour, in standard deviations of ImageNet's pictures
 
 
 def random_view(pixels: Tensor, size: int, tubelets: int, generator: torch.Generator) -> Tensor:
-    """A stretch of a clip, played to and fro if that is shorter: (T, 2, 3, B, B) -> (tubelets, 2, 3, size, size)."""
+    """Draw a view of a clip, played to and fro if it is shorter: (T, 2, 3, B, B) -> (tubelets, 2, 3, size, size)."""
 
     def between(low: float, high: float) -> float:
+        """Draw a number."""
         return low + (high - low) * float(torch.rand((), generator=generator))
 
     there_and_back = np.concatenate((np.arange(len(pixels)), np.arange(len(pixels) - 2, 0, -1)))
@@ -25,6 +29,6 @@ def random_view(pixels: Tensor, size: int, tubelets: int, generator: torch.Gener
     frames = F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=True)
     frames = frames.flip(-1) if between(0, 1) < 0.5 else frames
     frames = frames.flip(0) if between(0, 1) < 0.5 else frames  # time runs backwards
-    light = torch.tensor([between(-LIGHT, LIGHT) for _ in range(3)])[:, None, None]
-    view: Tensor = (frames * between(*CONTRAST) + light).unflatten(0, (-1, 2))
+    shift = torch.tensor([between(-COLOUR_SHIFT, COLOUR_SHIFT) for _ in range(3)])[:, None, None]
+    view: Tensor = (frames * between(*CONTRAST) + shift).unflatten(0, (-1, 2))
     return view

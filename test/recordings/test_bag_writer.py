@@ -22,15 +22,15 @@ def test_a_bag_made_from_a_video_has_its_stamps_and_pictures(video, bag):
 
 
 def test_progress_is_told_frame_by_frame(video, tmp_path):
-    told = []
-    assert write_bag(video, tmp_path / "bag", progress=lambda done, of: told.append((done, of))) == FRAMES
-    assert told == [(i + 1, FRAMES) for i in range(FRAMES)]
+    told: list[float] = []
+    assert write_bag(video, tmp_path / "bag", progress=lambda what, fraction: told.append(fraction)) == FRAMES
+    assert told == [(i + 1) / FRAMES for i in range(FRAMES)]
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_write_leaves_nothing(video, tmp_path, interruption):
-    def interrupt(done, _):
-        if done == 5:
+    def interrupt(what, fraction):
+        if fraction > 0.2:
             raise interruption
 
     with pytest.raises(interruption):
