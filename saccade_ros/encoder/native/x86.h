@@ -1,4 +1,4 @@
-// What the kernels share: vectors of AVX-512, tiles of AMX, and bf16 between them.
+// Shared parts of the kernels: vectors of AVX-512, tiles of AMX, and bf16 between them.
 
 #pragma once
 
