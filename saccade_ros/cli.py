@@ -118,6 +118,7 @@ def _progress() -> Iterator[Progress]:
         bars: list[ProgressBar] = []
 
         def progress(what: str, fraction: float) -> None:
+            """Show the bar, if it is not there yet, and move it."""
             if not bars:
                 bars.append(shown.enter_context(ProgressBar()))
             bars[0](what, fraction)

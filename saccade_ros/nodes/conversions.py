@@ -138,6 +138,7 @@ def find_converter() -> tuple[Convert, str]:
         return _stand_in(broken)
 
     def convert_with_cv_bridge(message: Any, encoding: str) -> Any:
+        """Convert a raw image message to an array in `encoding`."""
         return bridge.imgmsg_to_cv2(message, encoding)
 
     return convert_with_cv_bridge, "cv_bridge"

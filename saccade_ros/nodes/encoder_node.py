@@ -55,6 +55,7 @@ def transition(on_event: Transition) -> Callable[["EncoderNode", LifecycleState]
 
     @functools.wraps(on_event)
     def guarded(node: "EncoderNode", state: LifecycleState) -> TransitionCallbackReturn:
+        """Run the transition; report SUCCESS or FAILURE."""
         try:
             on_event(node, state)
         except (

@@ -89,6 +89,7 @@ class ExportNode(Node):
         done: Future = Future(executor=executor)
 
         def work() -> None:
+            """Export, then wake the executor with the result."""
             done.set_result(self._export(handle))
             executor.wake()  # it sleeps until something comes in, and a future's result alone does not count
 
@@ -128,6 +129,7 @@ class ExportNode(Node):
 
     def _feedback(self, handle: ServerGoalHandle) -> Progress:
         def report(stage: str, progress: float) -> None:
+            """Publish feedback, or stop the export."""
             if handle.is_cancel_requested or self._stopping.is_set():
                 raise ExportCancelledError("cancelled; nothing was written")
             handle.publish_feedback(ExportModel.Feedback(stage=stage, progress=float(progress)))
