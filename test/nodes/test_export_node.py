@@ -123,7 +123,7 @@ def test_goal_that_cannot_work_is_refused_or_aborted_with_the_reason(clip, tmp_p
         answer = graph.result_of(handle)
         assert answer.status == GoalStatus.STATUS_ABORTED
         assert "absent.mp4 does not exist" in answer.result.message
-    assert "goal refused: precisions fp8" in graph.log
+    assert "goal refused: precisions is 'fp8': choose one of" in graph.log
 
 
 def test_autostart_exports_once_and_ends(clip, tmp_path):
