@@ -1,13 +1,12 @@
-"""Distil the bidirectional clip encoder into the cached step: `saccade train causal`.
+"""Distillation of the bidirectional clip encoder into the cached step: `saccade train causal`.
 
 Teacher: for each tubelet n, the clip encoder over the window that ends in n; its tokens of n. Student: the cached step
-with recompute 1 and an adapter on every attention layer's qkv and proj. Both see the past only, so all that the
-teacher knows is in the student's reach: it lacks only that older tubelets' keys and values were made before the
-newer ones came. The loss is the fraction of its error that is left: of the tokens, and of their mean, which is what is
-published.
+with recompute 1 and an adapter on every attention layer's qkv and proj. Both see the past only; they differ in that
+the student's older keys and values were made before the newer tubelets came. The loss is the fraction of the student's
+error that is left: of the tokens, and of their mean, which is what is published.
 
-The teacher answers for any picture, so no example is seen twice: every step draws a new view of a clip. With a fixed
-set of views the adapter learns the set.
+The teacher gives targets for any picture, so no example is seen twice: every step draws a new view of a clip. With a
+fixed set of views the adapter would learn the set.
 """
 
 import statistics
@@ -55,17 +54,17 @@ class TrainingPlan(Settings):
 
 
 def example_span(window: int) -> int:
-    """Return the tubelets of one example, of which those with full windows in their window count in the loss."""
+    """Count the tubelets of one training example: enough for targets whose whole window had full windows itself."""
     return 3 * window
 
 
 def first_target(window: int) -> int:
-    """Return the first tubelet of an example that the loss is taken of."""
+    """Return the index of the first tubelet of a training example that has a target."""
     return 2 * (window - 1)
 
 
 class TrainingExample(NamedTuple):
-    """A stretch of tubelets and what the teacher says of its end.
+    """Stretch of tubelets, with targets for its end.
 
     Attributes:
         patches: patch embeddings, (T, S, D).
@@ -94,13 +93,13 @@ class TrainingState:
 
 @torch.no_grad()
 def prepare(teacher: StreamingEncoder, pixels: Tensor, first: int) -> TrainingExample:
-    """Let the teacher see (T, 2, 3, H, W) and tell of each tubelet from the first that is wanted."""
+    """Make a training example of pixels (T, 2, 3, H, W), with targets for the tubelets from `first` on."""
     patches = torch.stack([teacher.embed(tubelet) for tubelet in pixels]).clone()  # no inference tensor: for autograd
     return TrainingExample(patches, clip_tokens(teacher, patches, first), stream_tokens(teacher, patches)[first:])
 
 
 class CausalTrainer:
-    """Trains one adapter; `run` goes on from wherever the last checkpoint in `folder` stands.
+    """Training of one adapter, in steps that a checkpoint can be taken of.
 
     Args:
         teacher: as load_encoder gives it, with a window of at least 2.
@@ -118,7 +117,7 @@ class CausalTrainer:
         self.plan, self.clips, self.folder = plan, tuple(clips), folder
         self.state = TrainingState()
         self._teacher, self._base_sha256 = teacher, base_sha256
-        self._student = _twin(teacher)
+        self._student = _student_of(teacher)
         self._random = torch.Generator().manual_seed(plan.seed)
         self._changes: dict[str, LowRank] = {}
         for name, linear in target_layers(self._student).items():
@@ -133,7 +132,7 @@ class CausalTrainer:
         return self.folder / "checkpoint.pt"
 
     def run(self, clips: Sequence[Tensor], held_out: Sequence[Tensor]) -> Iterator[TrainingState]:
-        """Train to the last step of the plan; yields after every step.
+        """Train to the last step of the plan, from the state on that there is; yield the state after every step.
 
         Args:
             clips: pixels (T, 2, 3, B, B), larger than the encoder's input by views.MARGIN.
@@ -172,7 +171,7 @@ class CausalTrainer:
     def _measure(self, tests: Sequence[TrainingExample]) -> None:
         row: dict[str, Any] = {"step": self.state.step}
         row |= {"loss": statistics.fmean(self.state.losses)} if self.state.losses else {}
-        row |= {"gaps": [centred_gap(_learned(self._student, example), example.targets) for example in tests]}
+        row |= {"gaps": [centred_gap(_student_tokens(self._student, example), example.targets) for example in tests]}
         self.state.history.append(row)
         self.state.losses.clear()
 
@@ -225,21 +224,22 @@ class CausalTrainer:
         return {**weights, **asdict(self.plan), "clips": list(self.clips)}
 
 
-def _twin(encoder: StreamingEncoder) -> StreamingEncoder:
-    """Another encoder with the same weights, not copies of them: training leaves them alone."""
+def _student_of(teacher: StreamingEncoder) -> StreamingEncoder:
+    """Make an encoder on the teacher's own weights, not on copies of them: training leaves them as they are."""
     with torch.device("meta"):
-        twin = StreamingEncoder(encoder.spec, encoder.window)
-    twin.load_state_dict(encoder.state_dict(), assign=True)
-    return twin.requires_grad_(False)
+        student = StreamingEncoder(teacher.spec, teacher.window)
+    student.load_state_dict(teacher.state_dict(), assign=True)
+    return student.requires_grad_(False)
 
 
 def example_loss(student: StreamingEncoder, example: TrainingExample) -> Tensor:
-    """Fraction of the error that is left, of the tokens and of their mean: 1 for the step as it was, 0 for the teacher.
+    """Compute the fraction of the error that is left: 1 for the step without adapter, 0 for the teacher.
 
-    As fractions, a scene in which little happens counts as much as one that is all cuts, whose errors are far larger.
-    Lengths, not squares, or the few views that an adapter makes worse would outweigh all others.
+    It is the mean of two fractions: of the tokens' error, and of their mean's. As fractions, a scene in which little
+    happens counts as much as one that is all cuts, whose errors are far larger. The errors are lengths, not squares:
+    else the few views that an adapter makes worse would outweigh all others.
     """
-    tokens = _learned(student, example)
+    tokens = _student_tokens(student, example)
     of_tokens = _fraction_left(tokens, example.unadapted, example.targets)
     of_means = _fraction_left(*(part.mean(dim=1) for part in (tokens, example.unadapted, example.targets)))
     return (of_tokens + of_means) / 2
@@ -250,19 +250,19 @@ def _fraction_left(ours: Tensor, before: Tensor, wanted: Tensor) -> Tensor:
     return fraction
 
 
-def _learned(student: StreamingEncoder, example: TrainingExample) -> Tensor:
-    """The student's tokens where the example has targets: (n, S, D)."""
+def _student_tokens(student: StreamingEncoder, example: TrainingExample) -> Tensor:
+    """Tokens of the student where the example has targets: (n, S, D)."""
     return stream_tokens(student, example.patches)[-len(example.targets) :]
 
 
 def centred_gap(tokens: Tensor, targets: Tensor) -> float:
-    """1 - centred cosine of the pooled embeddings, averaged over the clip: (n, S, D) each."""
+    """Compute 1 - centred cosine of the pooled embeddings, averaged over the clip: (n, S, D) each."""
     ours, theirs = (part.mean(dim=1).numpy() for part in (tokens, targets))  # (n, D)
     return 1 - float(centred_cosine(ours, theirs).mean())
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Share of the highest learning rate: linear warm-up, then half a cosine to zero."""
+    """Fraction of the highest learning rate: linear warm-up, then half a cosine to zero."""
     if step < WARM_UP_STEPS:
         return (step + 1) / WARM_UP_STEPS
     done = (step - WARM_UP_STEPS) / max(1, steps - WARM_UP_STEPS)

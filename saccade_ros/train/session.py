@@ -1,4 +1,4 @@
-"""`saccade train causal`: clips in; an adapter, its curve and the record of both out."""
+"""Command `saccade train causal`: clips in; an adapter, its curve and the record of both out."""
 
 import time
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from saccade_ros.knobs import Settings, knob, required
 from saccade_ros.measure.progress import Progress
 from saccade_ros.measure.records import record_head, save_record
 from saccade_ros.recordings.clip import read_tubelets
+from saccade_ros.storage import whole_path
 from saccade_ros.train.causal import CausalTrainer, TrainingError, TrainingPlan, TrainingState
 from saccade_ros.train.views import MARGIN
 
@@ -79,7 +80,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The gap on each held-out clip, before and after training."""
+    """State the gap on each held-out clip, before and after training."""
     first, last = record["history"][0]["gaps"], record["history"][-1]["gaps"]
     lines = (f"{n}: gap {a:.4f}, now {b:.4f}" for n, a, b in zip(record["held_out"], first, last, strict=True))
     return "\n".join((f"{record['steps']} steps, {record['seconds']:.0f} s", *lines))
@@ -87,8 +88,8 @@ def table(record: dict[str, Any]) -> str:
 
 def save(record: dict[str, Any], options: Options) -> list[Path]:
     """Write training.json and training.png beside the adapter, which training itself has written."""
-    file = save_record(record, options.out / "training.json")
-    return [options.out / "adapter.safetensors", file, _draw_curve(options.out, record)]
+    file = options.out / "training.json"
+    return [options.out / "adapter.safetensors", save_record(record, file), _draw_curve(record, file)]
 
 
 def _check(options: Options) -> None:
@@ -112,8 +113,8 @@ def _latest(state: TrainingState) -> str:
     return ", ".join(loss + [f"gap {gap:.4f}" for gap in row["gaps"]])
 
 
-def _draw_curve(folder: Path, record: dict[str, Any]) -> Path:
-    """Draw gaps as fractions of what they were, which is what the loss is, too."""
+def _draw_curve(record: dict[str, Any], record_file: Path) -> Path:
+    """Draw gaps as fractions of those without adapter, as the loss is one; the picture lies beside the record."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes, rows = figure.subplots(), record["history"]
     steps = [row["step"] for row in rows]
@@ -132,6 +133,7 @@ def _draw_curve(folder: Path, record: dict[str, Any]) -> Path:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.3)
-    file = folder / "training.png"
-    figure.savefig(file, dpi=100)
+    file = record_file.with_suffix(".png")
+    with whole_path(file) as path:
+        figure.savefig(path, dpi=100)
     return file
