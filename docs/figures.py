@@ -91,7 +91,7 @@ def gates() -> str:
         means = f"{found[0]['mean']:.4f}, {max(other['mean'] for other in found[1:]):.4f}"
         waits = [gate["latency_s"] for gate in found]
         wait = "–" if None in waits else ", ".join(f"{seconds:.2f}" for seconds in waits)
-        rows.append((row["name"], *(f"{gate['p5']:.3f}" for gate in found), means, wait, row["verdict"]))
+        rows.append((row["name"], *(f"{gate['p5']:.3f}" for gate in found), means, wait, row["outcome"]))
     head = ("scene or clip", "surprise", *GATES[1:], "mean, surprise against the better of the others")
     return _table((*head, "wait, s: surprise, pixel, previous", "surprise is"), rows)
 
@@ -100,7 +100,7 @@ def calibration() -> str:
     """Outcome of a calibration: what the sweep promised, and what the gated stream kept."""
     record = _record("calibration_tiny")
     tuning, held_out = (_listed([clip["name"] for clip in record["recordings"][p]]) for p in ("tuning", "held_out"))
-    promised, kept = record["chosen"]["held_out"], record["audited"]
+    promised, kept = record["chosen"]["held_out"], record["shadow"]
     return (
         f"Tuned on {tuning}, held out {held_out}: tau {record['tau']:.3f}. On {held_out} the sweep promises a 5th "
         f"percentile of {promised['p5']:.4f} with {promised['rate']:.0%} of the tubelets encoded; shadow evaluation of "

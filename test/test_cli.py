@@ -196,7 +196,7 @@ def test_calibration_is_a_params_file_that_loads_and_is_tied_to_its_encoder(clip
     assert (config.encoder.model, config.stream.fps) == ("tiny", 0.0)
     assert min(result["chosen"][part]["p5"] for part in ("tuning", "held_out")) >= 0.5
     assert set(result["curves"]) == {"surprise", "pixel difference", "previous tubelet"}
-    assert {"encode_rate", "shadow_evaluations"} <= set(result["audited"])
+    assert {"encode_rate", "shadow_evaluations"} <= set(result["shadow"])
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert f"gate.tau {result['tau']:.4f}" in capsys.readouterr().out
     Pipeline(config)

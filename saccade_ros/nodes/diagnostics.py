@@ -42,9 +42,9 @@ class StreamMonitor:
         if now.trouble > before.trouble:
             return DiagnosticStatus.WARN, f"{now.trouble - before.trouble} unusable images; see frames_dropped"
         elapsed_s, tubelets = now.time_s - before.time_s, now.tubelets - before.tubelets
-        share = (now.encoded - before.encoded) / max(1, tubelets)
+        fraction = (now.encoded - before.encoded) / max(1, tubelets)
         rate = tubelets / max(1e-9, elapsed_s)
-        return DiagnosticStatus.OK, f"{rate:.1f} tubelets/s, {share:.0%} encoded, {self._stream.latency_ms:.0f} ms"
+        return DiagnosticStatus.OK, f"{rate:.1f} tubelets/s, {fraction:.0%} encoded, {self._stream.latency_ms:.0f} ms"
 
 
 class _Counts:

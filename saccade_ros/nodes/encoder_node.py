@@ -286,7 +286,7 @@ class EncoderNode(LifecycleNode):
 
     def _report(self, stream: Stream, trouble: Exception) -> None:
         """Warn about a lost tubelet or image, once per interval for each stream and cause; all are counted."""
-        if not self.context.ok():  # a signal has ended ROS under the worker: what fails now is no news
+        if not self.context.ok():  # a signal has ended ROS under the worker: what fails now needs no report
             return
         cause, detail = "encoder_error", "".join(traceback.format_exception(trouble))
         if isinstance(trouble, MalformedImage):

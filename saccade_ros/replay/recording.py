@@ -103,7 +103,7 @@ class Recording:
     def summary(self) -> dict[str, Any]:
         """Summarize in numbers, as strict JSON allows them: null where there is nothing to measure.
 
-        Times are in milliseconds. `encode_rate` is the share of tubelets encoded; the median of the encode
+        Times are in milliseconds. `encode_rate` is the fraction of tubelets encoded; the median of the encode
         stage is over these alone. `labels` counts them by what the classifier, if there is one, calls them.
         """
         rows, totals, encoded = self.rows, self.totals, self.encoded

@@ -42,8 +42,8 @@ def render(recording: Recording) -> str:
     weights = str(recording.environment.get("weights", ""))
     return template.substitute(
         source=html.escape(str(recording.environment.get("source", "replay"))),
-        verdict=html.escape(_verdict(recording)),
-        verdict_class="good" if recording.totals.balanced else "bad",
+        headline=html.escape(_headline(recording)),
+        headline_class="good" if recording.totals.balanced else "bad",
         banner=_RANDOM_BANNER if "RANDOM" in weights else "",
         tiles=_tiles(recording),
         novelty=novelty_timeline(recording),
@@ -69,7 +69,7 @@ GATE_FIGURES = {
     "budget_use": "the one over the other",
     "shadow_evaluations": "skipped tubelets that were encoded after all, to see how wrong reuse was",
     "shadow_refused": "shadow_evaluations for which there was no idle time",
-    "shadow_delays": "tubelets that waited for an audit",
+    "shadow_delays": "tubelets that waited for a shadow evaluation",
     "staleness_s_mean": "age of the embeddings, fresh ones included, over the last 256 tubelets",
     "staleness_s_max": "the oldest of them",
     "fidelity_mean": "centred cosine of reused and fresh embedding, over the last 256 shadow_evaluations",
@@ -84,7 +84,7 @@ _RANDOM_BANNER = (
 )
 
 
-def _verdict(recording: Recording) -> str:
+def _headline(recording: Recording) -> str:
     totals, tubelets = recording.totals, len(recording.rows)
     if not totals.balanced:
         return (

@@ -58,7 +58,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
 
     Returns:
         The record: the choice (tau None if none keeps the promise), the curves, the shadow evaluation of the gated
-        stream ("audited"), and the config to write.
+        stream ("shadow"), and the config to write.
 
     Raises:
         SourceError: a recording cannot be read to its end.
@@ -86,7 +86,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         "target": target,
         "tau": tau,
         "chosen": chosen,
-        "audited": shadow,
+        "shadow": shadow,
         "recordings": {"tuning": _sizes(tuning), "held_out": _sizes(held_out)},
         "curves": curves,
         "encoder_id": info.encoder_id,
@@ -216,7 +216,7 @@ def table(record: dict[str, Any]) -> str:
     """State the choice in a line, and the fidelity of the gated stream by shadow evaluation."""
     if record["tau"] is None:
         return f"no tau keeps a 5th percentile of {record['target']}"
-    held_out, shadow = record["chosen"]["held_out"], record["audited"]
+    held_out, shadow = record["chosen"]["held_out"], record["shadow"]
     lines = [f"gate.tau {record['tau']:.4f}: held out, {held_out['rate']:.0%} encoded, p5 {held_out['p5']:.4f}"]
     if "fidelity_p5" in shadow:
         lines.append(

@@ -68,7 +68,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     return {
         "bench": "gates",
         **record_head(info.weights, info.weights_sha256),
-        "share": options.fraction,
+        "fraction": options.fraction,
         "tau": config.gate.tau,
         "rows": rows,
         "encoder_id": info.encoder_id,
@@ -115,7 +115,7 @@ def _row(
         "tubelets": len(trace),
         "gates": _finite(gates),
         "at_tau": _finite({**at_tau, "beyond_refreshes": beyond / max(1, len(trace) - warm)}),
-        "verdict": compare_outcome(gates),
+        "outcome": compare_outcome(gates),
     }
 
 
@@ -152,7 +152,7 @@ def table(record: dict[str, Any]) -> str:
             lines.append(
                 f"| {row['name'] if ours else ''} | {name} | {s['rate']:.1%} | {s['mean']:.4f} | {s['p5']:.4f} | "
                 f"{s['worst']:.4f} | {latency} | {s['staleness_s_mean']:.2f}, {s['staleness_s_max']:.2f} | "
-                f"{row['verdict'] if ours else ''} |"
+                f"{row['outcome'] if ours else ''} |"
             )
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ import pytest
 
 from saccade_ros.export.exporter import export
 from saccade_ros.export.options import ExportOptions
+from saccade_ros.measure.progress import silent
 
 RUN = """
 import importlib.abc, json, sys
@@ -50,7 +51,7 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     clip = write_video(folder / "clip.mp4", frames=80)
     options = ExportOptions("tiny", folder / "tiny", str(clip), precisions=("fp32",), window=3, tubelets=4, threads=1)
-    return export(options, lambda what, share: None).folder
+    return export(options, silent).folder
 
 
 def test_pipeline_encodes_with_neither_torch_nor_transformers(exported):

@@ -76,9 +76,9 @@ def test_full_recompute_is_transformers_classification_of_the_window(classifier,
         seen = clip[max(0, n - WINDOW + 1) : n + 1].flatten(0, 1)[None]
         logits = classifier(seen).logits[0]
         assert relative_error(torch.from_numpy(backend.head.logits(vector)), logits) <= 1e-5
-        verdict = backend.head.classify(vector)
-        assert verdict.label == LABELS[int(logits.argmax())]
-        assert verdict.score == pytest.approx(float(logits.softmax(-1).max()), rel=1e-4)
+        named = backend.head.classify(vector)
+        assert named.label == LABELS[int(logits.argmax())]
+        assert named.score == pytest.approx(float(logits.softmax(-1).max()), rel=1e-4)
 
 
 @torch.no_grad()

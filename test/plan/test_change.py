@@ -33,7 +33,7 @@ def test_change_is_what_exceeds_the_noise_relative_to_the_scale():
 
 def test_top_is_the_mean_of_the_most_changed_share_and_at_least_one_patch():
     change = array(0, 4, 1, 2)
-    assert [top_mean(change, share) for share in (0.0, 0.25, 0.5, 1.0)] == [4, 4, 3, 1.75]
+    assert [top_mean(change, fraction) for fraction in (0.0, 0.25, 0.5, 1.0)] == [4, 4, 3, 1.75]
 
 
 def test_top_and_common_change_weigh_half_each():

@@ -62,14 +62,14 @@ def test_one_encode_raises_tau_and_each_tubelet_lowers_it():
 
 
 @pytest.mark.parametrize("fps", [5.0, 12.5])
-@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
-def test_share_is_held_within_a_tenth_over_any_thirty_seconds(fps, share):
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_fraction_is_held_within_a_tenth_over_any_thirty_seconds(fps, fraction):
     rng = np.random.default_rng(1)
     novelty = 0.2 * rng.lognormal(0, 0.5, 1500)
-    encoded, _ = drive(budget(budget_fraction=share), novelty, fps)
+    encoded, _ = drive(budget(budget_fraction=fraction), novelty, fps)
     width = round(HORIZON_S * fps)
     rates = np.convolve(encoded[width:], np.ones(width) / width, mode="valid")
-    assert np.abs(rates / share - 1).max() < 0.1
+    assert np.abs(rates / fraction - 1).max() < 0.1
 
 
 def test_rate_is_held_at_irregular_intervals():
@@ -121,13 +121,13 @@ def test_storm_holds_the_upper_clamp_and_lets_go_at_once():
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 20), min_size=1, max_size=200), st.floats(0.01, 1.0))
-def test_tau_is_always_between_the_clamps_and_the_law_holds(novelty, share):
+def test_tau_is_always_between_the_clamps_and_the_law_holds(novelty, fraction):
     """Encodes exceed the budget by the change of log tau over the gain, exactly, while no clamp holds."""
-    config = budget(budget_fraction=share, tau_min=1e-6, tau_max=1000.0)
+    config = budget(budget_fraction=fraction, tau_min=1e-6, tau_max=1000.0)
     encoded, taus = drive(config, np.array([*novelty, 0.0]), fps=10.0)
     assert ((taus >= config.tau_min) & (taus <= config.tau_max)).all()
     if (taus > 2e-6).all() and (taus < 900).all():
-        excess = encoded[1:-1].sum() - share * (len(taus) - 2)
+        excess = encoded[1:-1].sum() - fraction * (len(taus) - 2)
         assert math.log(taus[-1] / taus[0]) == pytest.approx(gain(config, 0.1) * excess, abs=1e-6)
 
 

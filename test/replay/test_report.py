@@ -108,7 +108,7 @@ def test_random_weights_are_announced_and_trained_ones_are_not():
     assert "Random weights." not in render(recording(MIXED))
 
 
-def test_verdict_tells_what_was_saved_or_that_the_accounts_do_not_balance():
+def test_headline_tells_what_was_saved_or_that_the_accounts_do_not_balance():
     good = recording(MIXED)
     assert "67% of the encoder’s work saved" in render(good)
     good.totals.received -= 1
