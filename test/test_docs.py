@@ -1,6 +1,9 @@
 """What the README, the docs and the message files say is what the code does, and what was measured."""
 
+import argparse
+import importlib
 import re
+import shlex
 from pathlib import Path
 
 import generate
@@ -8,6 +11,8 @@ import pytest
 import yaml
 from figures import BLOCKS
 
+from saccade_ros.cli import COMMANDS, _choose
+from saccade_ros.cli_options import add_options
 from saccade_ros.config import Config
 from saccade_ros.knobs import settings_of
 from saccade_ros.vision.ledger import DROP_CAUSES
@@ -69,6 +74,22 @@ def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
     places = [ROOT / target[1:] if target.startswith("/") else page.parent / target for target in targets]
     assert [place for place in places if not place.exists()] == []
+
+
+def commands_of(page):
+    """Commands that a page shows, in a block or within a line."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", "").replace("...", "")
+    return sorted(set(re.findall(r"(?:^ *|`)saccade ([a-z][^`\n#]*)", text, re.MULTILINE)))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "log.md"], ids=lambda page: page.name)
+def test_commands_are_ones_that_there_are(page):
+    for command in commands_of(page):
+        name, arguments = _choose(shlex.split(command))
+        parser = argparse.ArgumentParser(prog=command)
+        add_options(parser, importlib.import_module(f"saccade_ros.{COMMANDS[name].module}").Options)
+        if arguments:
+            parser.parse_args(arguments)
 
 
 def example_of(page):
