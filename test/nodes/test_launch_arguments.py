@@ -1,6 +1,8 @@
 """Launch arguments are the settings: no name, default or type of their own."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,9 @@ def test_launch_file_compiles_and_imports_what_there_is(file):
         node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("saccade_ros")
     ]
     exec(compile(ast.Module(ours, []), str(file), "exec"), {})
+
+
+def test_arguments_need_neither_ros_nor_a_runtime():
+    code = "import sys, saccade_ros.nodes.launch_arguments; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"rclpy", "launch", "torch", "numpy", "onnxruntime"} & set(loaded)
