@@ -16,12 +16,10 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig) -> Backend:
         WeightsError, ManifestError, ConfigError, ValueError: the model cannot be used; the message says why.
     """
     name = choose_runtime(encoder, backend)
-    if is_export(encoder.model) == (name == "torch"):
-        raise BackendError(
-            f"backend.name is {name!r} but encoder.model {encoder.model!r} is "
-            + ("an exported folder: set backend.name to auto" if name == "torch" else "none: make one (saccade export)")
-        )
-    runtime = RUNTIMES[name]
+    runtime, exported = RUNTIMES[name], is_export(encoder.model)
+    if exported != bool(runtime.export_format):
+        problem = "an exported folder: set backend.name to auto" if exported else "none: make one (saccade export)"
+        raise BackendError(f"backend.name is {name!r} but encoder.model {encoder.model!r} is {problem}")
     try:
         module = importlib.import_module(f"saccade_ros.backends.{runtime.module}")
     except ImportError as missing:

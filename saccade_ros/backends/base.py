@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from saccade_ros.encoder.spec import ModelSpec
 from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import Head
 
@@ -45,6 +46,25 @@ class EncoderInfo:
     patch_scale: float
     cache_bytes: int
     depth: int
+
+    @classmethod
+    def of(
+        cls, spec: ModelSpec, source: str, sha256: str, is_random: bool, precision: str, **others: Any
+    ) -> "EncoderInfo":
+        """Describe weights of these sizes in one precision; `others` are the attributes that the runtime knows."""
+        fingerprint = ("random-" if is_random else "") + sha256[:12]
+        return cls(
+            encoder_id=f"{spec.name}-{spec.input_size}:{fingerprint}:{precision}",
+            weights=source,
+            weights_sha256=sha256,
+            weights_random=is_random,
+            precision=precision,
+            input_size=spec.input_size,
+            tubelet_size=spec.tubelet_size,
+            dim=spec.width,
+            depth=spec.depth,
+            **others,
+        )
 
 
 class Embedded(NamedTuple):

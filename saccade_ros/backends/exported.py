@@ -21,25 +21,20 @@ def exported_info(
 ) -> EncoderInfo:
     """EncoderInfo of an artifact. The encoder id is torch's for the same weights, so fp32 vectors compare with it."""
     model, spec, shape = manifest.model, manifest.spec, manifest.step_shape
-    weights = ("random-" if model.is_random else "") + model.sha256[:12]
-    return EncoderInfo(
-        encoder_id=f"{spec.name}-{spec.input_size}:{weights}:{artifact.precision}",
+    return EncoderInfo.of(
+        spec,
+        model.source,
+        model.sha256,
+        model.is_random,
+        artifact.precision,
         model=encoder.model,
-        weights=model.source,
-        weights_sha256=model.sha256,
-        weights_random=model.is_random,
         backend=artifact.runtime,
         device=device,
-        precision=artifact.precision,
         threads=threads,
-        input_size=spec.input_size,
-        tubelet_size=spec.tubelet_size,
         window=shape.window,
         recompute=shape.recompute,
-        dim=spec.width,
         patch_scale=model.patch_scale,
         cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
-        depth=spec.depth,
     )
 
 

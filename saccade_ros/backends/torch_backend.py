@@ -45,26 +45,20 @@ class TorchBackend:
         self._normalize = encoder.normalize
         self.head = _head(loaded.probe)
         self._new_pooling = _pooling(encoder.pooling, loaded.probe, self._encoder)
-        spec = self._encoder.spec
-        weights = ("random-" if loaded.is_random else "") + loaded.sha256[:12]
-        self.info = EncoderInfo(
-            encoder_id=f"{spec.name}-{spec.input_size}:{weights}:{precision}",
+        self.info = EncoderInfo.of(
+            self._encoder.spec,
+            loaded.source,
+            loaded.sha256,
+            loaded.is_random,
+            precision,
             model=encoder.model,
-            weights=loaded.source,
-            weights_sha256=loaded.sha256,
-            weights_random=loaded.is_random,
             backend="torch",
             device=device.type,
-            precision=precision,
             threads=torch.get_num_threads(),
-            input_size=spec.input_size,
-            tubelet_size=spec.tubelet_size,
             window=encoder.window,
             recompute=encoder.recompute,
-            dim=spec.width,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
-            depth=spec.depth,
         )
 
     def embed(self, pixels: Pixels) -> Embedded:
