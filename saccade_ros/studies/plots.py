@@ -35,7 +35,7 @@ def draw_calibration(record: dict[str, Any], file: Path) -> Path:
         xlabel="tubelets encoded, %", ylabel="5th percentile of centred cosine, reused against fresh", xlim=(0, 102)
     )
     axes.set_title(f"held out: {names}\n{record['weights']}, window {record['window']}", loc="left", fontsize=10)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="best", frameon=False)
     axes.grid(alpha=0.25)
     return _save(figure, file)
 
@@ -112,7 +112,7 @@ def _draw_forgetting(axes: Axes, record: dict[str, Any]) -> None:
     axes.text(0.02, 0.9, "the clip's own variation", transform=across, fontsize=8, va="top")
     axes.axvline(record["window"], color="black", linewidth=0.8)
     axes.text(record["window"], 1.01, " left the window", transform=down, fontsize=8, ha="center")
-    axes.set(xlabel="tubelets after the cut", ylabel="fraction of the event that is left", yscale="log")
+    axes.set(xlabel="tubelets after the cut", ylabel="trace of the event, over the clip's own variation", yscale="log")
     axes.set_title("time to forget (dotted: gone for good)", fontsize=10, pad=16)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)

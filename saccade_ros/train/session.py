@@ -89,7 +89,11 @@ def table(record: dict[str, Any]) -> str:
 def save(record: dict[str, Any], options: Options) -> list[Path]:
     """Write training.json and training.png beside the adapter, which training itself has written."""
     file = options.out / "training.json"
-    return [options.out / "adapter.safetensors", save_record(record, file), _draw_curve(record, file)]
+    return [
+        options.out / "adapter.safetensors",
+        save_record(record, file),
+        draw_curve(record, file.with_suffix(".png")),
+    ]
 
 
 def _check(options: Options) -> None:
@@ -113,8 +117,8 @@ def _latest(state: TrainingState) -> str:
     return ", ".join(loss + [f"gap {gap:.4f}" for gap in row["gaps"]])
 
 
-def _draw_curve(record: dict[str, Any], record_file: Path) -> Path:
-    """Draw gaps as fractions of those without adapter, as the loss is one; the picture lies beside the record."""
+def draw_curve(record: dict[str, Any], file: Path) -> Path:
+    """Draw gaps as fractions of those without adapter, as the loss is one, over the training."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes, rows = figure.subplots(), record["history"]
     steps = [row["step"] for row in rows]
@@ -133,7 +137,6 @@ def _draw_curve(record: dict[str, Any], record_file: Path) -> Path:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.3)
-    file = record_file.with_suffix(".png")
     with whole_path(file) as path:
         figure.savefig(path, dpi=100)
     return file

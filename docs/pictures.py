@@ -1,0 +1,29 @@
+"""Draw the pictures of the docs from the records, with the functions that draw them for a study's user. `make docs`.
+
+docs/report.png is a screenshot of the report that `make demo` writes, and is taken by hand.
+"""
+
+import json
+from pathlib import Path
+
+from saccade_ros.studies.plots import draw_calibration, draw_fidelity, draw_gates
+from saccade_ros.train.session import draw_curve
+
+DOCS = Path(__file__).parent
+PICTURES = {
+    "calibration": ("calibration_tiny", draw_calibration),
+    "gates": ("gates_tiny", draw_gates),
+    "fidelity": ("fidelity_small", draw_fidelity),
+    "adapter": ("adapter_small", draw_curve),
+}
+
+
+def main() -> None:
+    """Draw every picture; the same record gives the same bytes."""
+    for name, (record, draw) in PICTURES.items():
+        found = json.loads((DOCS / "results" / f"{record}.json").read_text(encoding="utf-8"))
+        draw(found, DOCS / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
