@@ -1,1 +1,1 @@
-"""The ROS 2 nodes: the only modules that import ROS. Thin; what they do is in the engine."""
+"""ROS 2 nodes, the only modules that import ROS. Thin: the work is done by the pipeline."""
