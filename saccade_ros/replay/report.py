@@ -68,14 +68,14 @@ GATE_FIGURES = {
     "budget_allowed_fraction": "of them, by gate.budget_fraction or gate.budget_hz",
     "budget_use": "the one over the other",
     "shadow_evaluations": "skipped tubelets that were encoded after all, to see how wrong reuse was",
-    "shadow_refused": "shadow_evaluations for which there was no idle time",
+    "shadow_refused": "shadow evaluations that were due and for which there was no idle time",
     "shadow_delays": "tubelets that waited for a shadow evaluation",
     "staleness_s_mean": "age of the embeddings, fresh ones included, over the last 256 tubelets",
     "staleness_s_max": "the oldest of them",
-    "fidelity_mean": "centred cosine of reused and fresh embedding, over the last 256 shadow_evaluations",
+    "fidelity_mean": "centred cosine of reused and fresh embedding, over the last 256 shadow evaluations",
     "fidelity_p5": "5th percentile: 95 % of reused embeddings were at least as good",
     "fidelity_worst": "the worst of them",
-    "fidelity_centre": "what was taken off before comparing",
+    "fidelity_centre": "mean embedding that was subtracted from both",
 }
 
 _RANDOM_BANNER = (
