@@ -14,12 +14,12 @@ from typing import Any, get_args
 from saccade_ros.backends.window import StepShape
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.spec import ModelSpec, RopeLayout
+from saccade_ros.runtimes import RUNTIMES
 from saccade_ros.storage import write_json
 
 FILE = "manifest.json"
 FORMAT, VERSION = "saccade_ros export", 2
 MAX_BYTES = 4_000_000
-RUNTIMES = ("onnxruntime", "tensorrt")
 
 
 class ManifestError(ValueError):
@@ -261,8 +261,9 @@ def _file_entry(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _artifact(entry: Mapping[str, Any], files: Mapping[str, Any]) -> Artifact:
     artifact: Artifact = _dataclass(Artifact, entry)
-    if artifact.runtime not in RUNTIMES:
-        raise ValueError(f"runtime {artifact.runtime!r} is none of {', '.join(RUNTIMES)}")
+    exported = [name for name, runtime in RUNTIMES.items() if runtime.export_format]
+    if artifact.runtime not in exported:
+        raise ValueError(f"runtime {artifact.runtime!r} is none of {', '.join(exported)}")
     if artifact.contract not in ("host", "scatter"):
         raise ValueError(f"contract {artifact.contract!r} is neither host nor scatter")
     unknown = set(artifact.files.values()) - set(files)
