@@ -129,7 +129,6 @@ def test_refusal_is_one_line_with_the_remedy(clip, arguments, said, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.timeout(600)  # bf16 and int8 products take seconds where the processor has neither
 def test_bench_step_measures_every_combination_in_turns(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     file = tmp_path / "deep" / "out.json"

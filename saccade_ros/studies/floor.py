@@ -86,5 +86,7 @@ def _product_ms(
     ways: dict[str, Callable[[], object]] = {"layers": lambda: layers(x)}
     if not int8:
         ways["torch"] = lambda: x @ weight.t()
-    times_ms = interleave(ways, 1, repeats=dict.fromkeys(ways, 9), synchronize=synchronize)  # each at its best
+    warm_ms = interleave(ways, 2, synchronize=synchronize)
+    repeats = {way: int(min(max(3, 1000 // min(warm_ms[way])), 9)) for way in ways}  # seconds each without bf16 or int8
+    times_ms = interleave(ways, 1, repeats=repeats, synchronize=synchronize)  # each way at its best: not in turns
     return min(spread(times).median for times in times_ms.values())
