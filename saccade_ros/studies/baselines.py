@@ -77,7 +77,7 @@ def previous_gate(trace: Trace, config: GateConfig, window: int) -> Replay:
 
 
 def _threshold_gate(trace: Trace, config: GateConfig, window: int, measure: Callable[[int, int], float]) -> Replay:
-    """Encodes where measure(tubelet, last encoded) reaches the threshold, and after max_skip_s like ours."""
+    """Encode where measure(tubelet, last encoded) reaches the threshold, and after max_skip_s as the gate does."""
     warm, max_skip_ns = trace.warm(window), config.max_skip_s * 1e9
 
     def replay(threshold: float) -> Encoded:

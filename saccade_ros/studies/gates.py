@@ -1,7 +1,7 @@
 """Surprise gate against two simple ones at equal compute, on clips and generated scenes: `saccade bench gates`.
 
 The weights matter to what fidelity means. With random weights the encoder is a fixed nonlinear function of its input,
-so that it can be told whether the tubelets chosen stand for those left out, but it answers to light and noise as no
+so that it can be told whether the tubelets chosen stand for those left out, but it reacts to light and noise as no
 trained encoder would.
 """
 
@@ -142,7 +142,7 @@ def _finite(value: Any) -> Any:
 def table(record: dict[str, Any]) -> str:
     """Write a Markdown table, one line per scene or clip and gate."""
     lines = [
-        "| scene or clip | gate | encoded | mean | p5 | worst | event latency, s | staleness mean, max, s | ours is |",
+        "| scene or clip | gate | encoded | mean | p5 | worst | event latency, s | staleness mean, max, s | outcome |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["rows"]:

@@ -1,6 +1,6 @@
 """Baseline of the cached step: transformers' encoder over the whole window, for each new tubelet.
 
-The baseline is honest: the encoder alone (no predictor), with SDPA, over a window as long as the full cache, at the
+It is the encoder alone (no predictor), with SDPA, over a window as long as the full cache, at the
 same threads, and in interleaved timing with ours.
 """
 

@@ -402,7 +402,7 @@ def test_images_that_the_middleware_reports_lost_are_counted_apart():
     assert received == int(counts["frames_used"]) + sum(drops(counts).values()) + int(counts["frames_pending"])
 
 
-# What the gate says: events, pictures, shadow_evaluations, budget
+# What the gate says: events, pictures, shadow evaluations, budget
 
 
 def appeared(count: int) -> list:
