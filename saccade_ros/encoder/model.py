@@ -41,6 +41,14 @@ class StepOutput(NamedTuple):
     window: Tensor
 
 
+def patch_values(pixels: Tensor, side: int) -> Tensor:
+    """Cut tubelets into patches of `side` pixels: (..., 2, 3, H, W) -> (..., S, 3*2*side*side)."""
+    cells = pixels.unflatten(-1, (-1, side)).unflatten(-3, (-1, side))  # (..., 2, 3, g, p, g, p)
+    ordered = cells.movedim((-4, -2, -5, -6, -3, -1), (-6, -5, -4, -3, -2, -1))  # (..., g, g, 3, 2, p, p)
+    values: Tensor = ordered.flatten(-4).flatten(-3, -2)
+    return values
+
+
 class Projections(nn.Module):
     """Linear layers of attention: queries, keys and values in one, and the mixing of heads."""
 
@@ -143,12 +151,10 @@ class StreamingEncoder(nn.Module):
 
         A convolution whose stride is its kernel is one matrix product over the patches, several times faster on CPU.
         """
-        spec, side = self.spec, self.spec.patch_size
+        spec = self.spec
         if pixels.shape != spec.pixels_shape:
             raise ValueError(f"tubelet has shape {tuple(pixels.shape)}; {spec.name} takes {spec.pixels_shape}")
-        cells = self._upload(pixels).unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (2, 3, g, p, g, p)
-        patches = cells.permute(2, 4, 1, 0, 3, 5).reshape(spec.tokens, spec.patch_values)  # (S, 3*2*p*p)
-        embedded: Tensor = self.patch_embed(patches)
+        embedded: Tensor = self.patch_embed(patch_values(self._upload(pixels), spec.patch_size))
         return embedded
 
     def _upload(self, pixels: Tensor) -> Tensor:
