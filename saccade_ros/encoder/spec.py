@@ -148,3 +148,35 @@ def spec_from_transformers(name: str, config: Mapping[str, Any]) -> ModelSpec:
         ) from missing
     except TypeError as wrong:
         raise ConfigError(f"{name}: config.json has a value of the wrong kind ({wrong})") from wrong
+
+
+def transformers_config(spec: ModelSpec) -> dict[str, Any]:
+    """Make the config.json that transformers' VJEPA2Model reads, the inverse of `spec_from_transformers`.
+
+    Raises:
+        ConfigError: it has no config for such an encoder: the rotary layout is not the tiled one.
+    """
+    if spec.rope != "tiled" or spec.rope_grid:
+        raise ConfigError(
+            f"{spec.name} has {spec.rope} rotary positions: transformers' VJEPA2Model has tiled ones only"
+        )
+    return {
+        "architectures": ["VJEPA2Model"],
+        "model_type": "vjepa2",
+        "crop_size": spec.input_size,
+        "frames_per_clip": spec.frames_per_clip,
+        "hidden_act": "gelu",
+        "hidden_size": spec.width,
+        "in_chans": 3,
+        "layer_norm_eps": spec.norm_eps,
+        "mlp_ratio": spec.mlp_width / spec.width,
+        "num_attention_heads": spec.heads,
+        "num_hidden_layers": spec.depth,
+        "patch_size": spec.patch_size,
+        "pred_hidden_size": spec.head_width,
+        "pred_num_attention_heads": 1,
+        "pred_num_hidden_layers": 0,
+        "pred_num_mask_tokens": 1,
+        "qkv_bias": True,
+        "tubelet_size": spec.tubelet_size,
+    }

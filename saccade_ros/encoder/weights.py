@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saccade_ros.encoder.adapter import load_adapter
@@ -21,8 +22,9 @@ from saccade_ros.encoder.probe import PREFIXES as PROBE_PREFIXES
 from saccade_ros.encoder.probe import AttentiveProbe, load_probe
 from saccade_ros.encoder.released import SUFFIXES as RELEASED_SUFFIXES
 from saccade_ros.encoder.released import fill_from_released, read_released
-from saccade_ros.encoder.spec import SIZES, ModelSpec, spec_from_transformers
+from saccade_ros.encoder.spec import SIZES, ModelSpec, spec_from_transformers, transformers_config
 from saccade_ros.encoder.tensors import WeightsError, copy_tensors, read_safetensors
+from saccade_ros.storage import whole_path, write_json
 
 __all__ = ["LoadedEncoder", "WeightsError", "fingerprint", "load_encoder"]
 
@@ -110,7 +112,7 @@ def _allocate(spec: ModelSpec, window: int, recompute: int) -> StreamingEncoder:
     return encoder.to_empty(device="cpu").eval().requires_grad_(False)
 
 
-def fill_randomly(encoder: StreamingEncoder, seed: int) -> None:
+def fill_randomly(encoder: nn.Module, seed: int) -> None:
     """Initialise as transformers does (normal, sd 0.02; biases 0; norms 1), independent of torch's global seed."""
     generator = torch.Generator().manual_seed(seed)
     for module in encoder.modules():
@@ -194,3 +196,37 @@ def _find_checkpoint(model: str) -> Path:
             f"encoder.model {model!r} is no folder here and could not be had from the hub ({reason}); "
             f"download it elsewhere and give its folder, or give a size with random weights ({', '.join(SIZES)})"
         ) from failed
+
+
+def save_transformers(
+    spec: ModelSpec, tensors: Mapping[str, Tensor], folder: Path, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write an encoder as transformers' VJEPA2Model saves itself: config.json and model.safetensors.
+
+    The model's predictor, which this package has no use for, is written with no layers and all zeros.
+
+    Args:
+        tensors: a StreamingEncoder's state.
+
+    Raises:
+        ConfigError: transformers has no config for such an encoder (the interleaved layout).
+    """
+    encoder = _allocate(spec, 1, 1)
+    encoder.load_state_dict(tensors)
+    predictor = {name: torch.zeros(shape) for name, shape in _predictor_shapes(spec)}
+    stored = {name: tensor.to(dtype).contiguous() for name, tensor in (*_placements(encoder), *predictor.items())}
+    with whole_path(folder / "model.safetensors") as path:
+        save_file(stored, path, metadata={"format": "pt"})
+    write_json(folder / "config.json", transformers_config(spec))
+
+
+def _predictor_shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Tensors of transformers' VJEPA2Predictor without layers, as wide as one head (transformers_config)."""
+    width = spec.head_width
+    yield "predictor.embeddings.mask_tokens", (1, 1, 1, width)
+    yield "predictor.embeddings.predictor_embeddings.weight", (width, spec.width)
+    yield "predictor.embeddings.predictor_embeddings.bias", (width,)
+    yield "predictor.layernorm.weight", (width,)
+    yield "predictor.layernorm.bias", (width,)
+    yield "predictor.proj.weight", (spec.width, width)
+    yield "predictor.proj.bias", (spec.width,)
