@@ -4,12 +4,13 @@ import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.config import Config
-from saccade_ros.frames import Frame, Pixels
+from saccade_ros.frames import Frame, Picture
 from saccade_ros.pipeline import Intake
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.source import RecordedImage, SourceError
@@ -23,6 +24,15 @@ def frames_of(source: Iterable[RecordedImage]) -> Iterator[Frame]:
         yield Frame(recorded.image, recorded.stamp_ns, recorded.frame_id)
 
 
+class DecodedTubelet(NamedTuple):
+    """Two pictures of a tubelet, (H, W, 3) each, and their stamps."""
+
+    older: Picture
+    newer: Picture
+    older_ns: int
+    newer_ns: int
+
+
 def read_tubelets(path: str | Path, config: Config, input_size: int, at_most: int = 0) -> npt.NDArray[np.float32]:
     """Read the pixels of a clip's first tubelets, all of them if `at_most` is 0: (T, 2, 3, size, size).
 
@@ -31,13 +41,19 @@ def read_tubelets(path: str | Path, config: Config, input_size: int, at_most: in
     Raises:
         SourceError: the recording cannot be read, holds no tubelet, or time breaks in it.
     """
-    tubelets = list(itertools.islice(_pixels(path, config, input_size), at_most or None))
+    decoded = itertools.islice(decode_tubelets(path, config), at_most or None)
+    tubelets = [tubelet_pixels(pair.older, pair.newer, input_size, config.vision.fit) for pair in decoded]
     if not tubelets:
         raise SourceError(f"{path} holds no two good frames at stream.fps {config.stream.fps}: give a longer recording")
     return np.stack(tubelets)
 
 
-def _pixels(path: str | Path, config: Config, input_size: int) -> Iterator[Pixels]:
+def decode_tubelets(path: str | Path, config: Config) -> Iterator[DecodedTubelet]:
+    """Read a clip's tubelets one by one; those with a malformed image are passed over.
+
+    Raises:
+        SourceError: the recording cannot be read, or time breaks in it.
+    """
     intake = Intake(config)
     with open_source(path) as source:
         for tubelet in intake.tubelets(frames_of(source)):
@@ -46,5 +62,5 @@ def _pixels(path: str | Path, config: Config, input_size: int) -> Iterator[Pixel
                     f"{path}: time or source breaks at {tubelet.stamp_ns} ns: give one unbroken recording"
                 )
             with suppress(MalformedImage):
-                older, newer = intake.decode(tubelet.older), intake.decode(tubelet.newer)
-                yield tubelet_pixels(older, newer, input_size, config.vision.fit)
+                pictures = intake.decode(tubelet.older), intake.decode(tubelet.newer)
+                yield DecodedTubelet(*pictures, tubelet.older.stamp_ns, tubelet.newer.stamp_ns)
