@@ -28,6 +28,49 @@ def stream_tokens(encoder: StreamingEncoder, patches: Tensor) -> Tensor:
     return tokens
 
 
+def block_tokens(encoder: StreamingEncoder, patches: Tensor, causal: bool, kept: Tensor | None = None) -> Tensor:
+    """Compute the tokens of many short clips at once, T <= W: (B, T, S, D) -> (B, T, S, D).
+
+    Args:
+        causal: as `stream_tokens` has them; else as the clip encoder has them, every tubelet sees every other.
+        kept: indices of the patches to compute, the same in every tubelet, (B, K) int64; None computes all. The others
+            are not there: nothing attends to them.
+
+    Returns:
+        (B, T, S, D), or (B, T, K, D).
+    """
+    _, tubelets, _, width = patches.shape
+    table = rotary_tables(encoder.spec, encoder.window).query  # (W, S, E)
+    rotation = Rotation(*(part[:tubelets].flatten(0, 1) for part in table))  # (T*S, E)
+    if kept is not None:
+        at = kept[:, None, :, None].expand(-1, tubelets, -1, 1)  # (B, T, K, 1)
+        patches = patches.gather(2, at.expand(-1, -1, -1, width))  # (B, T, K, D)
+        rotation = Rotation(*(_rows(part[:tubelets], at) for part in table))  # (B, 1, T*K, E)
+    x = patches.flatten(1, 2)  # (B, T*K, D)
+    mask = _block_causal_mask(tubelets, patches.shape[2]) if causal else None
+    for layer in encoder.layers:
+        assert isinstance(layer, Layer)
+        qkv = layer.attention.qkv(layer.norm1(x))  # (B, T*K, 3D)
+        q, k, v = qkv.unflatten(-1, (3, encoder.spec.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, A, T*K, E) each
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, A, T*K, E)
+        x = _finish(layer, x, attended.transpose(1, 2).flatten(2))
+    tokens: Tensor = encoder.norm(x)
+    blocks: Tensor = tokens.unflatten(1, (tubelets, -1))
+    return blocks
+
+
+def _rows(table: Tensor, at: Tensor) -> Tensor:
+    """Rows of a rotary table for the patches kept: (T, S, E), (B, T, K, 1) -> (B, 1, T*K, E)."""
+    return table.expand(len(at), -1, -1, -1).gather(2, at.expand(-1, -1, -1, table.shape[-1])).flatten(1, 2)[:, None]
+
+
+def _block_causal_mask(tubelets: int, tokens: int) -> Tensor:
+    """Attention of each tubelet to itself and the older ones: (T*K, T*K), True = attend."""
+    tubelet = torch.arange(tubelets).repeat_interleave(tokens)
+    return tubelet[:, None] >= tubelet
+
+
 def clip_tokens(encoder: StreamingEncoder, patches: Tensor, first: int) -> Tensor:
     """Compute the clip encoder's tokens of each tubelet n >= first, over the window that ends in it.
 
@@ -42,11 +85,17 @@ def clip_tokens(encoder: StreamingEncoder, patches: Tensor, first: int) -> Tenso
     rotation = Rotation(*(part.flatten(0, 1) for part in table))  # (W*S, E)
     steps = (StepIndices(n, encoder.window, recompute=encoder.window) for n in range(first, len(patches)))
     windows = (patches[step.oldest : step.newest + 1] for step in steps)
-    return torch.stack([_newest_of(encoder, window, rotation) for window in windows])
+    return torch.stack([_attend_all(encoder, window, rotation)[-1] for window in windows])
 
 
-def _newest_of(encoder: StreamingEncoder, window: Tensor, rotation: Rotation) -> Tensor:
-    """Every token attends to every other; the last tubelet's come out: (W, S, D) -> (S, D)."""
+def window_tokens(encoder: StreamingEncoder, window: Tensor) -> Tensor:
+    """Compute the clip encoder's tokens of a whole window: (W, S, D) -> (W, S, D)."""
+    table = rotary_tables(encoder.spec, len(window)).query  # (W, S, E)
+    return _attend_all(encoder, window, Rotation(*(part.flatten(0, 1) for part in table)))
+
+
+def _attend_all(encoder: StreamingEncoder, window: Tensor, rotation: Rotation) -> Tensor:
+    """Every token attends to every other: (W, S, D) -> (W, S, D)."""
     x = window.flatten(0, 1)  # (W*S, D)
     for layer in encoder.layers:
         assert isinstance(layer, Layer)
@@ -55,8 +104,9 @@ def _newest_of(encoder: StreamingEncoder, window: Tensor, rotation: Rotation) ->
         q, k = rotate(q, rotation), rotate(k, rotation)
         attended = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]  # (A, W*S, E)
         x = _finish(layer, x, attended.transpose(0, 1).flatten(1))
-    tokens: Tensor = encoder.norm(x[-len(window[0]) :])
-    return tokens
+    tokens: Tensor = encoder.norm(x)
+    whole: Tensor = tokens.unflatten(0, window.shape[:2])
+    return whole
 
 
 def _finish(layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
