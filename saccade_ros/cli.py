@@ -36,6 +36,8 @@ COMMANDS = {
     "bench export": Command("studies.export", "time every artifact of an export beside torch, in one run"),
     "evaluate fidelity": Command("studies.fidelity", "compare the stream with the bidirectional clip encoder"),
     "train causal": Command("train.session", "adapt a bidirectional checkpoint to the cached step (LoRA)"),
+    "train cache": Command("train.cache_command", "compute a frozen teacher's targets for views of clips, once"),
+    "train student": Command("train.student_command", "train a small encoder of your own on cached targets"),
     "export": Command("export.command", "quantize and export the cached step for ONNX Runtime and TensorRT"),
     "doctor": Command("doctor.command", "say what this machine can run, and what to install for what is missing"),
 }
