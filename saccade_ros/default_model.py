@@ -6,8 +6,8 @@ NAME = "default"
 SOURCE = "default model, trained (models/default)"
 V_JEPA_2 = "facebook/vjepa2-vitl-fpc64-256"
 ADVICE = (
-    "the default model is small: good at telling scenes and motion apart, weak in semantics (what things are); for "
-    f"these set encoder.model to a V-JEPA 2, such as {V_JEPA_2}"
+    "The default model is small: good at telling scenes and motion apart, weak in semantics (what things are). For "
+    f"these set encoder.model to a V-JEPA 2, such as {V_JEPA_2}."
 )
 
 _PACKAGE = Path(__file__).parent
