@@ -1,4 +1,4 @@
-"""The default model: its name, its folder, and what it is good for. Nothing is imported here."""
+"""The default model: its name, its folder, and what it is good for. Imports no torch."""
 
 from pathlib import Path
 
