@@ -75,9 +75,9 @@ $(WS)/env.sh: Makefile $(ENV_STAMP)
 	@mkdir -p $(WS)/install
 	@printf '%s\n' "$$ENV_SH" > $@
 
-# With --symlink-install only these change what is installed; launch and config are folders, newer when a file is
-# added or removed.
-BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard launch config) \
+# With --symlink-install only these change what is installed; launch, config and models/default are folders, newer
+# when a file is added or removed.
+BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard launch config models/default) \
   $(wildcard msg/*.msg action/*.action saccade_ros/encoder/native/*.cpp saccade_ros/encoder/native/*.h)
 
 $(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh

@@ -7,6 +7,7 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).resolve().parent
+DEFAULT_MODEL = "saccade_ros.models.default"  # installed where saccade_ros/default_model.py looks for it
 
 
 def version() -> str:
@@ -47,9 +48,10 @@ setup(
     author="saccade_ros developers",
     author_email="maintainers@saccade-ros.example",
     license="Apache-2.0",
-    packages=find_packages(include=["saccade_ros", "saccade_ros.*"]),
+    packages=[*find_packages(include=["saccade_ros", "saccade_ros.*"]), DEFAULT_MODEL],
+    package_dir={DEFAULT_MODEL: "models/default"},
     ext_modules=kernels(),
-    package_data={"": ["*.html"], "saccade_ros": ["py.typed"]},
+    package_data={"": ["*.html"], "saccade_ros": ["py.typed"], DEFAULT_MODEL: ["*"]},
     entry_points={"console_scripts": ["saccade = saccade_ros.cli:main"]},
     python_requires=">=3.10",
     install_requires=[

@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
             metavar="NAME=VALUE",
             default=argparse.SUPPRESS,
             action="append",
-            help="one parameter, e.g. --set encoder.model=tiny; wins over the file",
+            help="one parameter, e.g. --set gate.tau=0.3; wins over the file",
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from saccade_ros import default_model
 from saccade_ros.knobs import ConfigError as ConfigError
 from saccade_ros.knobs import Settings, build, knob
 from saccade_ros.runtimes import PRECISIONS, RUNTIMES
@@ -159,9 +160,10 @@ class EncoderConfig(Settings):
     prefix: ClassVar[str] = "encoder"
 
     model: str = knob(
-        "facebook/vjepa2-vitl-fpc64-256",
-        "Folder or hub id of a transformers V-JEPA 2 checkpoint, a .pt file as released with V-JEPA 2.1, a folder that "
-        "`saccade export` wrote, or a size with RANDOM weights for trying things out: tiny, vits, vitl, vith, vitg.",
+        default_model.NAME,
+        "'default', the small trained model that comes with the package; folder or hub id of a transformers V-JEPA 2 "
+        f"checkpoint, such as {default_model.V_JEPA_2}; a .pt file as released with V-JEPA 2.1; a folder that "
+        "`saccade export` wrote; or a size with RANDOM weights, for timing: tiny, vits, vitl, vith, vitg.",
     )
     adapter: str = knob(
         "",
@@ -196,7 +198,7 @@ class EncoderConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.model:
-            raise ConfigError("encoder.model is empty: give a checkpoint folder, a hub id or a size such as tiny")
+            raise ConfigError("encoder.model is empty: give default, a checkpoint folder or a hub id")
         if self.recompute > self.window:
             raise ConfigError(
                 f"encoder.recompute is {self.recompute}, more than encoder.window {self.window}: "

@@ -3,7 +3,7 @@
     offer    on the receiving thread, O(1): check the header, count, sample by stamp, pair; the newest tubelet waits
     encode   on the thread that owns the model: decode, preprocess, embed patches, plan, step or reuse, classify, emit
 
-    pipeline = Pipeline(Config(encoder=EncoderConfig(model="models/vitl")))
+    pipeline = Pipeline(Config())
     camera = pipeline.open_stream()
     for frame in frames:
         result = camera.push(frame)      # offer and encode; None until a tubelet is complete

@@ -22,7 +22,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_replay_reports_and_accounts_for_every_frame(clip, tmp_path, capsys):
-    assert main(["replay", str(clip), "--params", DEMO, "--set", "gate.tau=0.4", "--out", str(tmp_path)]) == 0
+    settings = ["--params", DEMO, "--set", "encoder.model=tiny", "--set", "gate.tau=0.4"]
+    assert main(["replay", str(clip), *settings, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["frames_in"], summary["frames_used"], summary["frames_dropped"]) == (40, 40, {})
     assert (summary["tubelets"], summary["encoded"], summary["skipped"]) == (20, 4, 16)

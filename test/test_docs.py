@@ -98,14 +98,14 @@ def example_of(page):
 
 
 def test_readme_python_runs(capsys):
-    """As written, but for the checkpoint, which is not here, and the camera."""
+    """As written, but for the camera."""
     from scenes import frames_of, textured
 
     python = example_of("README.md")
     assert python.count("\n") <= 14, "a dozen lines"
     frames = frames_of([textured(), textured(seed=1)] * 20)
     names = {"my_camera": [(frame.stamp_ns, frame.image) for frame in frames]}
-    exec(python.replace('"models/vitl"', '"tiny"'), names)
+    exec(python, names)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("nan (192,)")
     assert lines[-1].startswith("40 ")

@@ -19,7 +19,8 @@ ROS |= {"action_msgs", "saccade_ros.action"}
 MAY_IMPORT: dict[str, set[str]] = {
     "knobs": set(),
     "runtimes": set(),
-    "config": {"knobs", "runtimes"},
+    "default_model": set(),
+    "config": {"knobs", "runtimes", "default_model"},
     "storage": set(),
     "frames": set(),
     "measure": {"storage"},
@@ -34,10 +35,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "train": {"config", "measure", "storage", "encoder", "recordings"},
 }
 for rooms in MAY_IMPORT.values():
-    rooms |= {"knobs", "runtimes"} if "config" in rooms else set()
+    rooms |= {"knobs", "runtimes", "default_model"} if "config" in rooms else set()
 MAY_IMPORT["studies"] = set(MAY_IMPORT) - {"train"}
-MAY_IMPORT["replay"] = {"config", "knobs", "frames", "measure", "storage", "vision", "pipeline", "recordings"}
-MAY_IMPORT["doctor"] = {"knobs", "measure", "encoder", "backends"}
+MAY_IMPORT["replay"] = {
+    "config",
+    "knobs",
+    "default_model",
+    "frames",
+    "measure",
+    "storage",
+    "vision",
+    "pipeline",
+    "recordings",
+}
+MAY_IMPORT["doctor"] = {"knobs", "default_model", "measure", "encoder", "backends"}
 MAY_IMPORT["cli_options"] = {"config", "knobs"}
 MAY_IMPORT["nodes"] = set(MAY_IMPORT) - {"train", "studies", "doctor"}
 MAY_IMPORT["cli"] = {"cli_options", "measure"}  # a command's module is imported by name, when it is given

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from saccade_ros.backends.window import StepShape
 from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.default_model import locate
 from saccade_ros.encoder.spec import ModelSpec, RopeLayout
 from saccade_ros.runtimes import RUNTIMES
 from saccade_ros.storage import write_json
@@ -217,7 +218,7 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _manifest_file(model: str) -> Path:
-    path = Path(model).expanduser()
+    path = Path(locate(model)).expanduser()
     return path if path.name == FILE else path / FILE
 
 

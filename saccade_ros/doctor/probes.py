@@ -13,6 +13,7 @@ from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 
+from saccade_ros import default_model
 from saccade_ros.doctor.findings import Finding, Findings
 
 TIMEOUT_S = 60.0
@@ -199,14 +200,16 @@ def _has(module: str) -> bool:
 
 
 def _models() -> list[Finding]:
-    """Findings of the checkpoints and exports in ./models and in the hub's cache."""
+    """Findings of the default model, and of the checkpoints and exports in ./models and in the hub's cache."""
+    default = Path(default_model.locate(default_model.NAME))
     hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
     configs = [*Path("models").glob("*/config.json"), *hub.glob("models--*vjepa*/snapshots/*/config.json")]
     exports = list(Path("models").glob("*/manifest.json"))
-    lines = [Finding("model", "ok", f"checkpoint {path.parent}") for path in sorted(configs)]
-    lines += [_export(path) for path in sorted(exports)]
-    none = Finding("model", "missing", "no checkpoint in ./models or the hub's cache", "see models/README.md")
-    return lines or [none]
+    there = (default / "model.safetensors").is_file()
+    lines = [Finding("model", "ok" if there else "broken", f"default: {default}", "" if there else "install it again")]
+    found = (path.parent for path in sorted(configs) if path.parent.resolve() != default.resolve())
+    lines += [Finding("model", "ok", f"checkpoint {folder}") for folder in found]
+    return lines + [_export(path) for path in sorted(exports)]
 
 
 def _export(file: Path) -> Finding:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from saccade_ros import default_model
 from saccade_ros.encoder.adapter import load_adapter
 from saccade_ros.encoder.model import Layer, StreamingEncoder
 from saccade_ros.encoder.probe import ARCHITECTURE as PROBE_ARCHITECTURE
@@ -52,8 +53,8 @@ def load_encoder(
     """Build the encoder that `model` names, in fp32 on the CPU.
 
     Args:
-        model: a size from spec.SIZES (random weights), a checkpoint folder, a released .pt file, or a hub id
-            "owner/name".
+        model: "default" (default_model.py), a size from spec.SIZES (random weights), a checkpoint folder, a released
+            .pt file, or a hub id "owner/name".
         adapter: file of a causal adapter to merge into the weights; none if empty.
         probe: load the attentive probe, too.
 
@@ -92,11 +93,13 @@ def _load_released(model: str, window: int, recompute: int) -> LoadedEncoder:
 def _load_folder(model: str, window: int, recompute: int, probe: bool) -> LoadedEncoder:
     folder = _find_checkpoint(model)
     config = _read_config(folder)
-    spec = spec_from_transformers(Path(model).resolve().name, config)  # a hub's own folder is named by a hash
+    name = Path(default_model.locate(model)).resolve().name  # not the folder's: a hub names its own by a hash
+    spec = spec_from_transformers(name, config)
     encoder = _allocate(spec, window, recompute)
     fill_from_transformers(encoder, folder, config)
     loaded_probe = load_probe(folder, spec, config) if probe else None
-    return LoadedEncoder(encoder, f"checkpoint {model}", fingerprint(encoder), is_random=False, probe=loaded_probe)
+    source = default_model.SOURCE if model == default_model.NAME else f"checkpoint {model}"
+    return LoadedEncoder(encoder, source, fingerprint(encoder), is_random=False, probe=loaded_probe)
 
 
 def _with_adapter(loaded: LoadedEncoder, file: Path) -> LoadedEncoder:
@@ -178,12 +181,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _find_checkpoint(model: str) -> Path:
     """The local folder of a checkpoint, downloaded from the hub if `model` is an id and not there yet."""
-    path = Path(model).expanduser()
+    path = Path(default_model.locate(model)).expanduser()
     if path.is_dir():
         return path
+    if model == default_model.NAME:
+        raise WeightsError(
+            f"encoder.model {model!r} is neither in {' nor in '.join(map(str, default_model.PLACES))}: install the "
+            "whole package again, or name another model"
+        )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise WeightsError(
-            f"encoder.model {model!r} is no folder, no .pt file, no hub id (owner/name) and "
+            f"encoder.model {model!r} is no folder, no .pt file, no hub id (owner/name), not 'default' and "
             f"no size ({', '.join(SIZES)})"
         )
     from huggingface_hub import snapshot_download  # only here: a robot with a local checkpoint needs no hub

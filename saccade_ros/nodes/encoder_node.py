@@ -23,6 +23,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
+from saccade_ros import default_model
 from saccade_ros.config import ConfigError
 from saccade_ros.frames import EmbeddingResult, Frame, Tubelet
 from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
@@ -144,6 +145,8 @@ class EncoderNode(LifecycleNode):
         pipeline.warm_up()
         if info.weights_random:
             self.get_logger().warning(f"{info.weights}: the embeddings mean nothing; give encoder.model a checkpoint")
+        if advice := default_model.advice(info.weights):
+            self.get_logger().info(advice)
         topics = self._image_topics()
         raw = not all(_is_compressed(topic) for topic in topics)
         convert, converter = find_converter() if raw else (convert_with_rosbags, "OpenCV")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
@@ -182,7 +183,8 @@ class ReplayNode(Node):
                 self._counts_are_new = True
 
     def _on_embedding(self, message: Embedding) -> None:
-        self.recording.rows.append(EmbeddingRow.read(message, stamp_ns=stamp_to_ns(message.header.stamp)))
+        row = EmbeddingRow.read(message, stamp_ns=stamp_to_ns(message.header.stamp))
+        self.recording.add(row, np.asarray(message.vector, np.float32))
 
 
 @contextmanager

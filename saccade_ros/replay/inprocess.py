@@ -36,7 +36,7 @@ def replay(source: Source, config: Config, progress: Callable[[Recording, float]
     first_ns = None
     for tubelet, result in stream.run(frames_of(source)):
         first_ns = first_ns or tubelet.older.stamp_ns
-        recording.rows.append(_row(result, stream.name))
+        recording.add(_row(result, stream.name), result.vector)
         if stream.shadow_due:  # nobody waits here: every shadow evaluation that is due is made
             stream.evaluate_shadow()
         recording.totals = _totals(stream)
@@ -50,7 +50,7 @@ def replay(source: Source, config: Config, progress: Callable[[Recording, float]
 
 def thumbnails(source: Source, recording: Recording, max_pixels: int) -> dict[int, bytes]:
     """Thumbnails of the encoded moments, evenly chosen where there are many; reads the source again."""
-    stamps = [row.stamp_ns for row in recording.rows if row.encoded]
+    stamps = [row.stamp_ns for row in recording.rows if row.stamp_ns in recording.moments]
     chosen = np.linspace(0, len(stamps) - 1, min(len(stamps), MAX_THUMBNAILS)).round().astype(int)
     wanted = {stamps[i] for i in chosen}
     pictures: dict[int, bytes] = {}

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from saccade_ros.default_model import advice
 from saccade_ros.replay.recording import Recording, percentile
 
 _EVERY_S = 1.0
@@ -76,7 +77,8 @@ def totals_table(recording: Recording) -> Table:
     summary = recording.summary()
     rate, latency = summary["encode_rate"], summary["latency_ms"]
     causes = ", ".join(f"{cause} {count}" for cause, count in summary["frames_dropped"].items() if count)
-    table = Table(show_header=False, title=Text(str(recording.environment.get("source", "replay"))))
+    title = Text(str(recording.environment.get("source", "replay")))
+    table = Table(show_header=False, title=title, caption=advice(recording.weights) or None)
     table.add_row("frames in", str(summary["frames_in"]))
     table.add_row("frames used", str(summary["frames_used"]))
     table.add_row("frames dropped", f"{recording.totals.dropped}{f' ({causes})' if causes else ''}")

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from saccade_ros.frames import Vector
+from saccade_ros.replay.moments import Moments
+
 Fact = str | float | int | bool
 
 
@@ -76,11 +79,12 @@ class Recording:
     """Content of a report.
 
     Attributes:
-        rows: in the order received.
+        rows: in the order received; `add` appends.
         totals: the account of frames and embeddings.
         environment: encoder_id, model, weights, backend, device, precision, threads, window, recompute, fps, gate_tau,
             source (name of the bag or video), machine; and whatever else is worth a row in the report.
         gate: the gate's last state: threshold and budget, staleness, and the shadow evaluations' fidelity.
+        moments: embeddings of encoded moments.
         thumbnails: JPEGs of encoded moments, by the stamp of the tubelet.
     """
 
@@ -89,6 +93,23 @@ class Recording:
     environment: dict[str, Fact] = field(default_factory=dict)
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     gate: dict[str, Fact] = field(default_factory=dict)
+    moments: Moments = field(default_factory=Moments)
+
+    def add(self, row: EmbeddingRow, vector: Vector) -> None:
+        """Append a row; of an encoded tubelet the embedding is remembered, too."""
+        self.rows.append(row)
+        if row.encoded:
+            self.moments.add(row.stamp_ns, vector)
+
+    @property
+    def weights(self) -> str:
+        """Origin of the weights, for people."""
+        return str(self.environment.get("weights", ""))
+
+    @property
+    def trained(self) -> bool:
+        """True unless the weights are RANDOM."""
+        return "RANDOM" not in self.weights
 
     @property
     def start_ns(self) -> int:
@@ -126,7 +147,7 @@ class Recording:
             "gate": dict(self.gate),
             "labels": dict(Counter(row.label for row in rows if row.encoded and row.label).most_common()),
             "encoder_id": str(self.environment.get("encoder_id", "")),
-            "weights": str(self.environment.get("weights", "")),
+            "weights": self.weights,
             "balanced": totals.balanced,
         }
 

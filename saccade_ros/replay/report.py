@@ -9,14 +9,18 @@ from pathlib import Path
 from string import Template
 
 import cv2
+import numpy as np
 
+from saccade_ros.default_model import advice
 from saccade_ros.frames import Picture
+from saccade_ros.replay.moments import GAP_NS, MATCHES, Match
 from saccade_ros.replay.plots import latency_plot, novelty_timeline
 from saccade_ros.replay.recording import EmbeddingRow, Recording
 from saccade_ros.storage import write_file, write_json
 from saccade_ros.vision.ledger import DROP_CAUSES
 
 THUMBNAIL_SIDE = 160  # pixels
+MAX_RECALLS = 8  # moments that are shown with the earlier ones they resemble
 
 
 def save_report(recording: Recording, folder: Path) -> list[Path]:
@@ -39,16 +43,16 @@ def thumbnail(picture: Picture) -> bytes:
 def render(recording: Recording) -> str:
     """Render the page. It refers to nothing outside itself."""
     template = Template((files("saccade_ros.replay") / "report.html").read_text(encoding="utf-8"))
-    weights = str(recording.environment.get("weights", ""))
     return template.substitute(
         source=html.escape(str(recording.environment.get("source", "replay"))),
         headline=html.escape(_headline(recording)),
         headline_class="good" if recording.totals.balanced else "bad",
-        banner=_RANDOM_BANNER if "RANDOM" in weights else "",
+        banner=_banner(recording),
         tiles=_tiles(recording),
         novelty=novelty_timeline(recording),
         latency=latency_plot(recording),
         thumbnails=_thumbnails(recording),
+        recalls=_recalls(recording),
         drops=_table((cause, count, DROP_CAUSES.get(cause, "")) for cause, count in _drops(recording))
         or "<p>None: every frame received is in an embedding.</p>",
         gate=_table(
@@ -78,10 +82,16 @@ GATE_FIGURES = {
     "fidelity_centre": "mean embedding that was subtracted from both",
 }
 
-_RANDOM_BANNER = (
-    '<p class="banner"><strong>Random weights.</strong> Timings and the gate’s behaviour are real, '
-    "the embeddings mean nothing yet.</p>"
-)
+
+def _banner(recording: Recording) -> str:
+    """Say what the embeddings are worth, where the weights are random or the default ones."""
+    if not recording.trained:
+        return (
+            '<p class="banner"><strong>Random weights.</strong> Timings and the gate’s behaviour are real, '
+            "the embeddings mean nothing yet.</p>"
+        )
+    note = advice(recording.weights)
+    return f'<p class="banner">{html.escape(note)}</p>' if note else ""
 
 
 def _headline(recording: Recording) -> str:
@@ -127,14 +137,46 @@ def _thumbnails(recording: Recording) -> str:
 
 
 def _figure(row: EmbeddingRow, recording: Recording, named: bool) -> str:
-    seconds = (row.stamp_ns - recording.start_ns) / 1e9
     stream = f"{html.escape(row.stream)}<br>" if named else ""
     novelty = "first" if math.isnan(row.novelty) else f"novelty {row.novelty:.2f}"
-    data = base64.b64encode(recording.thumbnails[row.stamp_ns]).decode()
+    return f"<figure>{_picture(row.stamp_ns, recording, stream, novelty)}{_name(row)}</figure>"
+
+
+def _picture(stamp_ns: int, recording: Recording, before: str, after: str) -> str:
+    """Show a moment, and under it its time between two texts."""
+    seconds = (stamp_ns - recording.start_ns) / 1e9
+    data = base64.b64encode(recording.thumbnails[stamp_ns]).decode()
     return (
-        f'<figure><img alt="camera picture at {seconds:.2f} s" src="data:image/jpeg;base64,{data}">'
-        f"<figcaption><span>{stream}{seconds:.2f} s</span><span>{novelty}</span></figcaption>{_name(row)}</figure>"
+        f'<img alt="camera picture at {seconds:.2f} s" src="data:image/jpeg;base64,{data}">'
+        f"<figcaption><span>{before}{seconds:.2f} s</span><span>{after}</span></figcaption>"
     )
+
+
+_RECALLS = (
+    f"<p>An encoded moment (orange frame), then up to {MATCHES} moments at least {GAP_NS / 1e9:.0f} s earlier whose "
+    "embeddings are closest to its own, with their centred cosine: 1 is the same, 0 unrelated, below 0 unlike.</p>"
+)
+
+
+def _recalls(recording: Recording) -> str:
+    """Show some moments, chosen evenly, each with the earlier ones that its embedding resembles most."""
+    if not recording.trained:
+        return "<p>Not shown: with random weights the embeddings do not say what is alike.</p>"
+    found = list(recording.moments.most_similar_earlier(recording.thumbnails).items())
+    if not found:
+        return "<p>None: no picture was kept of two moments that are far enough apart.</p>"
+    found = [(stamp_ns, matches) for stamp_ns, matches in found if len(matches) == MATCHES] or found
+    chosen = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(len(found), MAX_RECALLS)).round()]
+    shown = "".join(_recall(stamp_ns, matches, recording) for stamp_ns, matches in chosen)
+    return f'{_RECALLS}<div class="recalls">{shown}</div>'
+
+
+def _recall(stamp_ns: int, matches: list[Match], recording: Recording) -> str:
+    shown = [f'<figure class="now">{_picture(stamp_ns, recording, "", "")}</figure>']
+    for match in matches:
+        similarity = f"{round(match.similarity, 2) + 0.0:.2f}"  # no -0.00
+        shown.append(f"<figure>{_picture(match.stamp_ns, recording, '', similarity)}</figure>")
+    return f'<div class="recall">{"".join(shown)}</div>'
 
 
 def _name(row: EmbeddingRow) -> str:

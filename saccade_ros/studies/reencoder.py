@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from saccade_ros.default_model import locate
 from saccade_ros.encoder.spec import ModelSpec
 
 
@@ -19,8 +20,9 @@ def make_reencoder(
     """Make a full encode of `clip`, (W, 2, 3, H, W); for a size, with random weights of that size."""
     from transformers import VJEPA2Config, VJEPA2Model
 
-    if Path(model).is_dir():
-        reference = VJEPA2Model.from_pretrained(model, attn_implementation="sdpa")
+    folder = locate(model)
+    if Path(folder).is_dir():
+        reference = VJEPA2Model.from_pretrained(folder, attn_implementation="sdpa")
     else:
         config = VJEPA2Config(
             hidden_size=spec.width,

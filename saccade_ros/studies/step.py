@@ -42,7 +42,7 @@ FIDELITY_WINDOWS = 4
 class Options(Settings):
     """Variants to measure: every combination of windows, precisions, recomputes and batches."""
 
-    model: str = knob("vitl", "Size with random weights, or checkpoint folder.")
+    model: str = knob("vitl", "Size with random weights, default, or checkpoint folder.")
     windows: tuple[int, ...] = knob((8,), "Tubelets in the cache (W).", at_least=1, metavar="W")
     precisions: tuple[str, ...] = knob(("fp32", "bf16"), "Arithmetic of the step.", choices=tuple(DTYPES))
     recomputes: tuple[int, ...] = knob((1,), "Newest tubelets recomputed in each step (r).", at_least=1, metavar="R")

@@ -100,6 +100,7 @@ def test_models_in_the_folder_are_found(tmp_path, monkeypatch):
     lines = {line.detail.partition(":")[0]: line.state for line in probes._models()}
     assert lines[f"checkpoint {Path('models/vitl')}"] == "ok"
     assert "broken" in lines.values()
+    assert lines["default"] == "ok"
 
 
 @pytest.mark.parametrize("module", ["doctor.probes", "backends.manifest", "backends.onnx_backend"])

@@ -16,6 +16,7 @@ import torch
 from reference_model import random_clip
 from scenes import frames_of, textured, tiny_config
 
+from saccade_ros import default_model
 from saccade_ros.backends import BackendError, load_backend, onnx_backend
 from saccade_ros.backends.manifest import ManifestError, read_manifest
 from saccade_ros.config import BackendConfig, EncoderConfig
@@ -42,6 +43,15 @@ def test_int8_keeps_the_embeddings_and_is_a_quarter_of_the_size(manifest):
         assert 0 < artifact.parity["held_out"]["max_relative_error"] < 0.1
         assert artifact.parity["bytes"] < 0.3 * artifact.parity["bytes_fp32"]
     assert manifest.pick("onnxruntime", "int4").parity["bytes"] < 0.2 * artifact.parity["bytes_fp32"]
+
+
+def test_default_model_exports_as_any_checkpoint(options):
+    """Neither artifact is forced: int8 passes the floor that `saccade export` sets."""
+    kept = export(options(model="default", precisions=("fp32", "int8"), force=False), silent)
+    assert {artifact.precision for artifact in kept.artifacts} == {"fp32", "int8"}, kept.refused
+    assert kept.pick("onnxruntime", "fp32").parity["held_out"]["max_relative_error"] <= 1e-4
+    info = load_backend(EncoderConfig(model=str(kept.folder), window=3), BackendConfig(threads=1)).info
+    assert (info.weights, info.weights_random) == (default_model.SOURCE, False)
 
 
 def test_every_artifact_says_how_fast_it_was_and_against_what(manifest):

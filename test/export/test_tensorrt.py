@@ -45,6 +45,13 @@ def test_whole_step_builds_without_a_gpu(trt, tmp_path, precision, contract):
     assert not list(tmp_path.glob(".*")), "no partial file"
 
 
+def test_default_model_builds_without_a_gpu(trt, tmp_path):
+    source, target = tmp_path / "step.onnx", tmp_path / "step.engine"
+    save(build_step(load_encoder("default", 8).encoder, 1, "scatter", "fp16"), source)
+    tensorrt_builder.build_engine(trt, source, target, silent)
+    assert target.stat().st_size > 1_000_000
+
+
 def test_recompute_builds_with_host_written_slots(trt, tmp_path):
     encoder = load_encoder("tiny", 4, 2).encoder
     contract = tensorrt_builder.find_contract(trt, encoder.recompute)

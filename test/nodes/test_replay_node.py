@@ -1,5 +1,6 @@
 """The replay benchmark over a real graph: what `make demo` runs."""
 
+import html
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
 from saccade_ros.config import load_config
+from saccade_ros.default_model import ADVICE, SOURCE
 from saccade_ros.recordings import open_source
 from saccade_ros.replay.inprocess import replay
 
@@ -72,8 +74,8 @@ def test_every_frame_and_embedding_is_accounted_for(played):
     assert summary["published"] == summary["received"] == summary["tubelets"] == 30
     assert summary["encoded"] + summary["skipped"] == 30
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p95"] <= summary["latency_ms"]["p99"]
-    assert summary["encoder_id"].startswith("tiny-128:random-")
-    assert summary["weights"].startswith("RANDOM")
+    assert summary["encoder_id"].startswith("default-128:")
+    assert summary["weights"] == SOURCE
     assert summary["balanced"]
 
 
@@ -84,7 +86,11 @@ def test_a_line_a_second_and_the_totals_are_printed(played):
     for word in ("frames", "encoded", "skipped", "p50", "dropped"):
         assert word in live[-1]
     assert any("frames in" in line and "61" in line for line in lines)
-    assert "RANDOM weights" in played[1]
+
+
+def test_the_node_says_once_what_the_default_model_is_good_for(played):
+    assert played[1].count(f"[saccade_encoder]: {ADVICE}") == 1
+    assert ADVICE in html.unescape((played[0] / "out" / "report.html").read_text())
 
 
 def test_novelty_and_decisions_are_those_of_the_engine_in_process(played):
@@ -116,7 +122,7 @@ def test_what_cannot_be_played_is_refused_in_a_line(tmp_path):
 
 def test_encoder_that_refuses_its_model_ends_the_replay(played, tmp_path):
     params = tmp_path / "params.yaml"
-    params.write_text(DEMO.read_text().replace("model: tiny", "model: no-such-model"))
+    params.write_text(DEMO.read_text().replace("model: default", "model: no-such-model"))
     done = run_replay(bag_of(played), tmp_path / "out", params)
     assert done.returncode == 1
     assert "no-such-model' is no folder" in done.stdout

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from saccade_ros.default_model import ADVICE, SOURCE
 from saccade_ros.replay.recording import EmbeddingRow, Recording, Totals
 from saccade_ros.replay.report import render, save_report, thumbnail
 
@@ -36,7 +37,10 @@ def recording(rows: list[EmbeddingRow], **environment: object) -> Recording:
     picture = thumbnail(np.full((48, 64, 3), 128, np.uint8))
     totals = Totals(2 * len(rows) + 3, 2 * len(rows), {"rate": 2, "overflow": 1}, len(rows), len(rows))
     kept = {r.stamp_ns: picture for r in rows if r.encoded}
-    return Recording(rows, totals, {"weights": "checkpoint vitl", "source": "a.mp4", **environment}, kept)
+    made = Recording([], totals, {"weights": "checkpoint vitl", "source": "a.mp4", **environment}, kept)
+    for index, added in enumerate(rows):
+        made.add(added, np.eye(4)[index % 4])
+    return made
 
 
 class Page(HTMLParser):
@@ -106,6 +110,32 @@ def test_page_says_how_many_pictures_are_left_out():
 def test_random_weights_are_announced_and_trained_ones_are_not():
     assert "Random weights." in render(recording(MIXED, weights="RANDOM weights, size tiny, seed 0"))
     assert "Random weights." not in render(recording(MIXED))
+
+
+MINUTE = [row(25 * i, encoded=True) for i in range(30)]  # 2 s apart; every fourth has the same embedding
+
+
+def test_trained_weights_are_shown_by_the_earlier_moments_that_look_alike():
+    page = Page(render(recording(MINUTE)))
+    assert page.pictures == 30 + 4 * 8
+    assert page.open == []
+    shown = page.text[: page.text.index("Cost of each tubelet")].rstrip()
+    assert shown.endswith("58.00 s2.00 s1.0010.00 s1.0018.00 s1.00"), "time; then time and similarity of each match"
+
+
+def test_random_weights_say_why_no_similar_moments_are_shown():
+    page = Page(render(recording(MINUTE, weights="RANDOM weights, size tiny, seed 0")))
+    assert page.pictures == 30
+    assert "Not shown: with random weights" in page.text
+
+
+def test_recording_too_short_for_similar_moments_says_so():
+    assert "no picture was kept of two moments that are far enough apart" in render(recording(MIXED))
+
+
+def test_default_model_is_announced_with_what_it_is_good_for():
+    assert ADVICE in Page(render(recording(MIXED, weights=SOURCE))).text
+    assert "default model" not in render(recording(MIXED))
 
 
 def test_headline_tells_what_was_saved_or_that_the_accounts_do_not_balance():
