@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 for rooms in MAY_IMPORT.values():
     rooms |= {"knobs", "runtimes"} if "config" in rooms else set()
-MAY_IMPORT["studies"] = set(MAY_IMPORT) - {"train"}
+MAY_IMPORT["studies"] = set(MAY_IMPORT)
 MAY_IMPORT["replay"] = {"config", "knobs", "frames", "measure", "storage", "vision", "pipeline", "recordings"}
 MAY_IMPORT["doctor"] = {"knobs", "measure", "encoder", "backends"}
 MAY_IMPORT["cli_options"] = {"config", "knobs"}
