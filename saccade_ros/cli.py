@@ -35,6 +35,9 @@ COMMANDS = {
     "bench gates": Command("studies.gates", "compare the gate with simpler gates at equal compute"),
     "bench export": Command("studies.export", "time every artifact of an export beside torch, in one run"),
     "evaluate fidelity": Command("studies.fidelity", "compare the stream with the bidirectional clip encoder"),
+    "evaluate probe": Command("studies.probe", "classify labelled clips by a linear and an attentive probe"),
+    "evaluate retrieval": Command("studies.retrieval", "find clips of the same label: R@1, R@5 and mAP"),
+    "evaluate usefulness": Command("studies.usefulness", "measure the embeddings on held-out clips, beside controls"),
     "train causal": Command("train.session", "adapt a bidirectional checkpoint to the cached step (LoRA)"),
     "train cache": Command("train.cache_command", "compute a frozen teacher's targets for views of clips, once"),
     "train student": Command("train.student_command", "train a small encoder of your own on cached targets"),
@@ -69,7 +72,7 @@ def _choose(words: list[str]) -> tuple[str, list[str]]:
 
 def _explain(words: list[str]) -> NoReturn:
     """List the commands if help was asked for, else refuse the words."""
-    listed = "\n".join(f"  {name:18}  {command.purpose}" for name, command in COMMANDS.items())
+    listed = "\n".join(f"  {name:19}  {command.purpose}" for name, command in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="saccade",
         usage="saccade COMMAND ...",
@@ -85,13 +88,7 @@ def _explain(words: list[str]) -> NoReturn:
 
 def _run(name: str, arguments: list[str]) -> int:
     module = importlib.import_module(f"saccade_ros.{COMMANDS[name].module}")
-    parser = argparse.ArgumentParser(prog=f"saccade {name}", description=COMMANDS[name].purpose, allow_abbrev=False)
-    add_options(parser, module.Options)
-    saves_itself = hasattr(module, "save")
-    if not saves_itself:
-        about = "save the record, with its picture beside it if it has one; - prints it in place of the table"
-        parser.add_argument("--json", type=Path, metavar="FILE", help=about)
-    given = vars(parser.parse_args(arguments))
+    given, saves_itself = vars(_parser(name, module).parse_args(arguments)), hasattr(module, "save")
     file: Path | None = given.pop("json", None)
     options = read_options(module.Options, given)
     with _progress() as progress:
@@ -103,6 +100,16 @@ def _run(name: str, arguments: list[str]) -> int:
             print(written)
         _show(module.table(record))
     return int(module.exit_status(record)) if hasattr(module, "exit_status") else 0
+
+
+def _parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    """Make the parser of a command's arguments: the options of its module, and --json if it does not save itself."""
+    parser = argparse.ArgumentParser(prog=f"saccade {name}", description=COMMANDS[name].purpose, allow_abbrev=False)
+    add_options(parser, module.Options)
+    if not hasattr(module, "save"):
+        about = "save the record, with its picture beside it if it has one; - prints it in place of the table"
+        parser.add_argument("--json", type=Path, metavar="FILE", help=about)
+    return parser
 
 
 def _save(module: ModuleType, record: dict[str, Any], file: Path | None) -> Iterator[Path]:

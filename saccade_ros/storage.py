@@ -5,6 +5,7 @@ leaves its scratch folder, `.NAME.partial-PID`; the next write to the same place
 """
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,19 @@ def write_json(target: Path, value: Any) -> None:
     except ValueError as wrong:
         raise StorageError(f"{target} is not written: {wrong}; put null in its place") from wrong
     write_file(target, text + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Compute the hex digest of a file's content, or of a folder's: the names and digests of all files below it."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(below for below in path.rglob("*") if below.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as opened:
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager

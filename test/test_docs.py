@@ -1,6 +1,5 @@
 """What the README, the docs and the message files say is what the code does, and what was measured."""
 
-import argparse
 import importlib
 import re
 import shlex
@@ -11,8 +10,7 @@ import pytest
 import yaml
 from figures import BLOCKS
 
-from saccade_ros.cli import COMMANDS, _choose
-from saccade_ros.cli_options import add_options
+from saccade_ros.cli import COMMANDS, _choose, _parser
 from saccade_ros.config import Config
 from saccade_ros.knobs import settings_of
 from saccade_ros.vision.ledger import DROP_CAUSES
@@ -86,10 +84,8 @@ def commands_of(page):
 def test_commands_are_ones_that_there_are(page):
     for command in commands_of(page):
         name, arguments = _choose(shlex.split(command))
-        parser = argparse.ArgumentParser(prog=command)
-        add_options(parser, importlib.import_module(f"saccade_ros.{COMMANDS[name].module}").Options)
         if arguments:
-            parser.parse_args(arguments)
+            _parser(name, importlib.import_module(f"saccade_ros.{COMMANDS[name].module}")).parse_args(arguments)
 
 
 def example_of(page):

@@ -32,11 +32,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": {"config", "frames", "heads", "vision", "plan", "backends"},
     "recordings": {"config", "frames", "measure", "storage", "vision", "pipeline"},
     "export": {"config", "frames", "measure", "storage", "encoder", "backends", "recordings"},
-    "train": {"config", "measure", "storage", "encoder", "recordings"},
+    "train": {"config", "frames", "measure", "storage", "vision", "encoder", "recordings"},
 }
 for rooms in MAY_IMPORT.values():
     rooms |= {"knobs", "runtimes", "default_model"} if "config" in rooms else set()
-MAY_IMPORT["studies"] = set(MAY_IMPORT) - {"train"}
+MAY_IMPORT["studies"] = set(MAY_IMPORT)
 MAY_IMPORT["replay"] = {
     "config",
     "knobs",

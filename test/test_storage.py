@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all, whatever happens, and nothing of the user's is overwritten."""
 
+import hashlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade_ros.storage import StorageError, whole_folder, whole_path, write_file, write_json
+from saccade_ros.storage import StorageError, sha256_of, whole_folder, whole_path, write_file, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -153,3 +154,13 @@ def test_leftovers_of_a_process_with_this_ones_id_go_and_those_of_a_living_one_s
     (tmp_path / ".out.partial-notes").mkdir()
     write_file(tmp_path / "out", "whole")
     assert names(tmp_path) == sorted([f".out.partial-{os.getppid()}", ".out.partial-notes", "out"])
+
+
+def test_digest_of_a_folder_is_that_of_names_and_contents(tmp_path):
+    for name, content in (("one", b"x"), ("same", b"x"), ("other", b"y")):
+        write_file(tmp_path / name / "deep" / "file", content)
+    one, same, other = (sha256_of(tmp_path / name) for name in ("one", "same", "other"))
+    assert one == same != other
+    (tmp_path / "same" / "deep" / "file").rename(tmp_path / "same" / "file")
+    assert sha256_of(tmp_path / "same") != one
+    assert sha256_of(tmp_path / "one" / "deep" / "file") == hashlib.sha256(b"x").hexdigest()

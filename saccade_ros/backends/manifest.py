@@ -4,7 +4,6 @@ A folder is an export if it holds one. It is written last, after every file it n
 export, whatever else is in it.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.default_model import locate
 from saccade_ros.encoder.spec import ModelSpec, RopeLayout
 from saccade_ros.runtimes import RUNTIMES
-from saccade_ros.storage import write_json
+from saccade_ros.storage import sha256_of, write_json
 
 FILE = "manifest.json"
 FORMAT, VERSION = "saccade_ros export", 2
@@ -198,15 +197,6 @@ def read_manifest(model: str) -> Manifest:
         raise ManifestError(
             f"{file}: {type(wrong).__name__} {wrong}; it was changed or is not ours: make the export again"
         ) from wrong
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as opened:
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from saccade_ros.encoder.model import StepOutput, StreamingEncoder
 from saccade_ros.encoder.pooling import NewestPooling, Pooling, ProbePooling, WindowPooling
 from saccade_ros.encoder.probe import AttentiveProbe
 from saccade_ros.encoder.ring import RingCache
-from saccade_ros.encoder.weights import load_encoder
+from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import Head, LinearHead, NoHead
 
@@ -21,9 +21,16 @@ Step = Callable[[Sequence[Tensor], Sequence[RingCache]], list[StepOutput]]
 
 
 class TorchBackend:
-    """Encoder that the config names, on the device and in the precision asked for."""
+    """Encoder that the config names, on the device and in the precision asked for.
 
-    def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
+    Args:
+        loaded: the model if it is loaded already, as the config's window and recompute ask for it.
+
+    Attributes:
+        spec: sizes of the encoder.
+    """
+
+    def __init__(self, encoder: EncoderConfig, backend: BackendConfig, loaded: LoadedEncoder | None = None) -> None:
         precision = "fp32" if backend.precision == "auto" else backend.precision
         if precision not in DTYPES:
             raise BackendError(
@@ -33,7 +40,7 @@ class TorchBackend:
         if backend.threads:
             torch.set_num_threads(backend.threads)
         device = _find_device(backend.device)
-        loaded = load_encoder(
+        loaded = loaded or load_encoder(
             encoder.model,
             encoder.window,
             encoder.recompute,
@@ -42,11 +49,12 @@ class TorchBackend:
             probe=encoder.pooling == "probe",
         )
         self._encoder = loaded.encoder.prepare(device, DTYPES[precision], int8=precision == "int8")
+        self.spec = self._encoder.spec
         self._normalize = encoder.normalize
         self.head = _head(loaded.probe)
         self._new_pooling = _pooling(encoder.pooling, loaded.probe, self._encoder)
         self.info = EncoderInfo.of(
-            self._encoder.spec,
+            self.spec,
             loaded.source,
             loaded.sha256,
             loaded.is_random,
@@ -72,7 +80,13 @@ class TorchBackend:
 
 
 class TorchState:
-    """One stream's ring, stepped by the shared model."""
+    """One stream's ring, stepped by the shared model.
+
+    Attributes:
+        tokens: of the tubelet that was computed last, after the final norm, (S, D); None before the first.
+    """
+
+    tokens: Tensor | None = None
 
     def __init__(self, ring: RingCache, step: Step, pooling: Pooling, normalize: bool) -> None:
         self._ring, self._step, self._pooling, self._normalize = ring, step, pooling, normalize
@@ -86,6 +100,7 @@ class TorchState:
         """See EncoderState."""
         newest = self._ring.count
         (output,) = self._step([patches], [self._ring])
+        self.tokens = output.tokens[-1]  # (S, D)
         vector: Vector = self._pooling.pool(output, newest).float().cpu().numpy()
         return unit(vector) if self._normalize else vector
 

@@ -27,7 +27,7 @@ from saccade_ros.encoder.spec import SIZES, ModelSpec, spec_from_transformers, t
 from saccade_ros.encoder.tensors import WeightsError, copy_tensors, read_safetensors
 from saccade_ros.storage import whole_path, write_json
 
-__all__ = ["LoadedEncoder", "WeightsError", "fingerprint", "load_encoder"]
+__all__ = ["LoadedEncoder", "WeightsError", "fingerprint", "load_encoder", "load_untrained"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def load_encoder(
         ValueError: the window does not suit the model.
     """
     if model in SIZES:
-        loaded = _load_random(model, window, recompute, seed)
+        loaded = load_untrained(SIZES[model], window, recompute, seed)
     elif Path(model).suffix in RELEASED_SUFFIXES:
         loaded = _load_released(model, window, recompute)
     else:
@@ -74,10 +74,12 @@ def load_encoder(
     return _with_adapter(loaded, Path(adapter)) if adapter else loaded
 
 
-def _load_random(model: str, window: int, recompute: int, seed: int) -> LoadedEncoder:
-    encoder = _allocate(SIZES[model], window, recompute)
+def load_untrained(spec: ModelSpec, window: int, recompute: int = 1, seed: int = 0) -> LoadedEncoder:
+    """Build an encoder of these sizes, in fp32 on the CPU, with the random weights of a seed."""
+    encoder = _allocate(spec, window, recompute)
     fill_randomly(encoder, seed)
-    return LoadedEncoder(encoder, f"RANDOM weights, size {model}, seed {seed}", fingerprint(encoder), is_random=True)
+    source = f"RANDOM weights, size {spec.name}, seed {seed}"
+    return LoadedEncoder(encoder, source, fingerprint(encoder), is_random=True)
 
 
 def _load_released(model: str, window: int, recompute: int) -> LoadedEncoder:
@@ -115,10 +117,13 @@ def _allocate(spec: ModelSpec, window: int, recompute: int) -> StreamingEncoder:
     return encoder.to_empty(device="cpu").eval().requires_grad_(False)
 
 
-def fill_randomly(encoder: nn.Module, seed: int) -> None:
-    """Initialise as transformers does (normal, sd 0.02; biases 0; norms 1), independent of torch's global seed."""
+def fill_randomly(model: nn.Module, seed: int) -> None:
+    """Initialise linear layers and norms as transformers does, independent of torch's global seed.
+
+    Weights are normal with sd 0.02, biases 0, the scales of norms 1.
+    """
     generator = torch.Generator().manual_seed(seed)
-    for module in encoder.modules():
+    for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.02, generator=generator)
             nn.init.zeros_(module.bias)

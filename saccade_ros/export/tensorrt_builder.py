@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from saccade_ros.backends.cuda_runtime import describe_gpu
-from saccade_ros.backends.manifest import Artifact, sha256_of
+from saccade_ros.backends.manifest import Artifact
 from saccade_ros.backends.tensorrt_engine import describe_tensorrt, load_tensorrt
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step
 from saccade_ros.export.quantize import save
 from saccade_ros.measure.progress import Progress, subrange
-from saccade_ros.storage import write_file
+from saccade_ros.storage import sha256_of, write_file
 
 REPORT_EVERY_S = 2.0
 

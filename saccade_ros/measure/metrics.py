@@ -1,5 +1,6 @@
-"""Centred cosine, the one measure of how alike two sets of embeddings are, and its summary."""
+"""Centred cosine, the one measure of how alike embeddings are; summaries, and the uncertainty of a mean."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,3 +46,44 @@ def centred_cosine(
 def summarize(cosines: npt.NDArray[np.float64]) -> Spread:
     """Summarize all values of an array that is not empty."""
     return Spread(float(cosines.mean()), float(np.percentile(cosines, 5)), float(cosines.min()))
+
+
+def cosine_table(
+    queries: npt.NDArray[Any], gallery: npt.NDArray[Any], centre: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Compute the centred cosine of every query with every vector of a gallery: (Q, D), (G, D), (D,) -> (Q, G).
+
+    The same as centred_cosine of each pair, but for vectors without a direction, which read 0 with everything.
+    """
+    ours, theirs = (_directions(vectors.astype(np.float64) - centre) for vectors in (queries, gallery))
+    cosines: npt.NDArray[np.float64] = ours @ theirs.T  # (Q, G)
+    return cosines
+
+
+def _directions(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    directions: npt.NDArray[np.float64] = vectors / np.where(lengths > 0, lengths, 1.0)
+    return directions
+
+
+class Interval(NamedTuple):
+    """Mean of some values, and the interval that 95 of 100 resamples of them have their mean in."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(values: npt.NDArray[Any], groups: Sequence[str], resamples: int = 2000, seed: int = 0) -> Interval:
+    """Estimate the uncertainty of a mean by resampling whole groups with replacement (Efron 1979).
+
+    Args:
+        values: (N,), at least one.
+        groups: of each value, N names; values of a group, such as clips cut from one recording, depend on each other.
+    """
+    _, group_idx = np.unique(np.asarray(groups), return_inverse=True)  # (N,)
+    sums, sizes = np.bincount(group_idx, values), np.bincount(group_idx)  # (groups,)
+    drawn_idx = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    means = sums[drawn_idx].sum(axis=1) / sizes[drawn_idx].sum(axis=1)  # (resamples,)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Interval(float(np.mean(values)), float(low), float(high))

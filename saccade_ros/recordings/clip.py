@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,33 @@ from saccade_ros.pipeline import Intake
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.source import RecordedImage, SourceError
 from saccade_ros.vision.images import MalformedImage
-from saccade_ros.vision.preprocess import tubelet_pixels
+from saccade_ros.vision.preprocess import normalize, resize_to_square
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """T tubelets of a recording.
+
+    Attributes:
+        pictures: RGB as the encoder sees it, before normalisation, uint8 (T, 2, size, size, 3).
+        stamps_ns: of the newer frame of each, int64 (T,).
+    """
+
+    pictures: npt.NDArray[np.uint8]
+    stamps_ns: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.stamps_ns)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.float32]:
+        """The encoder's input, (T, 2, 3, size, size)."""
+        count, pair, size = self.pictures.shape[:3]
+        pixels = np.empty((count, pair, 3, size, size), np.float32)
+        for tubelet, out in zip(self.pictures, pixels, strict=True):
+            for picture, plane in zip(tubelet, out, strict=True):
+                normalize(picture, plane)
+        return pixels
 
 
 def frames_of(source: Iterable[RecordedImage]) -> Iterator[Frame]:
@@ -34,18 +61,24 @@ class DecodedTubelet(NamedTuple):
 
 
 def read_tubelets(path: str | Path, config: Config, input_size: int, at_most: int = 0) -> npt.NDArray[np.float32]:
-    """Read the pixels of a clip's first tubelets, all of them if `at_most` is 0: (T, 2, 3, size, size).
+    """Read the pixels of a clip's first tubelets, (T, 2, 3, size, size), as read_clip does; raise what it raises."""
+    return read_clip(path, config, input_size, at_most).pixels
+
+
+def read_clip(path: str | Path, config: Config, input_size: int, at_most: int = 0) -> Clip:
+    """Read a clip's first tubelets, all of them if `at_most` is 0, sampled at stream.fps and cut by vision.fit.
 
     A malformed image is passed over, as the node does.
 
     Raises:
         SourceError: the recording cannot be read, holds no tubelet, or time breaks in it.
     """
-    decoded = itertools.islice(decode_tubelets(path, config), at_most or None)
-    tubelets = [tubelet_pixels(pair.older, pair.newer, input_size, config.vision.fit) for pair in decoded]
+    fit, decoded = config.vision.fit, itertools.islice(decode_tubelets(path, config), at_most or None)
+    tubelets = [([resize_to_square(p, input_size, fit) for p in (t.older, t.newer)], t.newer_ns) for t in decoded]
     if not tubelets:
         raise SourceError(f"{path} holds no two good frames at stream.fps {config.stream.fps}: give a longer recording")
-    return np.stack(tubelets)
+    pictures, stamps_ns = zip(*tubelets, strict=True)
+    return Clip(np.array(pictures), np.array(stamps_ns, np.int64))
 
 
 def decode_tubelets(path: str | Path, config: Config) -> Iterator[DecodedTubelet]:

@@ -14,6 +14,7 @@ from saccade_ros.storage import whole_path
 # Okabe and Ito's palette, told apart by all kinds of colour vision.
 BLUE, ORANGE, GREY, GREEN, RED, INK = "#0072b2", "#e69f00", "#999999", "#009e73", "#d55e00", "#1d2733"
 CURVES = (BLUE, ORANGE, GREY, GREEN)
+COLUMNS = {"pixels 16x16": GREY, "untrained": ORANGE, "teacher": GREEN, "encoder": BLUE}
 GATES = {"surprise": BLUE, "pixel difference": ORANGE, "previous tubelet": GREY}
 
 
@@ -72,6 +73,35 @@ def draw_fidelity(record: dict[str, Any], file: Path) -> Path:
     about = f"{record['weights']}{adapter}; {record['precision']}, {record['threads']} threads; {clips}"
     figure.suptitle("\n".join(textwrap.wrap(about, 130)), fontsize=9)
     return _save(figure, file)
+
+
+def draw_usefulness(record: dict[str, Any], file: Path) -> Path:
+    """Draw a panel for each measure: a bar for each column, a dot for each clip or label, a line at chance."""
+    measures = record["measures"]
+    rows = -(-len(measures) // 2)
+    figure = _figure(11, 0.8 + 2.1 * rows)
+    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    for panel, row in zip(panels, measures, strict=False):
+        _draw_measure(panel, row)
+    for panel in panels[len(measures) :]:
+        panel.set_axis_off()
+    about = f"{record['weights']}; {len(record['clips']['clips'])} clips; dots: one clip, or one label; dotted: chance"
+    figure.suptitle("\n".join(textwrap.wrap(about, 130)), fontsize=9)
+    return _save(figure, file)
+
+
+def _draw_measure(axes: Axes, row: dict[str, Any]) -> None:
+    columns = row["columns"]
+    places = np.arange(len(columns))[::-1]
+    for place, (name, one) in zip(places, columns.items(), strict=True):
+        axes.barh(place, one["value"], height=0.7, color=COLUMNS[name], alpha=0.75)
+        axes.plot(list(one["parts"].values()), [place] * len(one["parts"]), ".", color=INK, markersize=4, alpha=0.6)
+        axes.text(1.03, place, f"{one['value']:.3f}", va="center", fontsize=9)
+    axes.axvline(next(iter(columns.values()))["chance"], color=INK, linestyle=":", linewidth=1.2)
+    axes.set_yticks(places, list(columns), fontsize=9)
+    axes.set(xlim=(0, 1))
+    axes.set_title(row["title"], fontsize=9, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_curves(axes: Axes, rows: list[dict[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saccade_ros.measure.metrics import centred_cosine, summarize
+from saccade_ros.measure.metrics import bootstrap, centred_cosine, cosine_table, summarize
 
 
 def test_cosine_is_taken_after_the_mean_of_the_reference():
@@ -43,3 +43,22 @@ def test_a_pair_with_nan_reads_nan():
 def test_summary_by_hand():
     assert summarize(np.array([1.0, -1, 1, 0])) == pytest.approx((0.25, -0.85, -1))
     assert summarize(np.array([0.5]))._asdict() == {"mean": 0.5, "p5": 0.5, "worst": 0.5}
+
+
+def test_table_holds_the_centred_cosine_of_every_pair():
+    rng = np.random.default_rng(0)
+    queries, gallery, centre = (rng.normal(3, 1, shape).astype(np.float32) for shape in ((4, 8), (5, 8), 8))
+    table = cosine_table(queries, gallery, centre)
+    for query, row in zip(queries, table, strict=True):
+        assert row == pytest.approx(centred_cosine(np.tile(query, (5, 1)), gallery, centre))
+    assert cosine_table(centre[None], gallery, centre).tolist() == [[0.0] * 5]
+
+
+def test_bootstrap_resamples_whole_groups():
+    values = np.repeat([0.0, 1.0], 50)
+    alone = bootstrap(values, [str(i) for i in range(100)])
+    by_group = bootstrap(values, ["a"] * 50 + ["b"] * 50)
+    assert alone.mean == by_group.mean == 0.5
+    assert 0.38 < alone.low < 0.45 < 0.55 < alone.high < 0.62  # 0.5 +- 1.96 * 0.05
+    assert (by_group.low, by_group.high) == (0.0, 1.0)
+    assert bootstrap(values, ["a"] * 100) == (0.5, 0.5, 0.5)

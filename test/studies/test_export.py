@@ -1,31 +1,16 @@
 """The study of an export: every artifact timed and compared, and another model's refused."""
 
 import pytest
-from clips import write_video
 from rich.console import Console
 
-from saccade_ros.export.exporter import export as make_export
 from saccade_ros.export.graph import ExportError
-from saccade_ros.export.options import ExportOptions
 from saccade_ros.measure.progress import silent
 from saccade_ros.studies import export
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory) -> str:
-    return str(write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=120))
-
-
-@pytest.fixture(scope="module")
-def folder(clip, tmp_path_factory) -> str:
-    out = tmp_path_factory.mktemp("out") / "export"
-    options = ExportOptions("tiny", out, clip, precisions=("fp32",), window=2, tubelets=6, threads=1, force=True)
-    return str(make_export(options, silent).folder)
-
-
-def test_every_artifact_is_timed_against_torch_and_compared_on_each_clip(folder, clip):
+def test_every_artifact_is_timed_against_torch_and_compared_on_each_clip(exported, clip):
     told: list[float] = []
-    options = export.Options(folder, "tiny", threads=1, rounds=2, clips=(clip,))
+    options = export.Options(exported, "tiny", threads=1, rounds=2, clips=(clip,))
     record = export.run(options, lambda what, fraction: told.append(fraction))
     assert set(record["step_ms"]) == {"torch fp32", "torch bf16", "torch int8", "onnxruntime fp32"}
     for name, ms in record["step_ms"].items():
@@ -41,6 +26,6 @@ def test_every_artifact_is_timed_against_torch_and_compared_on_each_clip(folder,
     assert "onnxruntime fp32" in console.export_text()
 
 
-def test_other_weights_than_the_exported_are_refused(folder):
+def test_other_weights_than_the_exported_are_refused(exported):
     with pytest.raises(ExportError, match="give --model what it was exported from"):
-        export.run(export.Options(folder, "vits", threads=1, rounds=1), silent)
+        export.run(export.Options(exported, "vits", threads=1, rounds=1), silent)
