@@ -168,6 +168,31 @@ def adapter() -> str:
     return _table(("gap at r = 1; learning rate, steps, seed", *columns), rows)
 
 
+def usefulness() -> str:
+    """What the default model's embeddings are good for, beside controls and its teacher."""
+    rows = []
+    for row in _record("usefulness_default")["measures"]:
+        found = [*(one["value"] for one in row["columns"].values()), next(iter(row["columns"].values()))["chance"]]
+        rows.append((row["title"], *(f"{value:.3f}" for value in found)))
+    columns = ["the default" if name == "encoder" else name for name in row["columns"]]
+    return _table(("held-out measure", *columns, "chance"), rows)
+
+
+def default_training() -> str:
+    """How the default model was trained."""
+    record = _record("default_training")
+    first, last = record["history"][0], record["history"][-1]
+    parts = ", ".join(f"{name} {first[name]:.2f} to {last[name]:.2f}" for name in first if name not in ("step", "loss"))
+    tubelets = record["steps"] * record["batch"] * record["clip_tubelets"]
+    return (
+        f"{record['cache']['views']} views of as many clips, 8 tubelets each; {record['steps']} steps of "
+        f"{record['batch']} clips of {record['clip_tubelets']} tubelets ({tubelets / 1000:.0f} thousand tubelets), AdamW "
+        f"at {record['learning_rate']:g}, averaged weights; {record['seconds'] / 60:.0f} minutes on {record['threads']} "
+        f"threads of {record['machine']}, torch {record['torch']}, beside other work. Parts of the loss, weighted, at "
+        f"step {first['step']:.0f} and at the end: {parts}. [Record](../../docs/results/default_training.json)."
+    )
+
+
 def files() -> str:
     """Every source file of the package, a table for each folder, with the first sentence of each."""
     sources = (path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
@@ -193,7 +218,7 @@ BLOCKS = {
     function.__name__.replace("_", "-"): function
     for function in (
         parameters, drop_causes, step, steps, gate_cost, gate_default, gates, calibration, budget, export, fidelity,
-        forgetting, adapter, files,
+        forgetting, adapter, usefulness, default_training, files,
     )
 }  # fmt: skip
 

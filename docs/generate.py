@@ -1,6 +1,6 @@
 """Write what is generated: config/encoder.yaml, docs/parameters.md, and the marked blocks of every page. `make docs`.
 
-A block is written between `<!-- generated: NAME -->` and `<!-- end -->`, in README.md or any page of docs/; NAME is one
+A block is written between `<!-- generated: NAME -->` and `<!-- end -->`, in any page of pages_of; NAME is one
 of figures.BLOCKS. Markers on lines of their own make lines, indented as the first marker is; within a line, a phrase.
 """
 
@@ -63,8 +63,8 @@ def generated() -> dict[Path, str]:
 
 
 def pages_of(root: Path) -> list[Path]:
-    """Return the README and every page of docs/."""
-    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    """Return the README, the default model's card, and every page of docs/."""
+    return [root / "README.md", root / "models" / "default" / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def fill(page: str) -> str:

@@ -48,7 +48,7 @@ class DoomMap:
         self._game.close()
 
     def walk(self, random: Random, pace: float | None = None) -> Iterator[Picture]:
-        """Walk from a random place on, at a pace as draw_speed gives it, or drawn; 35/3 frames per second of the game."""
+        """Walk from a random place, at a pace as draw_speed gives it, or drawn; 35/3 frames per second of the game."""
         self._place(random)
         gain, colour = random.uniform(0.9, 2.2), random.normal(1, 0.08, 3)
         speed = draw_speed(random) if pace is None else pace

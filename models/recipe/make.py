@@ -2,7 +2,7 @@
 
     python make.py FOLDER        goes on from whatever FOLDER holds of an earlier, interrupted run
 
-FOLDER/packages holds what was downloaded; clips/, judge/, cache/ and student/ are made here, and in the end models/default.
+FOLDER/packages holds what was downloaded; clips/, judge/, cache/ and student/ are made beside it, then models/default.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ from saccade_ros.encoder.weights import load_encoder, save_transformers
 HERE = Path(__file__).parent
 DEFAULT = HERE.parent / "default"
 CLIPS = 3000
-STUDENT = {"--steps": "4000", "--batch": "24", "--learning-rate": "1e-3", "--hidden": "0.5", "--clip-tubelets": "4"}
+STUDENT = ("--steps", "2200", "--warm-up", "150")
 EVERY_FRAME = ("--set", "stream.fps=0")
 
 
@@ -32,8 +32,7 @@ def main() -> None:
     saccade("train", "cache", folder / "clips", "--teacher", teacher, "--out", folder / "cache", *EVERY_FRAME)
     student = folder / "student"
     going_on = ["--resume"] if (student / "checkpoint.pt").exists() else []
-    options = [word for pair in STUDENT.items() for word in pair]
-    saccade("train", "student", folder / "cache", "--out", student, *options, *going_on)
+    saccade("train", "student", folder / "cache", "--out", student, *STUDENT, *going_on)
     ship(student)
 
 
