@@ -225,6 +225,11 @@ def _check(plan: StudentPlan, cache: TargetCache, window: int) -> None:
         raise TrainingError(
             f"--clip-tubelets is {plan.clip_tubelets}, a view has {window} to take: give at most as many"
         )
+    if plan.whole_views and cache.plan.tubelets > window:
+        raise TrainingError(
+            f"the cache's views have {cache.plan.tubelets} tubelets, a student's window at most {window}: "
+            "give --whole-views 0, or a cache with fewer"
+        )
     if plan.overfit > cache.views:
         raise TrainingError(f"--overfit is {plan.overfit}, the cache has {cache.views} views: give at most as many")
 

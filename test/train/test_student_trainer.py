@@ -165,6 +165,25 @@ def test_every_epoch_shows_every_view_once_in_an_order_of_its_own(cache, tmp_pat
     assert first.tolist() != second.tolist()
 
 
+def test_last_steps_train_on_fewer_whole_views(cache, tmp_path):
+    trainer = StudentTrainer(cache, replace(PLAN, whole_views=0.5), tmp_path)
+    shapes = [tuple(trainer._example(step, torch.Generator())[0].shape[:2]) for step in range(6)]
+    assert shapes == [(4, 2)] * 3 + [(2, 4)] * 3
+
+
+def test_views_longer_than_the_window_cannot_be_trained_on_whole(tmp_path):
+    write_pan(tmp_path / "clips" / "a.mp4", place=7, frames=70)
+    teacher = write_teacher(tmp_path / "teacher" / "tiny.onnx")
+    options = ["--tubelets", "33", "--views-per-clip", "2"]
+    assert make_cache(tmp_path / "clips", teacher, tmp_path / "cache", *options) == 0
+    cache = TargetCache(tmp_path / "cache", silent)
+    with pytest.raises(
+        TrainingError, match=r"views have 33 tubelets, a student's window at most 32: give --whole-views 0"
+    ):
+        StudentTrainer(cache, PLAN, tmp_path)
+    list(StudentTrainer(cache, replace(PLAN, whole_views=0.0, steps=1), tmp_path).run())
+
+
 def test_rate_rises_then_falls_to_zero():
     rates = [warm_cosine(step, 100, 10) for step in range(101)]
     assert rates[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
