@@ -8,6 +8,7 @@ model, its teacher: `ema_encoder` of ViT-B and ViT-L, `target_encoder` of the ot
 import pickle
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor
 from saccade_ros.encoder.model import Layer, StreamingEncoder
 from saccade_ros.encoder.spec import ModelSpec
 from saccade_ros.encoder.tensors import WeightsError, copy_tensors
+from saccade_ros.storage import whole_path
 
 ENCODERS = ("ema_encoder", "target_encoder", "encoder")  # the first that a file has is the released model
 SUFFIXES = (".pt", ".pth")
 _HEADS = {1280: 16}  # ViT-H; every other released size has heads of 64 channels
+_REMEDY = "give heads of 64 channels, and an input of 3 digits"
 _NORMS = 4  # of V-JEPA 2.1: outputs of four depths are normalised, the last of them is the encoder's
 
 
@@ -44,6 +47,49 @@ def fill_from_released(encoder: StreamingEncoder, file: Path, tensors: Mapping[s
     # V-JEPA 2's rotary positions replaced pos_embed, which some of its files still hold
     copy_tensors(file, ((name, t) for name, t in tensors.items() if is_21 or name != "pos_embed"), placements)
     encoder.patch_embed.bias.data += video.flatten()
+
+
+def save_released(spec: ModelSpec, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write an encoder as a released file that `read_released` reads; what no stream of video needs is zero.
+
+    Args:
+        tensors: a StreamingEncoder's state.
+
+    Raises:
+        WeightsError: see check_released.
+    """
+    check_released(spec, file)
+    encoder = _on_meta(spec)
+    encoder.load_state_dict(tensors, assign=True)
+    stored = {name: torch.zeros(t.shape) if t.is_meta else t.clone() for name, t in _stored(encoder)}
+    with whole_path(file) as path:
+        torch.save({ENCODERS[0]: stored}, path)
+
+
+def check_released(spec: ModelSpec, file: Path) -> None:
+    """Check that a released file of this name tells all sizes of an encoder, which it holds no config for.
+
+    Raises:
+        WeightsError: it would be read as an encoder of other sizes; names the first.
+    """
+    read = _spec_of(file, dict(_stored(_on_meta(spec))))
+    for size in (field.name for field in fields(spec) if field.name != "name"):
+        there, here = getattr(read, size), getattr(spec, size)
+        if there != here:
+            raise WeightsError(f"{file}: a released file is read with {size} {there}, the model has {here}: {_REMEDY}")
+
+
+def _on_meta(spec: ModelSpec) -> StreamingEncoder:
+    """An encoder whose tensors have shapes only."""
+    with torch.device("meta"):
+        return StreamingEncoder(spec, 1)
+
+
+def _stored(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a released file by name; on the meta device those that no parameter of ours stands for."""
+    yield from _placements(encoder)
+    if encoder.spec.rope_grid:
+        yield "video_mod_embed", torch.empty(1, 1, encoder.spec.width, device="meta")
 
 
 def _encoder_tensors(file: Path) -> dict[str, Tensor]:

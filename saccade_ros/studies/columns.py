@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -20,19 +19,13 @@ from saccade_ros.config import Config
 from saccade_ros.measure.progress import Progress
 from saccade_ros.recordings.clip import Clip, read_clip
 from saccade_ros.studies.streamed import Vectors, stream
+from saccade_ros.train.locked_views import resize
+from saccade_ros.train.teachers import Teacher
 
 PIXELS, UNTRAINED, TEACHER, ENCODER = "pixels 16x16", "untrained", "teacher", "encoder"
 SIDE = 16  # of the pictures that PIXELS compares
 
 Embed = Callable[[Clip], Vectors]  # of T tubelets, (T, dim)
-
-
-class PictureModel(Protocol):
-    """Encoder of single pictures, such as an image model that a student was trained from."""
-
-    def pooled(self, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Embed RGB pictures: (N, H, W, 3) -> (N, D)."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +46,7 @@ class EmbeddedClip:
 
 
 def make_columns(
-    config: Config, backend: Backend, controls: bool = True, teacher: PictureModel | None = None
+    config: Config, backend: Backend, controls: bool = True, teacher: Teacher | None = None
 ) -> dict[str, Embed]:
     """Make the columns of a table: controls and teacher, where they are asked for, and the loaded encoder."""
     columns: dict[str, Embed] = {}
@@ -71,9 +64,14 @@ def pixel_vectors(clip: Clip) -> Vectors:
     return np.stack(small).reshape(len(clip), -1).astype(np.float32)  # (T, 16 * 16 * 3)
 
 
-def teacher_vectors(model: PictureModel) -> Embed:
-    """Embed the newer picture of each tubelet with an image model."""
-    return lambda clip: model.pooled(clip.pictures[:, 1])  # (T, D)
+def teacher_vectors(teacher: Teacher) -> Embed:
+    """Average a teacher's features of each tubelet, alone, over its grid."""
+
+    def embed(clip: Clip) -> Vectors:
+        views = ([[resize(p, teacher.side) for p in pair]] for pair in clip.pictures)  # (1, 2, side, side, 3) each
+        return np.stack([teacher.dense(np.stack([view])).mean(axis=(0, 1, 2, 3)) for view in views])  # (T, C)
+
+    return embed
 
 
 def encoder_vectors(backend: Backend) -> Embed:

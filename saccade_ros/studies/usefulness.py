@@ -4,7 +4,6 @@ Every clip is streamed as a robot sees it, from an empty cache and without gate.
 vectors a column: pixels, the same architecture untrained, a teacher if one is given, and the encoder.
 """
 
-import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from saccade_ros.measure.records import record_head
 from saccade_ros.recordings.labelled import TEST, LabelledClip, LabelledOptions, of_split, read_labelled
 from saccade_ros.recordings.source import SourceError
 from saccade_ros.storage import sha256_of
-from saccade_ros.studies.columns import ClipEmbedder, EmbeddedClip, PictureModel, make_columns, mean_vectors
+from saccade_ros.studies.columns import ClipEmbedder, EmbeddedClip, make_columns, mean_vectors
 from saccade_ros.studies.jitter import jitter
 from saccade_ros.studies.linear import chance_level, probe_linearly, score_labels
 from saccade_ros.studies.moments import (
@@ -35,6 +34,7 @@ from saccade_ros.studies.moments import (
     same_clip_auc,
 )
 from saccade_ros.studies.plots import draw_usefulness
+from saccade_ros.train.teachers import Teacher, load_teacher
 
 ENOUGH_CLIPS = 8
 TITLES = {
@@ -67,7 +67,11 @@ class Options(Settings):
     motion: Path | None = knob(
         None, "Folder with train/LABEL/CLIP and test/LABEL/CLIP, labelled by the camera's motion.", metavar="FOLDER"
     )
-    teacher: str = knob("", "Image model for a column of its own, such as an ONNX file.", metavar="FILE")
+    teacher: str = knob(
+        "",
+        "Model for a column of its own, as `saccade train cache` takes it, such as an ONNX file.",
+        metavar="FILE",
+    )
     tubelets: int = knob(0, "Tubelets to take of each clip's start. 0 takes all.", at_least=0)
     seed: int = knob(0, "Seed of the light and the noise.", at_least=0)
     config: Config = Config()
@@ -80,13 +84,14 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         SourceError: fewer than two clips in a set, the same clip twice, a clip that cannot be read, or none long
             enough.
         BackendError, WeightsError, ConfigError: the model cannot be loaded as configured.
+        TeacherError: nor can the teacher.
     """
     started, config = time.monotonic(), options.config
     sets = {"clips": options.clips, "doom": options.doom, "panoramas": options.panoramas}
     hashes = {name: _hash_clips(paths) for name, paths in sets.items() if paths}
     labelled = read_labelled(LabelledOptions(options.motion)) if options.motion else ()
     backend = load_backend(config.encoder, config.backend)
-    info, teacher = backend.info, load_teacher(options.teacher) if options.teacher else None
+    info, teacher = backend.info, load_teacher(options.teacher, tubelets=1) if options.teacher else None
     columns, count = make_columns(config, backend, teacher=teacher), len([*chain(*sets.values()), *labelled])
     embed = ClipEmbedder(config, info.input_size, columns, options.tubelets, progress, count)
     embedded = {name: _embed(embed, sets[name], options.seed if name == "clips" else None) for name in hashes}
@@ -98,7 +103,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         "evaluate": "usefulness",
         **record_head(info.weights, info.weights_sha256),
         "encoder_id": info.encoder_id,
-        "teacher": _describe_file(options.teacher) if options.teacher else None,
+        "teacher": _describe_teacher(teacher) if teacher else None,
         "window": info.window,
         "recompute": info.recompute,
         "pooling": config.encoder.pooling,
@@ -110,12 +115,6 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         "warnings": _warnings(options, info.weights_random),
         "seconds": round(time.monotonic() - started, 1),
     }
-
-
-def load_teacher(spec: str) -> PictureModel:
-    """Load an image model as training does, imported only if one is asked for."""
-    teacher: PictureModel = importlib.import_module("saccade_ros.train.teachers").load_teacher(spec)
-    return teacher
 
 
 def _hash_clips(paths: Sequence[Path]) -> list[str]:
@@ -196,8 +195,12 @@ def _describe_row(name: str, row: ByColumn) -> dict[str, Any]:
     return {"name": name, "title": TITLES[name], "columns": {column: asdict(one) for column, one in row.items()}}
 
 
-def _describe_file(path: str | Path) -> dict[str, str]:
-    return {"name": Path(path).name, "sha256": sha256_of(Path(path))}
+def _describe_file(path: Path) -> dict[str, str]:
+    return {"name": path.name, "sha256": sha256_of(path)}
+
+
+def _describe_teacher(teacher: Teacher) -> dict[str, str]:
+    return {"name": teacher.name, "sha256": teacher.weights_sha256}
 
 
 def _warnings(options: Options, is_random: bool) -> list[str]:

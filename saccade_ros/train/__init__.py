@@ -1,1 +1,1 @@
-"""Training offline: the causal adapter."""
+"""Training offline: the causal adapter, the cache of a teacher's targets, and the student."""

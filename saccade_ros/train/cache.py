@@ -1,6 +1,6 @@
 """Target cache: views of clips with a frozen teacher's features, computed once: training needs no teacher.
 
-    FOLDER/cache.json              what it was made of (the lock), and the hash of every shard
+    FOLDER/cache.json              what it is made of (the lock), written first, and the hash of every shard
     FOLDER/projection.safetensors  the projection of the features
     FOLDER/views-00000.safetensors a shard: pictures and targets of SHARD_VIEWS views
 
@@ -22,13 +22,13 @@ from safetensors.numpy import save_file
 
 from saccade_ros.config import Config
 from saccade_ros.measure.progress import Progress, subrange
-from saccade_ros.storage import whole_path, write_json
+from saccade_ros.storage import sha256_of, whole_path, write_json
 from saccade_ros.train.locked_views import Seen, ViewedClip, draw_view, resize, show
-from saccade_ros.train.projection import Projection, fit_projection
+from saccade_ros.train.projection import Projection, check_fit, fit_projection
 from saccade_ros.train.teachers import Teacher, fingerprint
 
 SHARD_VIEWS = 32
-FITTED_VIEWS = 512  # at most, that the projection is fitted to
+FITTED_VIEWS = 512  # that the projection is fitted to, evenly spread; fewer than twice as many, or all there are
 FLOW_CELL = 16  # pixels of the student's picture on a side that motion is averaged over
 
 
@@ -45,6 +45,9 @@ class CachePlan:
         per_clip: views of each clip.
         side: of the student's pictures, in pixels.
         projection: kind, see projection.py; `width` its channels.
+
+    Raises:
+        CacheError: the student's pictures cannot be cut into patches.
     """
 
     tubelets: int
@@ -53,6 +56,10 @@ class CachePlan:
     projection: str
     width: int
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.side % FLOW_CELL:
+            raise CacheError(f"--side is {self.side}: give a multiple of {FLOW_CELL}, the pixels of a patch")
 
 
 class TargetBatch(NamedTuple):
@@ -80,6 +87,7 @@ class CacheWriter:
 
     Raises:
         CacheError: the folder holds a cache of other clips, another teacher or other options.
+        TeacherError: there are too few views, or the teacher has too few channels, for the projection.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class CacheWriter:
     ) -> None:
         self._folder, self._plan, self._clips, self._teacher = folder, plan, clips, teacher
         self._config, self._views = config, len(clips) * plan.per_clip
+        check_fit(plan.projection, len(self._fitted()) * plan.tubelets, teacher.width, plan.width)
         self._contents: dict[str, Any] = {"lock": self._lock(), "shards": []}
         self._resume()
 
@@ -110,22 +119,30 @@ class CacheWriter:
         return {**made_of, "fps": self._config.stream.fps}
 
     def _resume(self) -> None:
+        """Go on from cache.json; where there is none, write it first, for no other cache to go on with the rest."""
         file = self._folder / "cache.json"
         if not file.exists():
+            self._projection_file.unlink(missing_ok=True)
+            write_json(file, self._contents)
             return
         found = _read_contents(file)
-        for name, value in self._contents["lock"].items():
-            if found["lock"].get(name) != value:
-                raise CacheError(f"{file} was made with another {name}: give the same, or another folder")
+        if difference := _difference(found["lock"], self._contents["lock"]):
+            raise CacheError(f"{file} was made with another {difference}: give the same, or another folder")
         self._contents = found
 
+    @property
+    def _projection_file(self) -> Path:
+        return self._folder / "projection.safetensors"
+
+    def _fitted(self) -> range:
+        """Views that the projection is fitted to."""
+        return range(0, self._views, max(1, self._views // FITTED_VIEWS))
+
     def _projection(self, progress: Progress) -> Projection:
-        file = self._folder / "projection.safetensors"
+        file = self._projection_file
         if not file.exists():
-            step = max(1, self._views // FITTED_VIEWS)
-            seen = self._show(range(0, self._views, step))
             pooled = []
-            for view in seen:
+            for view in self._show(self._fitted()):
                 progress("fitting the projection", view.number / self._views)
                 pooled.append(self._teacher.dense(view.pictures[None]).mean(axis=(0, 2, 3)))  # (T, C)
             plan = self._plan
@@ -146,7 +163,7 @@ class CacheWriter:
         file = self._folder / f"views-{index:05}.safetensors"
         with whole_path(file) as path:
             save_file(tensors, path)
-        return {"file": file.name, "views": len(rows), "sha256": _sha256(file)}
+        return {"file": file.name, "views": len(rows), "sha256": sha256_of(file)}
 
     def _row(self, seen: Seen, projection: Projection) -> dict[str, npt.NDArray[Any]]:
         """Tensors of one view."""
@@ -160,7 +177,7 @@ class CacheWriter:
             "dense": dense.astype(np.float16),
             "flow": np.stack([motion(older, newer) for older, newer in pictures]),
             "stamps_ns": seen.stamps_ns,
-            "view": np.array([seen.view.clip, *seen.view[1:6], *seen.view.gains], np.float64),
+            "view": seen.view.numbers(),
         }
 
 
@@ -194,13 +211,21 @@ class TargetCache:
         for i, file in enumerate(self._files):
             progress(f"checking {file.name}", i / len(self._files))
             self._check(file, self._shards[i]["sha256"])
+            self._check_views(file, range(i * SHARD_VIEWS, i * SHARD_VIEWS + self._shards[i]["views"]))
 
     @staticmethod
     def _check(file: Path, sha256: str) -> None:
         if not file.is_file():
             raise CacheError(f"{file} is missing: copy the cache again, or make it again")
-        if _sha256(file) != sha256:
+        if sha256_of(file) != sha256:
             raise CacheError(f"{file} is not the file that cache.json names: copy it again, or make the cache again")
+
+    def _check_views(self, file: Path, numbers: range) -> None:
+        with safe_open(file, framework="np") as opened:
+            stored = opened.get_tensor("view")
+        drawn = [draw_view(self.plan.seed, number, self.plan.per_clip).numbers() for number in numbers]
+        if stored.shape != np.shape(drawn) or not np.allclose(stored, drawn, rtol=1e-9):
+            raise CacheError(f"{file} shows other views than cache.json's seed draws: make the cache again")
 
     @property
     def plan(self) -> CachePlan:
@@ -226,14 +251,18 @@ class TargetCache:
 
 def _read_contents(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as broken:
+        contents = dict(json.loads(file.read_text(encoding="utf-8")))
+        return {name: contents[name] for name in ("lock", "shards")}
+    except (OSError, ValueError, TypeError, KeyError) as broken:
         raise CacheError(f"{file} cannot be read ({broken}): give a folder of `saccade train cache`") from broken
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Name the first entry of two locks that differs, with both values where they are short; empty if none does."""
+    for name, value in here.items():
+        if (found := there.get(name)) == value:
+            continue
+        if isinstance(value, dict) and isinstance(found, dict):
+            return f"{name}: {_difference(found, value)}"
+        return name if isinstance(value, list) else f"{name} ({found}, here {value})"
+    return ""

@@ -42,11 +42,11 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         CacheError, TeacherError, WeightsError, SourceError: it cannot be made as asked.
     """
     started = time.monotonic()
-    clips = _survey_all(options, subrange(progress, 0.0, 0.1))
-    teacher = load_teacher(options.teacher, options.tubelets)
     plan = CachePlan(
         options.tubelets, options.views_per_clip, options.side, options.project, options.width, options.seed
     )
+    teacher = load_teacher(options.teacher, options.tubelets)
+    clips = _survey_all(options, subrange(progress, 0.0, 0.1))
     writer = CacheWriter(options.out, plan, clips, teacher, options.config)
     contents = writer.run(subrange(progress, 0.1, 0.9))
     return {
@@ -61,19 +61,20 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
 
 def _survey_all(options: Options, progress: Progress) -> list[ViewedClip]:
     paths = [path for given in options.clips for path in _clips_in(given)]
-    if not paths:
-        raise SourceError(f"{options.clips[0]} holds no video: give clips, or folders of them")
     clips = []
     for i, path in enumerate(paths):
         progress(f"surveying {path.name}", i / len(paths))
-        clips.append(survey(path, options.config))
+        clips.append(survey(path, options.tubelets, options.config))
     return clips
 
 
 def _clips_in(path: Path) -> list[Path]:
     """A folder of videos stands for its videos, a bag or a file for itself."""
     if path.is_dir() and not (path / "metadata.yaml").exists():
-        return sorted(file for file in path.iterdir() if file.suffix in (".mp4", ".avi", ".webm", ".mkv"))
+        videos = sorted(file for file in path.iterdir() if file.suffix in (".mp4", ".avi", ".webm", ".mkv"))
+        if not videos:
+            raise SourceError(f"{path} holds no video: give clips, or folders of them")
+        return videos
     return [path]
 
 

@@ -44,6 +44,10 @@ class View(NamedTuple):
     mirrored: bool
     gains: tuple[float, float, float]
 
+    def numbers(self) -> npt.NDArray[np.float64]:
+        """Write the view as a row of numbers: (9,)."""
+        return np.array([*self[:6], *self.gains], np.float64)
+
 
 @dataclass(frozen=True)
 class ViewedClip:
@@ -86,17 +90,29 @@ def draw_view(seed: int, number: int, per_clip: int) -> View:
     return View(clip, start, side, top, left, bool(random.random() < 0.5), (red, green, blue))
 
 
-def survey(path: Path, config: Config) -> ViewedClip:
+def survey(path: Path, least: int, config: Config) -> ViewedClip:
     """Count a clip's tubelets and hash its files.
 
+    Args:
+        least: tubelets of a view, which the clip must have (T).
+
     Raises:
-        SourceError: the recording cannot be read.
+        SourceError: the recording cannot be read, or is too short for a view.
     """
+    tubelets = sum(1 for _ in decode_tubelets(path, config))
+    if tubelets < least:
+        raise SourceError(f"{path} has {tubelets} tubelets, a view {least}: leave it out, or lower --tubelets")
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
-            digest.update(file.read_bytes())
-    return ViewedClip(path, sum(1 for _ in decode_tubelets(path, config)), digest.hexdigest())
+            _hash_file(file, digest)
+    return ViewedClip(path, tubelets, digest.hexdigest())
+
+
+def _hash_file(file: Path, digest: "hashlib._Hash") -> None:
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
 
 
 def show(
@@ -110,12 +126,8 @@ def show(
         side: of its pictures, in pixels.
 
     Raises:
-        SourceError: the clip is too short for a view, or no longer the one that was surveyed.
+        SourceError: the clip has become shorter than it was when it was surveyed.
     """
-    if clip.tubelets < tubelets:
-        raise SourceError(
-            f"{clip.path} has {clip.tubelets} tubelets, a view {tubelets}: leave it out, or lower --tubelets"
-        )
     waiting = deque((int(view.start * (clip.tubelets - tubelets + 1)), number, view) for number, view in views)
     newest: deque[DecodedTubelet] = deque(maxlen=tubelets)
     for n, tubelet in enumerate(decode_tubelets(clip.path, config)):

@@ -52,6 +52,20 @@ class Projection:
             raise TeacherError(f"{file} cannot be read ({broken}): start the cache again in another folder") from broken
 
 
+def check_fit(kind: str, features: int, channels: int, width: int) -> None:
+    """Check that a projection can be fitted to so many features.
+
+    Raises:
+        TeacherError: there are fewer channels, or too few features to find the components of.
+    """
+    if kind != "none" and width > channels:
+        raise TeacherError(f"--width is {width}, the teacher has {channels} channels: give at most as many")
+    if kind == "pca" and features <= width:
+        raise TeacherError(
+            f"{features} features are too few for {width} components: give more clips or views, or a lower --width"
+        )
+
+
 def fit_projection(kind: str, pooled: Features, width: int, seed: int) -> Projection:
     """Fit a projection to pooled features (N, C).
 
@@ -61,14 +75,10 @@ def fit_projection(kind: str, pooled: Features, width: int, seed: int) -> Projec
         width: channels to keep (P); "none" ignores it.
 
     Raises:
-        TeacherError: there are fewer channels, or too few features to find the components of.
+        TeacherError: see check_fit.
     """
+    check_fit(kind, len(pooled), pooled.shape[1], width)
     mean = pooled.mean(axis=0)
-    channels = len(mean)
-    if kind != "none" and width > channels:
-        raise TeacherError(f"--width is {width}, the teacher has {channels} channels: give at most as many")
-    if kind == "pca" and len(pooled) <= width:
-        raise TeacherError(f"{len(pooled)} features are too few for {width} components: give more clips or views")
     directions = _directions(kind, pooled - mean, width, seed)
     scale = 1 / max(float(np.sqrt(np.square((pooled - mean) @ directions).mean())), 1e-12)
     return Projection(mean.astype(np.float32), (directions * scale).astype(np.float32))

@@ -119,7 +119,10 @@ class Student(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Small transformer that predicts the targets of hidden patches from the tokens of the others."""
+    """Small transformer that predicts the targets of hidden patches from the tokens of the others.
+
+    Its layers are those of an encoder, whose patch embedding is not used.
+    """
 
     def __init__(self, spec: ModelSpec, tubelets: int, targets_width: int) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ class Options(Settings):
     cache: Path = required("Folder that `saccade train cache` wrote.", metavar="CACHE", positional=True)
     out: Path = knob(
         Path("student"),
-        "Folder for config.json, model.safetensors, checkpoint.pt, training.json and training.png.",
+        "Folder for the student, checkpoint.pt, training.json and training.png.",
         metavar="FOLDER",
     )
     resume: bool = knob(False, "True goes on from the folder's checkpoint.")
@@ -50,12 +50,13 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         trainer.resume()
     for state in trainer.run():
         progress(f"training: {_latest(state)}", 0.05 + 0.95 * state.step / plan.steps)
-    result = load_encoder(str(options.out), trainer.spec.trained_tubelets)
+    result = load_encoder(str(trainer.result), trainer.spec.trained_tubelets)
     return {
         "train": "student",
         **record_head(result.source, result.sha256),
         "cache": {"views": cache.views, "digest": cache.digest, "teacher": cache.lock["teacher"]},
         **asdict(plan),
+        "model": str(trainer.result),
         "parameters": sum(parameter.numel() for parameter in result.encoder.parameters()),
         "history": trainer.state.history,
         "loss_drop": loss_drop(trainer.state),
@@ -85,10 +86,10 @@ def table(record: dict[str, Any]) -> str:
 
 
 def save(record: dict[str, Any], options: Options) -> list[Path]:
-    """Write training.json and training.png beside the weights, which training itself has written."""
+    """Write training.json and training.png beside the student, which training itself has written."""
     file = options.out / "training.json"
     return [
-        options.out / "model.safetensors",
+        Path(record["model"]),
         save_record(record, file),
         draw_losses(record, file.with_suffix(".png")),
     ]

@@ -1,8 +1,9 @@
 """Training of a student on a target cache, in steps that a checkpoint can be taken of. No teacher runs in it."""
 
+import pickle
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from saccade_ros.encoder.released import check_released, save_released
 from saccade_ros.encoder.spec import ModelSpec
 from saccade_ros.encoder.weights import save_transformers
 from saccade_ros.knobs import Settings, knob
-from saccade_ros.measure.progress import silent
 from saccade_ros.storage import whole_path
 from saccade_ros.train.augment import augmented_pixels, plain_pixels
 from saccade_ros.train.cache import TargetCache
@@ -24,6 +25,7 @@ from saccade_ros.train.student import LossWeights, Student, Targets, make_target
 
 MAX_GRADIENT_NORM = 1.0
 BETAS = (0.9, 0.95)
+ROPE_GRID = 16  # of V-JEPA 2.1
 
 
 @dataclass(frozen=True)
@@ -78,28 +80,22 @@ class StudentTrainer:
     """Training of one student.
 
     Args:
-        start: weights to start from instead of random ones, as `student.state_dict()`.
+        folder: for the checkpoint and the result.
 
     Raises:
         TrainingError: the plan does not suit the cache.
+        ConfigError, WeightsError: there is no such student, or no file could tell its sizes.
     """
 
     def __init__(self, cache: TargetCache, plan: StudentPlan, folder: Path) -> None:
-        if plan.clip_tubelets > cache.plan.tubelets:
-            raise TrainingError(
-                f"--clip-tubelets is {plan.clip_tubelets}, the cache's views have {cache.plan.tubelets}: give fewer"
-            )
         self.cache, self.plan, self.folder, self.state = cache, plan, folder, StudentState()
-        self.spec = ModelSpec(
-            folder.name,
-            plan.width,
-            plan.depth,
-            plan.heads,
-            cache.plan.side,
-            rope=plan.rope,  # type: ignore[arg-type]
-        )
+        self.spec = _spec_of(plan, folder.name, cache.plan.side)
+        window = min(cache.plan.tubelets, self.spec.trained_tubelets)
+        _check(plan, cache, window)
+        if self.spec.rope != "tiled":
+            check_released(self.spec, self.result)
         width = cache.read(np.array([0])).pooled.shape[-1]
-        self.student = Student(self.spec, cache.plan.tubelets, width, plan.hidden, plan.seed)
+        self.student = Student(self.spec, window, width, plan.hidden, plan.seed)
         self._averaged = {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
         self._optimizer = torch.optim.AdamW(_groups(self.student, plan.weight_decay), plan.learning_rate, betas=BETAS)
 
@@ -107,6 +103,14 @@ class StudentTrainer:
     def checkpoint(self) -> Path:
         """File that training can be taken up from again."""
         return self.folder / "checkpoint.pt"
+
+    @property
+    def result(self) -> Path:
+        """What encoder.model names the student by: the folder, in transformers' format, or a released .pt file in it.
+
+        The file is for the interleaved layout, which transformers has not.
+        """
+        return self.folder if self.spec.rope == "tiled" else self.folder / f"model_{self.spec.input_size}.pt"
 
     def run(self) -> Iterator[StudentState]:
         """Train to the last step of the plan, from the state on that there is; yield the state after every step."""
@@ -167,7 +171,15 @@ class StudentTrainer:
     # Checkpoints
 
     def save(self) -> None:
-        """Write everything that training goes on from, and the averaged student in transformers' format."""
+        """Write the averaged student, then everything that training goes on from.
+
+        In this order: training that is killed in between writes the student once more.
+        """
+        encoder = {n.removeprefix("encoder."): t for n, t in self._averaged.items() if n.startswith("encoder.")}
+        if self.spec.rope == "tiled":
+            save_transformers(self.spec, encoder, self.folder)
+        else:
+            save_released(self.spec, encoder, self.result)
         state = {
             "identity": self._identity(),
             "progress": asdict(self.state),
@@ -177,22 +189,20 @@ class StudentTrainer:
         }
         with whole_path(self.checkpoint) as path:
             torch.save(state, path)
-        encoder = {n.removeprefix("encoder."): t for n, t in self._averaged.items() if n.startswith("encoder.")}
-        save_transformers(self.spec, encoder, self.folder)
 
     def resume(self) -> None:
         """Take up training from the checkpoint.
 
         Raises:
-            TrainingError: there is none, or it is of another training.
+            TrainingError: there is none, it cannot be read, or it is of another training.
         """
         if not self.checkpoint.is_file():
             raise TrainingError(f"{self.checkpoint} does not exist: nothing to resume; leave --resume out")
-        state = torch.load(self.checkpoint, weights_only=True)
+        state = _read_checkpoint(self.checkpoint)
         for name, value in self._identity().items():
-            if state["identity"][name] != value:
+            if (found := state["identity"].get(name)) != value:
                 raise TrainingError(
-                    f"{self.checkpoint} was trained with {name} {state['identity'][name]}, not {value}: "
+                    f"{self.checkpoint} was trained with {name} {found}, not {value}: "
                     "ask for the same, or train into another folder"
                 )
         self.student.load_state_dict(state["student"])
@@ -204,13 +214,36 @@ class StudentTrainer:
         return {"cache": self.cache.digest, **asdict(self.plan)}
 
 
+def _spec_of(plan: StudentPlan, name: str, side: int) -> ModelSpec:
+    """Sizes of the student. The interleaved layout is V-JEPA 2.1's, whose positions are stretched to its grid."""
+    spec = ModelSpec(name, plan.width, plan.depth, plan.heads, side)
+    return replace(spec, rope="interleaved", rope_grid=ROPE_GRID) if plan.rope == "interleaved" else spec
+
+
+def _check(plan: StudentPlan, cache: TargetCache, window: int) -> None:
+    if plan.clip_tubelets > window:
+        raise TrainingError(
+            f"--clip-tubelets is {plan.clip_tubelets}, a view has {window} to take: give at most as many"
+        )
+    if plan.whole_views and cache.plan.tubelets > window:
+        raise TrainingError(
+            f"the cache's views have {cache.plan.tubelets} tubelets, a student's window at most {window}: "
+            "give --whole-views 0, or a cache with fewer"
+        )
+    if plan.overfit > cache.views:
+        raise TrainingError(f"--overfit is {plan.overfit}, the cache has {cache.views} views: give at most as many")
+
+
+def _read_checkpoint(file: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(file, weights_only=True))
+    except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as broken:
+        reason = str(broken).partition("\n")[0]
+        raise TrainingError(f"{file} cannot be read ({reason}): train again in another folder") from broken
+
+
 def _groups(student: Student, decay: float) -> list[dict[str, Any]]:
     """Matrices, which decay, and vectors, which do not."""
     parameters = list(student.parameters())
     matrices, vectors = ([p for p in parameters if (p.ndim > 1) == flat] for flat in (True, False))
     return [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def open_cache(folder: Path) -> TargetCache:
-    """Open a cache without telling how the check of its files goes on."""
-    return TargetCache(folder, silent)

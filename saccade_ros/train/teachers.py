@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from saccade_ros.storage import sha256_of
 from saccade_ros.vision.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 Pictures = npt.NDArray[np.uint8]
@@ -58,8 +59,11 @@ def load_teacher(source: str, tubelets: int) -> Teacher:
 
 
 def _model_type(folder: Path) -> str:
-    file = folder / "config.json"
-    return str(json.loads(file.read_text(encoding="utf-8")).get("model_type", "")) if file.is_file() else ""
+    """Kind of model in a folder; empty if its config.json is missing or broken, which load_encoder explains."""
+    try:
+        return str(dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))).get("model_type", ""))
+    except (OSError, ValueError, TypeError):
+        return ""
 
 
 def fixed_clip(tubelets: int, side: int) -> Pictures:
@@ -78,8 +82,13 @@ def fingerprint(teacher: Teacher, tubelets: int) -> dict[str, Any]:
 
     Returns:
         name, weights_sha256, and `answer`: the first 16 channels of its pooled features of the fixed clip.
+
+    Raises:
+        TeacherError: its features are not finite.
     """
     pooled = teacher.dense(fixed_clip(tubelets, teacher.side)).mean(axis=(0, 1, 2, 3))  # (C,)
+    if not np.isfinite(pooled).all():
+        raise TeacherError(f"{teacher.name} gives features that are no finite numbers: repair or replace its weights")
     answer = [float(f"{value:.4g}") for value in pooled[:16]]
     return {"name": teacher.name, "weights_sha256": teacher.weights_sha256, "answer": answer}
 
@@ -92,19 +101,20 @@ class ImageTeacher:
     (N, C, g, g) or (N, C).
 
     Raises:
-        TeacherError: the declaration is missing or wrong, or the graph gives something else.
+        TeacherError: the declaration is missing or wrong, or the graph cannot be run or gives something else.
     """
 
     def __init__(self, file: Path) -> None:
-        import onnxruntime
-
         self._declared = _read_declaration(file)
-        self.name, self.side = self._declared["name"], int(self._declared["side"])
-        self.weights_sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        if not file.is_file():
+            raise TeacherError(f"{file} does not exist: give the file that its declaration describes")
+        self.name, self.side = str(self._declared["name"]), self._declared["side"]
+        self.weights_sha256 = sha256_of(file)
+        self._session = _load_graph(file)
+        self._input, shape = self._session.get_inputs()[0].name, self._session.get_inputs()[0].shape
+        wanted = (1, 3, self.side, self.side)
+        if len(shape) != 4 or any(isinstance(n, int) and n != w for n, w in zip(shape, wanted, strict=True)):
+            raise TeacherError(f"{file} takes {shape}, not {wanted}: declare its side, or export it for one picture")
         self.width = self.dense(fixed_clip(1, self.side)).shape[-1]
 
     def dense(self, views: Pictures) -> Features:
@@ -117,23 +127,49 @@ class ImageTeacher:
         """(side, side, 3) -> (1, g, g, C)."""
         mean, std = (np.array(self._declared[key], np.float32) for key in ("mean", "std"))
         values = (picture.astype(np.float32) / 255 - mean) / std
-        (found,) = self._session.run(None, {self._input: values.transpose(2, 0, 1)[None]})
-        if found.ndim not in (2, 4):
-            raise TeacherError(f"{self.name} gives features of shape {found.shape}: export (N, C, g, g) or (N, C)")
+        outputs = self._session.run(None, {self._input: values.transpose(2, 0, 1)[None]})
+        found = outputs[0]
+        if len(outputs) > 1 or found.ndim not in (2, 4) or found.shape[2:3] != found.shape[3:]:
+            shapes = ", ".join(str(output.shape) for output in outputs)
+            raise TeacherError(f"{self.name} gives {shapes}: export one output, (N, C, g, g) or (N, C)")
         features: Features = found.reshape(*found.shape, *(1,) * (4 - found.ndim)).transpose(0, 2, 3, 1)
         return features  # (1, g, g, C)
+
+
+def _load_graph(file: Path) -> Any:
+    """Open a session that computes in one thread, so that its results are the same everywhere."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as refused:  # ONNX Runtime's own exceptions share no base class
+        reason = str(refused).partition("\n")[0]
+        raise TeacherError(f"{file} cannot be loaded by ONNX Runtime ({reason}): export it again") from refused
 
 
 def _read_declaration(file: Path) -> dict[str, Any]:
     beside = file.with_suffix(".json")
     try:
         declared = json.loads(beside.read_text(encoding="utf-8"))
-        missing = [key for key in ("name", "side", "mean", "std", "licence") if key not in declared]
-    except (OSError, ValueError) as broken:
+        missing = [key for key in ("name", "side", "mean", "std", "licence") if key not in dict(declared)]
+    except (OSError, ValueError, TypeError) as broken:
         raise TeacherError(f"{beside} cannot be read ({broken}): it declares the input of {file.name}") from broken
     if missing:
         raise TeacherError(f"{beside} lacks {', '.join(missing)}: declare the input of {file.name} there")
+    if not isinstance(declared["side"], int) or declared["side"] < 1:
+        raise TeacherError(f"{beside} has side {declared['side']!r}: give the input's side in pixels")
+    for key in ("mean", "std"):
+        _check_colours(beside, key, declared[key])
     return dict(declared)
+
+
+def _check_colours(beside: Path, key: str, values: Any) -> None:
+    numbers = isinstance(values, list) and [v for v in values if isinstance(v, int | float)]
+    if not numbers or len(numbers) != 3 or len(values) != 3 or (key == "std" and min(numbers) <= 0):
+        remedy = "give three numbers, for red, green and blue" + (", above 0" if key == "std" else "")
+        raise TeacherError(f"{beside} has {key} {values!r}: {remedy}")
 
 
 class VJEPATeacher:
@@ -184,7 +220,7 @@ class VideoMAETeacher:
                 f"{folder} takes clips of {config.num_frames} frames in tubelets of {config.tubelet_size}; "
                 f"views have {2 * tubelets} in tubelets of 2: give --tubelets {config.num_frames // 2}"
             )
-        self._model, self._tubelets = model.eval(), tubelets
+        self._model, self._tubelets = model.float().eval(), tubelets
         self.name, self.side, self.width = f"VideoMAE {Path(folder).name}", config.image_size, config.hidden_size
         self.weights_sha256 = _hash_tensors(model.state_dict())
 

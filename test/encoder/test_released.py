@@ -1,5 +1,6 @@
 """Released `.pt` files: what the public model makes of them, and refusal by name of what is not exactly one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from reference_model import random_clip, relative_error
 from transformers import VJEPA2Model
 
-from saccade_ros.encoder.weights import WeightsError, load_encoder
+from saccade_ros.encoder.released import check_released, save_released
+from saccade_ros.encoder.spec import ModelSpec
+from saccade_ros.encoder.weights import WeightsError, fingerprint, load_encoder, load_untrained
 
 RECORDED = Path(__file__).parent / "fixtures" / "vjepa21_small.npz"
 QKV = "module.backbone.blocks.3.attn.qkv.weight"
@@ -146,3 +149,39 @@ def test_file_with_code_in_it_is_refused_unexecuted(tmp_path):
 def test_file_that_is_not_there_is_named():
     with pytest.raises(WeightsError, match=r"absent\.pt' does not exist"):
         load_encoder("absent.pt", 2)
+
+
+# Saving
+
+OURS = ModelSpec("ours_112", width=128, depth=3, heads=2, input_size=112, rope="interleaved", rope_grid=16)
+
+
+@pytest.mark.parametrize("spec", [OURS, replace(OURS, rope="tiled", rope_grid=0)], ids=["2.1", "2"])
+def test_saved_file_comes_back_with_its_sizes_and_values(tmp_path, spec):
+    encoder = load_untrained(spec, 2, seed=1).encoder
+    save_released(spec, encoder.state_dict(), tmp_path / "ours_112.pt")
+    loaded = load_encoder(str(tmp_path / "ours_112.pt"), 2)
+    assert loaded.encoder.spec == spec
+    assert loaded.sha256 == fingerprint(encoder)
+    assert not loaded.is_random
+
+
+def test_saved_file_has_every_tensor_of_the_public_model(tmp_path):
+    spec = ModelSpec("small_128", 128, 12, 2, 128, rope="interleaved", rope_grid=16)
+    save_released(spec, load_untrained(spec, 2).encoder.state_dict(), tmp_path / "small_128.pt")
+    saved = torch.load(tmp_path / "small_128.pt", weights_only=True)["ema_encoder"]
+    assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == released_model.shapes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"heads": 4}, "read with heads 2, the model has 4: give heads of 64 channels"),
+        ({"input_size": 128}, "read with input_size 112, the model has 128"),
+        ({"rope_grid": 0}, "read with rope tiled, the model has interleaved"),
+        ({"norm_eps": 1e-5}, "read with norm_eps 1e-06, the model has 1e-05"),
+    ],
+)
+def test_sizes_that_a_file_does_not_tell_are_refused(changes, said):
+    with pytest.raises(WeightsError, match=rf"ours_112\.pt: a released file is {said}"):
+        check_released(replace(OURS, **changes), Path("ours_112.pt"))

@@ -4,12 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import oracle
 import pytest
 import torch
+from reference_model import random_clip, relative_error
 from safetensors.torch import load_file, save_file
+from transformers import VJEPA2Model
 
 from saccade_ros.config import ConfigError
-from saccade_ros.encoder.weights import WeightsError, fingerprint, load_encoder
+from saccade_ros.encoder.spec import ModelSpec
+from saccade_ros.encoder.weights import WeightsError, fingerprint, load_encoder, load_untrained, save_transformers
 
 QUERY = "encoder.layer.1.attention.query.weight"
 
@@ -165,3 +169,53 @@ def test_half_precision_checkpoint_loads_as_fp32(reference, tmp_path):
 
     copy.deepcopy(reference).to(torch.bfloat16).save_pretrained(tmp_path)
     assert load_encoder(str(tmp_path), 2).encoder.dtype == torch.float32
+
+
+# Saving
+
+SMALL = ModelSpec("small", width=48, depth=2, heads=2, input_size=128)
+
+
+def save_small(folder: Path, spec: ModelSpec = SMALL, **options: object):
+    encoder = load_untrained(spec, 2, seed=1).encoder
+    for parameter in encoder.parameters():  # biases and norms start at constants, which would hide a mix-up
+        parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)), alpha=0.1)
+    save_transformers(spec, encoder.state_dict(), folder, **options)
+    return encoder
+
+
+def test_saved_encoder_is_a_whole_checkpoint_of_transformers(tmp_path):
+    save_small(tmp_path)
+    model, report = VJEPA2Model.from_pretrained(tmp_path, output_loading_info=True)
+    assert {name: list(found) for name, found in report.items() if found} == {}
+    assert model.config.num_hidden_layers == 2
+
+
+def test_transformers_agrees_with_the_saved_encoder_that_recomputes_its_window(tmp_path):
+    save_small(tmp_path)
+    encoder, clip = load_encoder(str(tmp_path), window=3, recompute=3).encoder, random_clip(3)
+    ring = encoder.new_ring()
+    for tubelet in clip:
+        out = encoder.step([encoder.embed(tubelet)], [ring])[0]
+    with torch.no_grad():
+        expected = oracle.clip_encoder(VJEPA2Model.from_pretrained(tmp_path).eval(), clip)
+    assert relative_error(out.tokens, expected) <= 1e-5
+
+
+def test_saved_encoder_comes_back_with_its_sizes_and_values(tmp_path):
+    encoder = save_small(tmp_path / "small")
+    loaded = load_encoder(str(tmp_path / "small"), 2)
+    assert loaded.encoder.spec == SMALL
+    assert loaded.sha256 == fingerprint(encoder)
+
+
+def test_saved_encoder_has_the_precision_asked_for(tmp_path):
+    save_small(tmp_path, dtype=torch.float16)
+    assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
+    assert load_encoder(str(tmp_path), 2).encoder.dtype == torch.float32
+
+
+def test_interleaved_layout_has_no_config_in_transformers(tmp_path):
+    spec = ModelSpec("small", width=64, depth=1, heads=1, input_size=128, rope="interleaved")
+    with pytest.raises(ConfigError, match="small has interleaved rotary positions"):
+        save_small(tmp_path, spec)

@@ -3,20 +3,25 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tiny_teacher
 from clips import write_pan
 from scenes import textured, tiny_config
+from tiny_teacher import write_teacher
 
 from saccade_ros.backends import load_backend
 from saccade_ros.cli import main
 from saccade_ros.config import EncoderConfig
 from saccade_ros.recordings.clip import Clip, read_clip
 from saccade_ros.recordings.source import SourceError
+from saccade_ros.storage import sha256_of
 from saccade_ros.studies.columns import ENCODER, PIXELS, TEACHER, UNTRAINED, EmbeddedClip, make_columns
 from saccade_ros.studies.jitter import jitter
 from saccade_ros.studies.moments import Moments, nearest_other_moment, nearest_place, right_moment, same_clip_auc
 from saccade_ros.studies.usefulness import places_of
+from saccade_ros.train.teachers import load_teacher
 
 TINY = ["--set", "encoder.model=tiny", "--set", "encoder.window=2", "--set", "backend.threads=1"]
 
@@ -111,27 +116,23 @@ def test_jitter_changes_light_and_noise_the_same_way_every_time():
     assert min(flat) > 0.9, "the picture is still there"
 
 
-class Mean:
-    """Image model whose embedding is the mean colour."""
-
-    def pooled(self, pictures: np.ndarray) -> np.ndarray:
-        return pictures.mean(axis=(1, 2)).astype(np.float32)
-
-
 def test_columns_are_made_of_the_same_clip(tmp_path):
     config = tiny_config()
     backend = load_backend(config.encoder, config.backend)
     seen = read_clip(write_pan(tmp_path / "a.mp4", place=0, frames=6), config, backend.info.input_size)
-    columns = make_columns(config, backend, teacher=Mean())
+    teacher = load_teacher(str(write_teacher(tmp_path / "tiny.onnx")), tubelets=1)
+    columns = make_columns(config, backend, teacher=teacher)
     vectors = {name: embed(seen) for name, embed in columns.items()}
     assert list(vectors) == [PIXELS, UNTRAINED, TEACHER, ENCODER]
     assert {name: one.shape for name, one in vectors.items()} == {
         PIXELS: (3, 768),
         UNTRAINED: (3, 192),
-        TEACHER: (3, 3),
+        TEACHER: (3, 12),
         ENCODER: (3, 192),
     }
-    assert vectors[TEACHER] == pytest.approx(seen.pictures[:, 1].mean(axis=(1, 2)), rel=1e-5)
+    newer = [cv2.resize(picture, (32, 32), interpolation=cv2.INTER_AREA) for picture in seen.pictures[:, 1]]
+    expected = np.array([tiny_teacher.features(picture).mean(axis=(0, 1)) for picture in newer])
+    assert vectors[TEACHER] == pytest.approx(expected, abs=1e-5)
     assert vectors[PIXELS][0].reshape(16, 16, 3)[0, 0] == pytest.approx(
         seen.pictures[0, :, :8, :8].mean(axis=(0, 1, 2)), rel=1e-4
     )
@@ -205,3 +206,32 @@ def test_command_makes_the_table_the_record_and_the_picture(world, tmp_path, cap
 def test_clips_that_say_nothing_are_refused(world, clips, said, capsys):
     assert main(["evaluate", "usefulness", *(str(world / clip) for clip in clips), *TINY]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_teacher_is_a_column_of_its_own(world, tmp_path):
+    clips = [str(world / f"place{n}.mp4") for n in range(3)]
+    teacher, file = write_teacher(tmp_path / "tiny.onnx"), tmp_path / "usefulness.json"
+    command = ["evaluate", "usefulness", *clips, "--teacher", str(teacher), "--tubelets", "10"]
+    assert main([*command, *TINY, "--json", str(file)]) == 0
+    record = json.loads(file.read_text())
+    assert record["teacher"] == {"name": "tiny", "sha256": sha256_of(teacher)}
+    assert {tuple(row["columns"]) for row in record["measures"]} == {(PIXELS, UNTRAINED, TEACHER, ENCODER)}
+    assert file.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_teacher_may_be_a_checkpoint_which_sees_each_tubelet_alone(world, tmp_path):
+    config = tiny_config()
+    backend = load_backend(config.encoder, config.backend)
+    seen = read_clip(world / "place0.mp4", config, backend.info.input_size, at_most=3)
+    teacher = load_teacher("tiny", tubelets=1)
+    vectors = make_columns(config, backend, controls=False, teacher=teacher)[TEACHER](seen)
+    assert vectors.shape == (3, 192)
+    streamed = make_columns(config, backend, controls=False)[ENCODER](seen)
+    assert vectors[0] == pytest.approx(streamed[0], abs=1e-4), "the first tubelet of a stream is alone, too"
+
+
+def test_teacher_that_cannot_be_loaded_is_refused(world, tmp_path, capsys):
+    clips = [str(world / f"place{n}.mp4") for n in range(2)]
+    command = ["evaluate", "usefulness", *clips, "--teacher", str(tmp_path / "absent.onnx"), *TINY]
+    assert main(command) == 1
+    assert "absent.json cannot be read" in capsys.readouterr().err
