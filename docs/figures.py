@@ -183,13 +183,13 @@ def default_training() -> str:
     record = _record("default_training")
     first, last = record["history"][0], record["history"][-1]
     parts = ", ".join(f"{name} {first[name]:.2f} to {last[name]:.2f}" for name in first if name not in ("step", "loss"))
-    tubelets = record["steps"] * record["batch"] * record["clip_tubelets"]
+    views, tubelets = record["cache"]["views"], record["steps"] * record["batch"] * record["clip_tubelets"]
     return (
-        f"{record['cache']['views']} views of as many clips, 8 tubelets each; {record['steps']} steps of "
-        f"{record['batch']} clips of {record['clip_tubelets']} tubelets ({tubelets / 1000:.0f} thousand tubelets), AdamW "
-        f"at {record['learning_rate']:g}, averaged weights; {record['seconds'] / 60:.0f} minutes on {record['threads']} "
-        f"threads of {record['machine']}, torch {record['torch']}, beside other work. Parts of the loss, weighted, at "
-        f"step {first['step']:.0f} and at the end: {parts}. [Record](../../docs/results/default_training.json)."
+        f"{views} views of as many clips, 8 tubelets each; {record['steps']} steps, {tubelets / 1000:.0f} thousand "
+        f"tubelets, AdamW at {record['learning_rate']:g}, averaged weights; {record['seconds'] / 60:.0f} minutes on "
+        f"{record['threads']} threads of {record['machine']}, torch {record['torch']}, beside other work. Parts of the "
+        f"loss, weighted, at step {first['step']:.0f} and at the end: {parts}. "
+        "[Record](../../docs/results/default_training.json)."
     )
 
 

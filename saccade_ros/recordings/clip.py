@@ -16,7 +16,7 @@ from saccade_ros.pipeline import Intake
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.source import RecordedImage, SourceError
 from saccade_ros.vision.images import MalformedImage
-from saccade_ros.vision.preprocess import normalize, resize_to_square
+from saccade_ros.vision.preprocess import normalize_all, resize_to_square
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +37,7 @@ class Clip:
     @property
     def pixels(self) -> npt.NDArray[np.float32]:
         """The encoder's input, (T, 2, 3, size, size)."""
-        count, pair, size = self.pictures.shape[:3]
-        pixels = np.empty((count, pair, 3, size, size), np.float32)
-        for tubelet, out in zip(self.pictures, pixels, strict=True):
-            for picture, plane in zip(tubelet, out, strict=True):
-                normalize(picture, plane)
-        return pixels
+        return normalize_all(self.pictures)
 
 
 def frames_of(source: Iterable[RecordedImage]) -> Iterator[Frame]:

@@ -4,7 +4,6 @@ As V-JEPA evaluates its encoders (Bardes et al. 2024, section 4.1), with a probe
 (Loshchilov and Hutter 2019) on tokens that the frozen encoder gave once.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, ClassVar
@@ -25,6 +24,7 @@ from saccade_ros.measure.progress import Progress
 from saccade_ros.recordings.clip import Clip
 from saccade_ros.studies.columns import evenly
 from saccade_ros.studies.streamed import Vectors
+from saccade_ros.train.schedule import warm_cosine
 
 BATCH = 16  # clips
 WEIGHT_DECAY = 0.1
@@ -113,7 +113,8 @@ def train_attentive(
     probe = _new_probe(tokens.spec, names, plan.seed).to(tokens.device)
     solver = torch.optim.AdamW(probe.parameters(), plan.learning_rate, weight_decay=WEIGHT_DECAY)
     batches = list(_batches(len(labels), plan))
-    rates = torch.optim.lr_scheduler.LambdaLR(solver, lambda step: rate_at(step / len(batches)))
+    warm_up = max(1, round(WARM_UP * len(batches)))
+    rates = torch.optim.lr_scheduler.LambdaLR(solver, lambda step: warm_cosine(step, len(batches), warm_up))
     for step, batch in enumerate(batches):
         progress("training the attentive probe", step / len(batches))
         solver.zero_grad()
@@ -124,13 +125,6 @@ def train_attentive(
         solver.step()
         rates.step()
     return probe
-
-
-def rate_at(done: float) -> float:
-    """Fraction of the highest learning rate when this fraction of the steps is done: a rise, then half a cosine."""
-    if done < WARM_UP:
-        return max(done, 0.01) / WARM_UP
-    return (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
 
 
 def _new_probe(spec: ModelSpec, labels: tuple[str, ...], seed: int) -> AttentiveProbe:

@@ -24,6 +24,7 @@ from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.knobs import Settings, knob
 from saccade_ros.measure.metrics import centred_cosine
 from saccade_ros.storage import whole_path
+from saccade_ros.train.schedule import warm_cosine
 from saccade_ros.train.stream import clip_tokens, stream_tokens
 from saccade_ros.train.views import random_view
 
@@ -151,7 +152,7 @@ class CausalTrainer:
 
     def _step(self, clips: Sequence[Tensor]) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate * _schedule(self.state.step, self.plan.steps)
+            group["lr"] = self.plan.learning_rate * warm_cosine(self.state.step, self.plan.steps, WARM_UP_STEPS)
         self._optimizer.zero_grad()
         loss = example_loss(self._student, self._new_example(clips))
         loss.backward()
@@ -259,11 +260,3 @@ def centred_gap(tokens: Tensor, targets: Tensor) -> float:
     """Compute 1 - centred cosine of the pooled embeddings, averaged over the clip: (n, S, D) each."""
     ours, theirs = (part.mean(dim=1).numpy() for part in (tokens, targets))  # (n, D)
     return 1 - float(centred_cosine(ours, theirs).mean())
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Fraction of the highest learning rate: linear warm-up, then half a cosine to zero."""
-    if step < WARM_UP_STEPS:
-        return (step + 1) / WARM_UP_STEPS
-    done = (step - WARM_UP_STEPS) / max(1, steps - WARM_UP_STEPS)
-    return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))

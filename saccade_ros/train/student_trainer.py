@@ -3,7 +3,7 @@
 import pickle
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from saccade_ros.train.student import LossWeights, Student, Targets, make_target
 
 MAX_GRADIENT_NORM = 1.0
 BETAS = (0.9, 0.95)
+MOTION_FROM, MOTION_RISE = 1 / 3, 10.0  # the flow's weight rises by this factor after this fraction of the steps
 ROPE_GRID = 16  # of V-JEPA 2.1
 
 
@@ -128,7 +129,7 @@ class StudentTrainer:
             group["lr"] = plan.learning_rate * warm_cosine(step, plan.steps, plan.warm_up)
         pixels, targets = self._example(step, random)
         causal = float(torch.rand((), generator=random)) >= plan.bidirectional
-        losses = self.student(pixels, targets, causal, plan.weights, random)
+        losses = self.student(pixels, targets, causal, self._weights(step), random)
         self._optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT_NORM)
@@ -137,6 +138,12 @@ class StudentTrainer:
         self.state.step += 1
         for name, loss in losses.items():
             self.state.losses.setdefault(name, []).append(loss.item())
+
+    def _weights(self, step: int) -> LossWeights:
+        """Weights of a step. Motion is learned late: from scratch the tokens gain nothing from it beside the rest."""
+        weights = self.plan.weights
+        late = step >= MOTION_FROM * self.plan.steps
+        return replace(weights, flow_weight=MOTION_RISE * weights.flow_weight) if late else weights
 
     def _example(self, step: int, random: torch.Generator) -> tuple[Tensor, Targets]:
         """Normalised pixels of a batch, and its targets."""

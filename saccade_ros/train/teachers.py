@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.storage import sha256_of
-from saccade_ros.vision.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from saccade_ros.vision.preprocess import normalize_all
 
 Pictures = npt.NDArray[np.uint8]
 Features = npt.NDArray[np.float32]
@@ -192,7 +192,7 @@ class VJEPATeacher:
 
         from saccade_ros.train.stream import window_tokens
 
-        pixels = torch.from_numpy(normalized(view))  # (T, 2, 3, side, side)
+        pixels = torch.from_numpy(normalize_all(view))  # (T, 2, 3, side, side)
         with torch.inference_mode():
             tokens = window_tokens(self._encoder, torch.stack([self._encoder.embed(tubelet) for tubelet in pixels]))
         grid = self._encoder.spec.grid
@@ -228,7 +228,7 @@ class VideoMAETeacher:
         """See Teacher."""
         import torch
 
-        pixels = torch.from_numpy(normalized(views)).flatten(1, 2)  # (N, 2T, 3, side, side)
+        pixels = torch.from_numpy(normalize_all(views)).flatten(1, 2)  # (N, 2T, 3, side, side)
         with torch.inference_mode():
             tokens = self._model(pixels).last_hidden_state  # (N, T*g*g, C)
         grid = int((tokens.shape[1] / self._tubelets) ** 0.5)
@@ -242,9 +242,3 @@ def _hash_tensors(tensors: dict[str, Any]) -> str:
         digest.update(name.encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def normalized(pictures: Pictures) -> Features:
-    """Normalise by ImageNet's mean and deviation, colours first: (..., H, W, 3) uint8 -> (..., 3, H, W)."""
-    values = (pictures / np.float32(255) - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
-    return np.ascontiguousarray(np.moveaxis(values, -1, -3), dtype=np.float32)

@@ -10,6 +10,7 @@ from typing import cast
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from saccade_ros.frames import Picture, Pixels, View
 
@@ -59,6 +60,15 @@ def normalize(picture: Picture, out: Pixels | None = None) -> Pixels:
     """Subtract ImageNet's mean and divide by its standard deviation: float32 (3, H, W), in `out` if given."""
     pixels: Pixels = np.multiply(picture.transpose(2, 0, 1), _SCALE, out=out, order="C")  # (3, H, W)
     pixels += _SHIFT
+    return pixels
+
+
+def normalize_all(pictures: npt.NDArray[np.uint8]) -> Pixels:
+    """Normalise any number of pictures: uint8 (..., H, W, 3) -> float32 (..., 3, H, W), C-contiguous."""
+    *leading, height, width, colours = pictures.shape
+    pixels = np.empty((*leading, colours, height, width), np.float32)
+    for index in np.ndindex(*leading):
+        normalize(pictures[index], pixels[index])
     return pixels
 
 

@@ -21,9 +21,8 @@ from saccade_ros.train.teachers import (
     fingerprint,
     fixed_clip,
     load_teacher,
-    normalized,
 )
-from saccade_ros.vision.preprocess import normalize
+from saccade_ros.vision.preprocess import normalize_all
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,7 @@ def test_vjepa_teacher_is_the_clip_encoder_of_transformers(checkpoint):
     reference = make_reference(depth=2, heads=1)
     for view, features in zip(views, dense, strict=True):
         with torch.no_grad():
-            expected = oracle.clip_encoder(reference, torch.from_numpy(normalized(view)))
+            expected = oracle.clip_encoder(reference, torch.from_numpy(normalize_all(view)))
         assert relative_error(torch.from_numpy(features).flatten(1, 2), expected) <= 1e-4
 
 
@@ -101,7 +100,7 @@ def test_videomae_teacher_is_the_model_of_transformers(tmp_path):
     assert isinstance(teacher, VideoMAETeacher)
     assert (teacher.side, teacher.width) == (32, 32)
     with torch.no_grad():
-        frames = torch.from_numpy(normalized(views.reshape(2, 8, 32, 32, 3)))
+        frames = torch.from_numpy(normalize_all(views.reshape(2, 8, 32, 32, 3)))
         expected = model(frames).last_hidden_state
     dense = torch.from_numpy(teacher.dense(views))
     assert dense.shape == (2, 4, 2, 2, 32)
@@ -259,9 +258,3 @@ def test_fixed_clip_has_colours_a_slope_and_motion():
     frames = clip.reshape(6, 48, 48, 3)
     assert all((frames[i] != frames[i + 1]).any() for i in range(5))
     assert len(np.unique(frames[0].reshape(-1, 3), axis=0)) > 100
-
-
-def test_pictures_are_normalised_as_the_node_does_it():
-    picture, plane = pictures(1, 1, 32)[0, 0, 0], np.empty((3, 32, 32), np.float32)
-    normalize(picture, plane)
-    assert normalized(picture) == pytest.approx(plane, abs=1e-6)

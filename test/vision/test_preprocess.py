@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from saccade_ros.vision.preprocess import normalize, resize_to_square, tubelet_pixels
+from saccade_ros.vision.preprocess import normalize, normalize_all, resize_to_square, tubelet_pixels
 
 torch = pytest.importorskip("torch")
 
@@ -164,3 +164,10 @@ def test_equal_pictures_give_equal_pixels():
     picture = scene(480, 640)
     pixels = tubelet_pixels(picture, picture.copy(), 256, "crop")
     assert np.array_equal(pixels[0], pixels[1])
+
+
+def test_many_pictures_are_normalised_as_one_is():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4, 3), dtype=np.uint8)
+    pixels = normalize_all(pictures)
+    assert pixels.shape == (2, 3, 3, 5, 4)
+    assert np.array_equal(pixels[1, 2], normalize(pictures[1, 2]))
