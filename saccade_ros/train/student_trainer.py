@@ -3,7 +3,7 @@
 import pickle
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class StudentState:
 
     Attributes:
         losses: of the steps since the last row, by part.
-        history: a row for every `every` steps: step, and the mean of each part.
+        history: a row for every `every` steps: step, and the mean of each part at the plan's weights.
     """
 
     step: int = 0
@@ -129,7 +129,9 @@ class StudentTrainer:
             group["lr"] = plan.learning_rate * warm_cosine(step, plan.steps, plan.warm_up)
         pixels, targets = self._example(step, random)
         causal = float(torch.rand((), generator=random)) >= plan.bidirectional
-        losses = self.student(pixels, targets, causal, self._weights(step), random)
+        rise = motion_rise(step, plan.steps)
+        weights = replace(plan.weights, flow_weight=rise * plan.weights.flow_weight)
+        losses = self.student(pixels, targets, causal, weights, random)
         self._optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT_NORM)
@@ -137,13 +139,7 @@ class StudentTrainer:
         self._average(step)
         self.state.step += 1
         for name, loss in losses.items():
-            self.state.losses.setdefault(name, []).append(loss.item())
-
-    def _weights(self, step: int) -> LossWeights:
-        """Weights of a step. Motion is learned late: from scratch the tokens gain nothing from it beside the rest."""
-        weights = self.plan.weights
-        late = step >= MOTION_FROM * self.plan.steps
-        return replace(weights, flow_weight=MOTION_RISE * weights.flow_weight) if late else weights
+            self.state.losses.setdefault(name, []).append(loss.item() / (rise if name == "flow" else 1.0))
 
     def _example(self, step: int, random: torch.Generator) -> tuple[Tensor, Targets]:
         """Normalised pixels of a batch, and its targets."""
@@ -247,6 +243,11 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as broken:
         reason = str(broken).partition("\n")[0]
         raise TrainingError(f"{file} cannot be read ({reason}): train again in another folder") from broken
+
+
+def motion_rise(step: int, steps: int) -> float:
+    """Return the factor of the flow's weight. Motion is learned late: from scratch it is not, beside the rest."""
+    return MOTION_RISE if step >= MOTION_FROM * steps else 1.0
 
 
 def _groups(student: Student, decay: float) -> list[dict[str, Any]]:

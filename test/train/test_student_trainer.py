@@ -27,7 +27,7 @@ from saccade_ros.train import student_trainer, teachers
 from saccade_ros.train.cache import TargetCache
 from saccade_ros.train.causal import TrainingError
 from saccade_ros.train.schedule import warm_cosine
-from saccade_ros.train.student_trainer import StudentPlan, StudentTrainer
+from saccade_ros.train.student_trainer import MOTION_RISE, StudentPlan, StudentTrainer, motion_rise
 
 SIZES = ["--depth", "2", "--width", "48", "--heads", "2", "--batch", "4", "--clip-tubelets", "2"]
 SHORT = [*SIZES, "--steps", "6", "--every", "2", "--warm-up", "2"]
@@ -57,6 +57,18 @@ def weights(folder: Path) -> bytes:
 
 
 # What it gives
+
+
+def test_motion_counts_more_from_a_third_of_the_steps_on():
+    assert [motion_rise(step, 9) for step in range(9)] == [1.0] * 3 + [MOTION_RISE] * 6
+
+
+def test_history_is_at_the_plans_weights_however_much_motion_counts(cache, tmp_path, monkeypatch):
+    """Else the loss would seem to rise where motion's weight does."""
+    still = replace(PLAN, learning_rate=0.0, overfit=4, steps=6, every=2, bidirectional=0.0, hidden=0.0)
+    monkeypatch.setattr(student_trainer, "MOTION_RISE", 1000.0)
+    *_, state = StudentTrainer(cache, replace(still, clip_tubelets=2, whole_views=0.0), tmp_path / "a").run()
+    assert state.history[-1]["flow"] < 10 * state.history[0]["flow"]
 
 
 def test_student_record_and_picture_are_written(cache_folder, tmp_path, capsys):
