@@ -6,15 +6,16 @@ docs/report.png is a screenshot of the report that `make demo` writes, and is ta
 import json
 from pathlib import Path
 
-from saccade_ros.studies.plots import draw_calibration, draw_fidelity, draw_gates
+from saccade_ros.studies.plots import draw_calibration, draw_fidelity, draw_gates, draw_usefulness
 from saccade_ros.train.session import draw_curve
 
 DOCS = Path(__file__).parent
 PICTURES = {
-    "calibration": ("calibration_tiny", draw_calibration),
-    "gates": ("gates_tiny", draw_gates),
-    "fidelity": ("fidelity_small", draw_fidelity),
-    "adapter": ("adapter_small", draw_curve),
+    "calibration": ("calibration_default", draw_calibration),
+    "gates": ("gates_default", draw_gates),
+    "fidelity": ("fidelity_default", draw_fidelity),
+    "usefulness": ("usefulness_default", draw_usefulness),
+    "adapter": ("adapter_default", draw_curve),
 }
 
 
