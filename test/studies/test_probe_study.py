@@ -19,7 +19,6 @@ from saccade_ros.studies.attentive import (
     AttentivePlan,
     TokenColumn,
     name_clips,
-    rate_at,
     train_attentive,
 )
 from saccade_ros.studies.columns import evenly
@@ -97,14 +96,6 @@ def test_retrieval_by_hand():
 def test_tokens_are_spread_evenly():
     assert evenly(10, 4).tolist() == [0, 3, 6, 9]
     assert evenly(3, 8).tolist() == [0, 1, 2]
-
-
-def test_learning_rate_rises_and_falls():
-    rates = [rate_at(done) for done in np.linspace(0, 1, 21)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert rates[-1] == pytest.approx(0.0)
 
 
 def test_token_column_gives_the_stream_s_vectors_and_keeps_their_tokens(tmp_path):
