@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from saccade_ros.config import Config, EncoderConfig, StreamConfig
+from saccade_ros.config import Config, StreamConfig
 from saccade_ros.knobs import Settings, knob
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.records import record_head
@@ -50,7 +50,7 @@ class Options(Settings):
     fraction: float = knob(
         0.15, "Fraction of the tubelets that each gate encodes, as nearly as it can.", at_least=0.0, at_most=1.0
     )
-    config: Config = Config(stream=StreamConfig(fps=0.0), encoder=EncoderConfig(model="vits"))
+    config: Config = Config(stream=StreamConfig(fps=0.0))
 
 
 def run(options: Options, progress: Progress) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         "train": "student",
         **record_head(result.source, result.sha256),
         "cache": {"views": cache.views, "digest": cache.digest, "teacher": cache.lock["teacher"]},
-        **asdict(plan),
+        **{("loss_weights" if name == "weights" else name): value for name, value in asdict(plan).items()},
         "model": str(trainer.result),
         "parameters": sum(parameter.numel() for parameter in result.encoder.parameters()),
         "history": trainer.state.history,

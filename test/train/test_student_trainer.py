@@ -78,6 +78,7 @@ def test_student_record_and_picture_are_written(cache_folder, tmp_path, capsys):
     assert set(record["history"][0]) == {"step", "loss", "tokens", "pooled", "relational", "flow", "hidden"}
     assert all(np.isfinite(value) for row in record["history"] for value in row.values())
     assert record["cache"]["teacher"]["name"] == "tiny"
+    assert (record["weights"], record["loss_weights"]["flow_weight"]) == (f"checkpoint {tmp_path / 'student'}", 0.3)
     loaded = load_encoder(str(tmp_path / "student"), 4)
     assert (record["weights_sha256"], record["model"]) == (loaded.sha256, str(tmp_path / "student"))
     assert record["parameters"] == sum(p.numel() for p in loaded.encoder.parameters())
