@@ -46,9 +46,11 @@ def test_int8_keeps_the_embeddings_and_is_a_quarter_of_the_size(manifest):
 
 
 def test_default_model_exports_as_any_checkpoint(options):
-    """Neither artifact is forced: int8 passes the floor that `saccade export` sets."""
-    kept = export(options(model="default", precisions=("fp32", "int8"), force=False), silent)
+    """int8 passes the floor of fidelity. Forced: whether it is faster as well is up to the machine and its load."""
+    asked = options(model="default", precisions=("fp32", "int8"), force=True)
+    kept = export(asked, silent)
     assert {artifact.precision for artifact in kept.artifacts} == {"fp32", "int8"}, kept.refused
+    assert kept.pick("onnxruntime", "int8").parity["held_out"]["centred_cosine_mean"] >= ExportOptions.fidelity_floor
     assert kept.pick("onnxruntime", "fp32").parity["held_out"]["max_relative_error"] <= 1e-4
     info = load_backend(EncoderConfig(model=str(kept.folder), window=3), BackendConfig(threads=1)).info
     assert (info.weights, info.weights_random) == (default_model.SOURCE, False)
