@@ -37,7 +37,7 @@ class LabelledClip:
 
     @property
     def origin(self) -> str:
-        """What it is not independent of: its label and group, or the clip alone where these are not known."""
+        """Recording that it comes from: label and group, or the clip alone where these are not known."""
         return f"{self.label}/{self.group}" if self.group else str(self.path)
 
 

@@ -28,7 +28,7 @@ def _seen(pictures: Pictures, light: npt.NDArray[np.float32], rng: np.random.Gen
 
 
 def _light(rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """What each grey level of each colour becomes, (256, 3): gain and gamma in common, a shift of its own."""
+    """Table of what each level of each colour becomes, (256, 3): gain and gamma in common, a shift of its own."""
     gain, gamma = np.exp(rng.uniform(np.log(GAIN[0]), np.log(GAIN[1]))), rng.uniform(*GAMMA)
     levels = 255 * gain * (np.arange(256) / 255) ** gamma
     shifted: npt.NDArray[np.float32] = levels[:, None] + rng.uniform(-COLOUR_SHIFT, COLOUR_SHIFT, 3)

@@ -107,7 +107,7 @@ class StudentTrainer:
 
     @property
     def result(self) -> Path:
-        """What encoder.model names the student by: the folder, in transformers' format, or a released .pt file in it.
+        """Path that encoder.model names the student by: the folder, in transformers' format, or a .pt file in it.
 
         The file is for the interleaved layout, which transformers has not.
         """
