@@ -27,6 +27,8 @@ class EncoderInfo:
         patch_scale: norm of a patch embedding's response to white noise of unit variance, for the gate.
         cache_bytes: memory of one stream's cache.
         depth: layers, which with the window make how far back an embedding sees.
+        token_counts: numbers of tokens that a sparse step can compute, ascending, the last one all S; plans are widened
+            to the next. Empty: any number.
     """
 
     encoder_id: str
@@ -46,6 +48,7 @@ class EncoderInfo:
     patch_scale: float
     cache_bytes: int
     depth: int
+    token_counts: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -94,12 +97,17 @@ class EncoderState(Protocol):
         """Tubelets in the cache."""
         ...
 
-    def step(self, patches: Any) -> Vector:
-        """Encode a tubelet: pooled embedding (dim,). On an exception the state is as before."""
+    def step(self, patches: Any, token_idx: npt.NDArray[np.int64] | None = None) -> Vector:
+        """Encode a tubelet: pooled embedding (dim,). On an exception the state is as before.
+
+        Args:
+            token_idx: tokens to compute, (M,) ascending, M one of EncoderInfo.token_counts; the others stay as they
+                were computed last. None computes all, which a stream's first tubelet needs.
+        """
         ...
 
     def peek(self, patches: Any) -> Vector:
-        """Compute what `step` would return, without a trace: no later result is changed by it."""
+        """Compute what `step` would return of all tokens, without a trace: no later result is changed by it."""
         ...
 
     def reset(self) -> None:

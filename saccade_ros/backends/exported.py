@@ -10,7 +10,7 @@ from saccade_ros.backends.base import EncoderInfo, unit
 from saccade_ros.backends.manifest import Artifact, Manifest
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables
 from saccade_ros.config import EncoderConfig
-from saccade_ros.encoder.positions import filled_slots
+from saccade_ros.encoder.positions import Indices, filled_slots
 from saccade_ros.frames import Vector
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a cached value; integer precisions quantize weights, not the cache
@@ -35,6 +35,7 @@ def exported_info(
         recompute=shape.recompute,
         patch_scale=model.patch_scale,
         cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
+        token_counts=(spec.tokens,),
     )
 
 
@@ -56,12 +57,15 @@ class ExportedState(ABC):
         """See EncoderState."""
         return filled_slots(self.count, self.shape.window)
 
-    def step(self, patches: Floats) -> Vector:
+    def step(self, patches: Floats, token_idx: Indices | None = None) -> Vector:
         """See EncoderState.
 
         Raises:
             ArithmeticError: an output is NaN or infinite.
+            ValueError: only some tokens are to be computed.
         """
+        if token_idx is not None and len(token_idx) < self.shape.spec.tokens:
+            raise ValueError(f"{len(token_idx)} tokens are to be computed: this export computes all of them")
         shape, tables = self.shape, self._tables.at(self.count)
         kept = list(self._block)[-(shape.recompute - 1) :] if shape.recompute > 1 else []
         missing = [np.zeros_like(patches)] * (shape.recompute - 1 - len(kept))

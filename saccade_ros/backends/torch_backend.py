@@ -10,6 +10,7 @@ from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StepOutput, StreamingEncoder
 from saccade_ros.encoder.pooling import NewestPooling, Pooling, ProbePooling, WindowPooling
+from saccade_ros.encoder.positions import Indices
 from saccade_ros.encoder.probe import AttentiveProbe
 from saccade_ros.encoder.ring import RingCache
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
@@ -17,7 +18,7 @@ from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import Head, LinearHead, NoHead
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16}
-Step = Callable[[Sequence[Tensor], Sequence[RingCache]], list[StepOutput]]
+Step = Callable[[Sequence[Tensor], Sequence[RingCache], Sequence[Indices | None]], list[StepOutput]]
 
 
 class TorchBackend:
@@ -67,6 +68,7 @@ class TorchBackend:
             recompute=encoder.recompute,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
+            token_counts=_token_counts(self._encoder),
         )
 
     def embed(self, pixels: Pixels) -> Embedded:
@@ -80,13 +82,7 @@ class TorchBackend:
 
 
 class TorchState:
-    """One stream's ring, stepped by the shared model.
-
-    Attributes:
-        tokens: of the tubelet that was computed last, after the final norm, (S, D); None before the first.
-    """
-
-    tokens: Tensor | None = None
+    """One stream's ring, stepped by the shared model."""
 
     def __init__(self, ring: RingCache, step: Step, pooling: Pooling, normalize: bool) -> None:
         self._ring, self._step, self._pooling, self._normalize = ring, step, pooling, normalize
@@ -96,22 +92,22 @@ class TorchState:
         """See EncoderState."""
         return self._ring.fill
 
-    def step(self, patches: Tensor) -> Vector:
+    @property
+    def tokens(self) -> Tensor:
+        """A copy of the newest tubelet's tokens, after the final norm, (S, D); zeros before the first."""
+        return self._ring.canvas.clone()
+
+    def step(self, patches: Tensor, token_idx: Indices | None = None) -> Vector:
         """See EncoderState."""
         newest = self._ring.count
-        (output,) = self._step([patches], [self._ring])
-        self.tokens = output.tokens[-1]  # (S, D)
+        (output,) = self._step([patches], [self._ring], [token_idx])
         vector: Vector = self._pooling.pool(output, newest).float().cpu().numpy()
         return unit(vector) if self._normalize else vector
 
     def peek(self, patches: Tensor) -> Vector:
-        """See EncoderState. A step that is not counted: the next one overwrites what it wrote before reading it,
-        as after a step that failed. So no copy of the cache is needed, which for ViT-L is hundreds of megabytes."""
-        count = self._ring.count
-        try:
+        """See EncoderState."""
+        with self._ring.untouched():
             return self.step(patches)
-        finally:
-            self._ring.count = count
 
     def reset(self) -> None:
         """See EncoderState."""
@@ -121,6 +117,14 @@ class TorchState:
 def _step(encoder: StreamingEncoder) -> Step:
     """Choose the way one stream is stepped. CUDA graphs hold the stream's ring, so they are its own and go with it."""
     return GraphedEncoder(encoder).step if encoder.device.type == "cuda" else encoder.step
+
+
+def _token_counts(encoder: StreamingEncoder) -> tuple[int, ...]:
+    """Choose the numbers of tokens that a step can compute: any, but on a GPU few, of which each has its own graph."""
+    tokens = encoder.spec.tokens
+    if encoder.recompute > 1:
+        return (tokens,)
+    return tuple(-(-tokens * eighths // 8) for eighths in (1, 2, 4, 8)) if encoder.device.type == "cuda" else ()
 
 
 def _pooling(name: str, probe: AttentiveProbe | None, encoder: StreamingEncoder) -> Callable[[], Pooling]:

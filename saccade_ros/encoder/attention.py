@@ -1,4 +1,4 @@
-"""Attention of a block of tubelets to the ring, by torch. The kernel chosen (kernels.py) lays out the ring's slots.
+"""Attention of a block of tokens to the ring, by torch. The kernel chosen (kernels.py) lays out the ring's slots.
 
 No kernel masks anything: a ring holds what may be attended to and nothing else, in any order, as softmax has none.
 """
@@ -29,7 +29,7 @@ class Attention(Protocol):
         ...
 
     def __call__(self, layer: int, qkv: Tensor, block: Block) -> Tensor:
-        """Store a block's keys and values, and attend: as projected, (m*S, 3, A, E) -> (m*S, D)."""
+        """Store a block's keys and values, and attend: as projected, (rows, 3, A, E) -> (rows, D)."""
         ...
 
 
@@ -46,21 +46,22 @@ class FusedAttention:
         self._rotated = torch.empty(slots * spec.tokens * spec.head_width, device=device, dtype=dtype)
 
     def rotations(self, block: Block) -> tuple[Tensor, ...]:
-        """Cosine and sine of queries, (m, S, E) each, and matrices of keys by slot, (fill, E, E)."""
-        position_idx = block.position_idx
-        return self._query.cos[position_idx], self._query.sin[position_idx], self._depth[block.key_position_idx]
+        """Cosine and sine of queries and of keys, (rows, E) each, and matrices of keys by slot, (fill, E, E)."""
+        token_idx, position_idx = block.token_idx, block.position_idx.repeat_interleave(block.rows // block.size)
+        query = [table[position_idx, token_idx] for table in self._query]  # (rows, E) each
+        return *query, *(table[token_idx] for table in self._key), self._depth[block.key_position_idx]
 
     def __call__(self, layer: int, qkv: Tensor, block: Block) -> Tensor:
         """See Attention."""
-        cos, sin, depth = block.rotations
+        query_cos, query_sin, key_cos, key_sin, depth = block.rotations
         keys, values = block.ring.keys[layer], block.ring.values[layer]  # (A, W, S, E)
-        q, k, v = qkv.unflatten(0, (block.size, -1)).permute(2, 3, 0, 1, 4)  # (A, m, S, E) each
-        keys.index_copy_(1, block.slot_idx, rotate(k, self._key))
-        values.index_copy_(1, block.slot_idx, v)
-        queries = rotate(q, Rotation(cos, sin)).flatten(1, 2)  # (A, m*S, E)
+        q, k, v = qkv.permute(1, 2, 0, 3)  # (A, rows, E) each
+        keys.flatten(1, 2).index_copy_(1, block.row_idx, rotate(k, Rotation(key_cos, key_sin)))
+        values.flatten(1, 2).index_copy_(1, block.row_idx, v)
         rotated = self._rotate_depth(keys[:, : block.fill], depth).flatten(1, 2)  # (A, fill*S, E)
-        out = self._attend(queries, rotated, values[:, : block.fill].flatten(1, 2))  # (A, m*S, E)
-        return out.transpose(0, 1).flatten(1)  # (m*S, D)
+        queries = rotate(q, Rotation(query_cos, query_sin))  # (A, rows, E)
+        out = self._attend(queries, rotated, values[:, : block.fill].flatten(1, 2))  # (A, rows, E)
+        return out.transpose(0, 1).flatten(1)  # (rows, D)
 
     def _rotate_depth(self, keys: Tensor, depth: Tensor) -> Tensor:
         """Bring stored keys (A, fill, S, E) to their window positions; the result is valid until the next call.

@@ -1,11 +1,15 @@
 """V-JEPA 2 encoder of streams: each step encodes one new tubelet against the cached past.
 
-    patches  = model.embed(pixels)             one tubelet: (2, 3, H, W) -> (S, D)
-    outputs  = model.step([patches], [ring])   advances the ring by one tubelet
+    patches  = model.embed(pixels)                          one tubelet: (2, 3, H, W) -> (S, D)
+    outputs  = model.step([patches], [ring])                advances the ring by one tubelet
+    outputs  = model.step([patches], [ring], [token_idx])   the same, but computes M of the S tokens only
 
 Deeper layers see context that has left the window (receptive field L(W-1)+1 tubelets), because cached keys and values
 carry what they attended to when they were written. So the stream is not "the encoder over the last W tubelets" -
 unless recompute = W, which recomputes the whole window each step and then is exactly transformers' clip encoder.
+
+A sparse step keeps the other tokens as they were computed last: their keys, values and outputs. It is exact for M = S,
+and for a scene that has settled; else the kept ones do not see what has changed about them.
 """
 
 from collections.abc import Sequence
@@ -18,6 +22,7 @@ from saccade_ros.encoder.attention import Attention
 from saccade_ros.encoder.kernels import choose_attention, pack_linears, prepare_norms
 from saccade_ros.encoder.linear import Linear
 from saccade_ros.encoder.norm import ResidualNorm
+from saccade_ros.encoder.positions import Indices
 from saccade_ros.encoder.ring import Block, RingCache, make_blocks
 from saccade_ros.encoder.rope import rotary_tables
 from saccade_ros.encoder.spec import ModelSpec
@@ -31,7 +36,8 @@ class StepOutput(NamedTuple):
     """Output of a step for one stream.
 
     Attributes:
-        tokens: of the tubelets recomputed, newest last, after the final norm: (m, S, D).
+        tokens: of the tubelets recomputed, newest last, after the final norm: (m, S, D). Of a sparse step, the one
+            tubelet with its kept tokens as they were.
         newest: mean of the newest tubelet's: (D,).
         window: mean over every tubelet in the window, each as last computed: (D,).
     """
@@ -71,7 +77,7 @@ class Layer(nn.Module):
         self.fc2 = Linear(spec.mlp_width, spec.width)
 
     def forward(self, x: Tensor, update: Tensor | None, blocks: Sequence[Block], attend: Attention) -> Tensor:
-        """Compute the layer over the tokens of all blocks, N the sum of their m*S.
+        """Compute the layer over the tokens of all blocks, N the sum of their rows.
 
         Args:
             x: residual stream, (N, D) in fp32; the update and attention's output are added to it in place.
@@ -164,17 +170,22 @@ class StreamingEncoder(nn.Module):
         return pixels
 
     @torch.inference_mode()
-    def step(self, patches: Sequence[Tensor], rings: Sequence[RingCache]) -> list[StepOutput]:
+    def step(
+        self, patches: Sequence[Tensor], rings: Sequence[RingCache], token_idx: Sequence[Indices | None] | None = None
+    ) -> list[StepOutput]:
         """Encode one new tubelet of each of B streams, whatever the fill of each.
 
         Args:
             patches: B tensors (S, D) from `embed`.
             rings: their caches, all different; each advances by one tubelet, or none does if this raises.
+            token_idx: of each stream, the tokens to compute, (M,) ascending; None, of one or of all, computes all.
 
         Raises:
             NonFiniteError: an output is NaN or infinite.
+            ValueError: a stream's first tubelet, or one with recompute above 1, is to be computed in part.
         """
-        return self.finish(self.run(patches, make_blocks(rings)), rings)
+        blocks = make_blocks(rings, token_idx or [None] * len(rings))
+        return self.finish(self.run(patches, blocks), rings)
 
     def run(self, patches: Sequence[Tensor], blocks: Sequence[Block]) -> list[StepOutput]:
         """Compute the step on the device alone, as a CUDA graph captures it. Advances no ring."""
@@ -184,21 +195,23 @@ class StreamingEncoder(nn.Module):
         update = None
         for layer in self.layers:
             update = layer(x, update, blocks, self.attention)
-        tokens: Tensor = self.norm(x, update).unflatten(0, (-1, self.spec.tokens))  # (sum of m, S, D)
-        by_stream = zip(tokens.split([block.size for block in blocks]), blocks, strict=True)
-        return [self._pool(part, block) for part, block in by_stream]
+        computed: Tensor = self.norm(x, update)  # (N, D)
+        by_stream = zip(computed.split([block.rows for block in blocks]), blocks, strict=True)
+        return [self._pool(block.paint(part), block) for part, block in by_stream]
 
     @staticmethod
     def _pool(tokens: Tensor, block: Block) -> StepOutput:
+        """Pool whole tubelets, (m, S, D)."""
         means = tokens.mean(dim=1)  # (m, D)
         return StepOutput(tokens, means[-1], block.pool(means))
 
     @staticmethod
     def finish(outputs: list[StepOutput], rings: Sequence[RingCache]) -> list[StepOutput]:
-        """Advance the rings if every output is finite."""
+        """Keep the outputs and advance the rings, if every output is finite."""
         if not all(bool(torch.isfinite(output.window).all()) for output in outputs):
             raise NonFiniteError("the encoder's output is NaN or infinite: check the weights and the input")
-        for ring in rings:
+        for ring, output in zip(rings, outputs, strict=True):
+            ring.canvas.copy_(output.tokens[-1])
             ring.advance()
         return outputs
 

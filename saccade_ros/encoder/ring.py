@@ -3,16 +3,19 @@
 Attention sums over keys in any order, so slot order need not be time order. A key's depth rotation depends on its
 window position (positions.py), which changes while the stream runs. So keys are stored with the depth part
 un-rotated, and that part is rotated at each read.
+
+That is also why a sparse step can start from the previous tubelet's keys and values: they are right in any slot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saccade_ros.encoder.positions import StepIndices, filled_slots
+from saccade_ros.encoder.positions import Indices, StepIndices, filled_slots
 from saccade_ros.encoder.spec import ModelSpec
 
 
@@ -36,30 +39,31 @@ class RingCache:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.window, self.recompute = window, recompute
+        self.window, self.recompute, self.tokens = window, recompute, spec.tokens
         slots = (spec.depth, spec.heads, window)
         self.keys = torch.zeros(*slots, *key_slot, device=device, dtype=dtype)  # (L, A, W, key slot)
         self.values = torch.zeros(*slots, *value_slot, device=device, dtype=dtype)  # (L, A, W, value slot)
         self.patches = torch.zeros(recompute, spec.tokens, spec.width, device=device)  # fp32
         self.means = torch.zeros(window, spec.width, device=device, dtype=dtype)  # pooled outputs
+        self.canvas = torch.zeros(spec.tokens, spec.width, device=device, dtype=dtype)  # newest tubelet's outputs
         self.count = 0
 
     @staticmethod
     def bytes_needed(
         spec: ModelSpec, window: int, recompute: int, key_slot: tuple[int, ...], dtype: torch.dtype
     ) -> int:
-        """Memory of one stream's cache in bytes: L*W*A*(K + S*E) + W*D values, and r*S*D of fp32.
+        """Memory of one stream's cache in bytes: L*W*A*(K + S*E) + W*D + S*D values, and r*S*D of fp32.
 
         K, a head's keys of one tubelet, is S*E; the AMX kernel pads E to 32, so that it is more for ViT-H, of width 80.
         """
         tubelet = spec.heads * (prod(key_slot) + spec.tokens * spec.head_width)
-        values = spec.depth * window * tubelet + window * spec.width
+        values = spec.depth * window * tubelet + (window + spec.tokens) * spec.width
         return values * dtype.itemsize + recompute * spec.tokens * spec.width * torch.float32.itemsize
 
     @property
     def nbytes(self) -> int:
         """Memory this cache holds, in bytes."""
-        return sum(t.nbytes for t in (self.keys, self.values, self.patches, self.means))
+        return sum(t.nbytes for t in (self.keys, self.values, self.patches, self.means, self.canvas))
 
     @property
     def fill(self) -> int:
@@ -79,49 +83,100 @@ class RingCache:
         """Count one more encoded tubelet. Called in one place, at the end of a step that succeeded."""
         self.count += 1
 
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Undo the steps made inside at its end: the next step overwrites their slots before it reads them.
+
+        So no copy of the cache is needed, which for ViT-L is hundreds of megabytes.
+        """
+        count, canvas = self.count, self.canvas.clone()
+        try:
+            yield
+        finally:
+            self.count = count
+            self.canvas.copy_(canvas)
+
 
 class Block:
-    """Indices of a step in a ring's memory: the tubelets it recomputes, their slots, and all window positions.
+    """Indices of a step in a ring's memory: the tokens it computes, their slots, and all window positions.
+
+    A dense step computes all tokens of the newest m tubelets. A sparse one computes M tokens of the newest tubelet,
+    whose slot starts as a copy of the previous one's; its outputs are painted over the previous ones.
 
     Shapes are fixed when it is made; `update` rewrites the indices in place for each later step. So a captured CUDA
-    graph can use one block for as long as the ring's fill stays.
+    graph can use one block for as long as the ring's fill and the number of tokens stay.
+
+    Args:
+        token_idx: tokens of a sparse step, (M,) ascending; None computes all, densely.
 
     Attributes:
         size: tubelets recomputed (m): recompute r, fewer while the stream is young.
         fill: tubelets attended to, the new one included.
+        rows: tokens computed: m*S, or M.
         slot_idx, position_idx: slots and window positions of the block's tubelets, newest last: (m,).
         key_position_idx: window position of the tubelet in each slot: (fill,).
+        token_idx: place in its tubelet of each token computed, (rows,).
+        row_idx: place of each in a layer's ring, slots one after the other, (rows,).
         rotations: what the attention kernel rotates by in this step; its own business.
+
+    Raises:
+        ValueError: a sparse step of an empty ring, or of one that recomputes more than the newest tubelet.
     """
 
-    def __init__(self, ring: RingCache) -> None:
-        self.ring = ring
+    def __init__(self, ring: RingCache, token_idx: Indices | None = None) -> None:
+        self.ring, self.is_sparse = ring, token_idx is not None
         self.size, self.fill = ring.next_step.size, ring.next_step.fill
+        self.rows = self.size * ring.tokens if token_idx is None else len(token_idx)
+        if self.is_sparse and (ring.recompute > 1 or not ring.count):
+            raise ValueError(
+                f"{self.rows} of {ring.tokens} tokens are to be computed, after {ring.count} tubelets and with "
+                f"recompute {ring.recompute}: the first tubelet, and any with recompute above 1, is computed whole"
+            )
         self.rotations: tuple[Tensor, ...] = ()
-        parts = [self.size, self.size, self.size, self.fill]
+        parts = [self.size, self.size, self.size, self.fill, self.rows, self.rows, 1]
         self._indices = torch.empty(sum(parts), dtype=torch.int64, device=ring.keys.device)
-        self.slot_idx, self.position_idx, self._patch_idx, self.key_position_idx = self._indices.split(parts)
-        self.update()
+        named = self._indices.split(parts)
+        self.slot_idx, self.position_idx, self._patch_idx, self.key_position_idx = named[:4]
+        self.token_idx, self.row_idx, self._previous_slot_idx = named[4:]
+        self.update(token_idx)
 
-    @property
-    def rows(self) -> int:
-        """Tokens of the block: m*S."""
-        return self.size * self.ring.patches.shape[1]
+    def update(self, token_idx: Indices | None = None) -> None:
+        """Point at the tubelet that the ring takes next. The only transfer from host to device in a step.
 
-    def update(self) -> None:
-        """Point at the tubelet that the ring takes next. The only transfer from host to device in a step."""
-        step = self.ring.next_step
+        Args:
+            token_idx: as many as when the block was made.
+        """
+        ring, step = self.ring, self.ring.next_step
         block_idx = step.block_idx[step.block_mask]  # (m,)
-        parts = step.slots(block_idx), step.positions(block_idx), block_idx % self.ring.recompute
+        slots = step.slots(block_idx)  # (m,)
+        tokens = np.tile(np.arange(ring.tokens), self.size) if token_idx is None else token_idx  # (rows,)
+        rows = np.repeat(slots, self.rows // self.size) * ring.tokens + tokens  # (rows,)
         by_slot = step.positions(step.slot_tubelet_idx[: step.fill])  # (fill,)
-        indices = torch.from_numpy(np.concatenate((*parts, by_slot)))  # (3m + fill,)
+        previous = np.array([step.slots(step.newest - 1)])  # (1,)
+        parts = slots, step.positions(block_idx), block_idx % ring.recompute, by_slot, tokens, rows, previous
+        indices = torch.from_numpy(np.concatenate(parts))  # (3m + fill + 2 rows + 1,)
         on_gpu = self._indices.is_cuda
         self._indices.copy_(indices.pin_memory() if on_gpu else indices, non_blocking=on_gpu)
 
     def append(self, patches: Tensor) -> Tensor:
-        """Keep the new tubelet's patch embeddings (S, D); return the whole block's: (m*S, D)."""
+        """Keep the new tubelet's patch embeddings (S, D); return those of the tokens to compute: (rows, D)."""
+        if self.is_sparse:
+            self._repeat_previous_slot()
+            return patches[self.token_idx]  # (M, D)
         self.ring.patches.index_copy_(0, self._patch_idx[-1:], patches[None])
         return self.ring.patches[self._patch_idx].flatten(0, 1)  # (m*S, D)
+
+    def _repeat_previous_slot(self) -> None:
+        """Copy the previous tubelet's keys and values to the slot of the new one, in every layer."""
+        for memory in (self.ring.keys, self.ring.values):
+            memory.index_copy_(2, self.slot_idx, memory.index_select(2, self._previous_slot_idx))
+
+    def paint(self, tokens: Tensor) -> Tensor:
+        """Complete the computed tokens' outputs (rows, D) to whole tubelets: (m, S, D)."""
+        if self.is_sparse:
+            tokens = self.ring.canvas.index_copy(0, self.token_idx, tokens)  # (S, D)
+        whole: Tensor = tokens.unflatten(0, (self.size, -1))  # (m, S, D)
+        return whole
 
     def pool(self, means: Tensor) -> Tensor:
         """Keep the block's pooled outputs (m, D); return their mean over the window: (D,)."""
@@ -129,7 +184,7 @@ class Block:
         return self.ring.means[: self.fill].mean(dim=0)
 
 
-def make_blocks(rings: Sequence[RingCache]) -> list[Block]:
+def make_blocks(rings: Sequence[RingCache], token_idx: Sequence[Indices | None]) -> list[Block]:
     """Make a block for the next step of each ring.
 
     Raises:
@@ -137,4 +192,4 @@ def make_blocks(rings: Sequence[RingCache]) -> list[Block]:
     """
     if len({id(ring) for ring in rings}) < len(rings):
         raise ValueError("the same ring is given twice: a stream advances one tubelet per step")
-    return [Block(ring) for ring in rings]
+    return [Block(ring, chosen) for ring, chosen in zip(rings, token_idx, strict=True)]

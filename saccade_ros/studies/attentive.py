@@ -50,7 +50,6 @@ def stream_tokens(backend: TorchBackend, clip: Clip) -> Iterator[tuple[Vector, T
     state = backend.new_state()
     for pixels in clip.pixels:
         vector = state.step(backend.embed(pixels).patches)
-        assert state.tokens is not None  # as a step has just been made
         yield vector, state.tokens
 
 
