@@ -14,6 +14,11 @@ Features = npt.NDArray[np.float32]  # (S, D) patch embeddings of one tubelet
 PerPatch = npt.NDArray[np.float32]  # (S,) one number for each of its patches
 Figures = dict[str, float | int | str]  # what a part of a stream reports of itself, by name
 
+# RGB, of ImageNet's training pictures: IMAGENET_DEFAULT_MEAN and _STD in transformers.image_utils. Pixels are
+# normalised by them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:

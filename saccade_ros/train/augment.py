@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saccade_ros.frames import IMAGENET_MEAN, IMAGENET_STD
 from saccade_ros.train.teachers import Pictures
-from saccade_ros.vision.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 GAIN, COLOUR, GAMMA = 0.35, 0.12, 0.25  # standard deviations of the logarithms
 FLICKER = 0.08  # of the gain from tubelet to tubelet

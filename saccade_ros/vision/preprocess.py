@@ -12,11 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from saccade_ros.frames import Picture, Pixels, View
-
-# RGB, of ImageNet's training pictures: IMAGENET_DEFAULT_MEAN and _STD in transformers.image_utils.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from saccade_ros.frames import IMAGENET_MEAN, IMAGENET_STD, Picture, Pixels, View
 
 # (value / 255 - mean) / std as one multiply and one add
 _SCALE = (1 / (255 * np.array(IMAGENET_STD))).astype(np.float32)[:, None, None]  # (3, 1, 1)

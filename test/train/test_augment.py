@@ -5,9 +5,10 @@ import pytest
 import torch
 from scenes import textured
 
+from saccade_ros.frames import IMAGENET_MEAN, IMAGENET_STD
 from saccade_ros.train import augment
 from saccade_ros.train.augment import augmented_pixels, plain_pixels
-from saccade_ros.vision.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
+from saccade_ros.vision.preprocess import normalize
 
 
 def clips(count: int, tubelets: int = 2, side: int = 48) -> np.ndarray:
