@@ -82,6 +82,11 @@ class Embedded(NamedTuple):
     features: npt.NDArray[np.float32]
 
 
+def token_buckets(tokens: int) -> tuple[int, ...]:
+    """Numbers of tokens, of S, that a runtime computes which has to prepare each: an eighth, a quarter, half, all."""
+    return tuple(-(-tokens * eighths // 8) for eighths in (1, 2, 4, 8))
+
+
 def unit(vector: Vector) -> Vector:
     """Scale to length 1; zeros stay zeros, as a grey picture through random weights gives them."""
     length = float(np.linalg.norm(vector))

@@ -5,6 +5,7 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from saccade_ros.backends.base import EncoderInfo, unit
 from saccade_ros.backends.manifest import Artifact, Manifest
@@ -17,7 +18,12 @@ BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a cached value; integer precisio
 
 
 def exported_info(
-    manifest: Manifest, artifact: Artifact, encoder: EncoderConfig, device: str, threads: int
+    manifest: Manifest,
+    artifact: Artifact,
+    encoder: EncoderConfig,
+    device: str,
+    threads: int,
+    token_counts: tuple[int, ...],
 ) -> EncoderInfo:
     """EncoderInfo of an artifact. The encoder id is torch's for the same weights, so fp32 vectors compare with it."""
     model, spec, shape = manifest.model, manifest.spec, manifest.step_shape
@@ -35,20 +41,22 @@ def exported_info(
         recompute=shape.recompute,
         patch_scale=model.patch_scale,
         cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
-        token_counts=(spec.tokens,),
+        token_counts=token_counts,
     )
 
 
 class ExportedState(ABC):
-    """One stream of an exported step: counts, keeps the block's patches and the pooled outputs. See EncoderState.
+    """One stream of an exported step: counts, keeps the block's patches, its tokens and the pooled outputs.
 
-    A step that fails before its outputs are accepted leaves no trace: the next one writes the same slots first.
+    A step that fails before its outputs are accepted leaves no trace: the next one writes the same slots first. See
+    EncoderState.
     """
 
     def __init__(self, shape: StepShape, tables: WindowTables, encoder: EncoderConfig) -> None:
         self.shape, self._tables = shape, tables
         self._pooling, self._normalize = encoder.pooling, encoder.normalize
         self._block: deque[Floats] = deque(maxlen=shape.recompute)
+        self._tokens: Floats = np.zeros((shape.recompute, shape.spec.tokens, shape.spec.width), np.float32)
         self._means = np.zeros((shape.window, shape.spec.width), np.float32)
         self.count = 0
 
@@ -57,56 +65,92 @@ class ExportedState(ABC):
         """See EncoderState."""
         return filled_slots(self.count, self.shape.window)
 
+    @property
+    def tokens(self) -> Floats:
+        """Tokens of the newest r tubelets, each as computed last, oldest first: (r, S, D)."""
+        return self._tokens
+
     def step(self, patches: Floats, token_idx: Indices | None = None) -> Vector:
         """See EncoderState.
 
         Raises:
             ArithmeticError: an output is NaN or infinite.
-            ValueError: only some tokens are to be computed.
+            ValueError: a step that cannot be sparse is to compute some tokens only.
         """
-        if token_idx is not None and len(token_idx) < self.shape.spec.tokens:
-            raise ValueError(f"{len(token_idx)} tokens are to be computed: this export computes all of them")
-        shape, tables = self.shape, self._tables.at(self.count)
-        kept = list(self._block)[-(shape.recompute - 1) :] if shape.recompute > 1 else []
-        missing = [np.zeros_like(patches)] * (shape.recompute - 1 - len(kept))
-        means = self._run(np.concatenate([*missing, *kept, patches]), tables)[-tables.size :]  # (m, D)
+        self._check(token_idx)
+        tables = self._tables.at(self.count, token_idx)
+        tokens = self._paint(self._run(self._planned(patches, token_idx), tables), token_idx)  # (r, S, D)
+        means = tokens[-tables.size :].mean(axis=1)  # (m, D)
         if not np.isfinite(means).all():
             raise ArithmeticError("the encoder's output is NaN or infinite: check the weights and the input")
         self._block.append(patches)
+        self._tokens = tokens
         self._means[tables.slots[-tables.size :]] = means
         self.count += 1
         return self._pooled(means[-1])
 
     def peek(self, patches: Floats) -> Vector:
         """See EncoderState. A step that is not counted: the next one writes the same slots first."""
-        count, block = self.count, self._block.copy()
+        count, block, tokens = self.count, self._block.copy(), self._tokens
         try:
             return self.step(patches)
         finally:
-            self.count, self._block = count, block
+            self.count, self._block, self._tokens = count, block, tokens
 
     def reset(self) -> None:
         """See EncoderState."""
         if self.count:
             self._empty_ring()
         self._block.clear()
+        self._tokens = np.zeros_like(self._tokens)
         self.count = 0
+
+    def _check(self, token_idx: Indices | None) -> None:
+        """Refuse a sparse step that has nothing to start from."""
+        shape = self.shape
+        if token_idx is not None and not (shape.can_be_sparse and self.count):
+            raise ValueError(
+                f"{len(token_idx)} of {shape.spec.tokens} tokens are to be computed, after {self.count} tubelets, with "
+                f"window {shape.window} and recompute {shape.recompute}: the first tubelet of an export, and any with "
+                "window 1 or recompute above 1, is computed whole"
+            )
+
+    def _planned(self, patches: Floats, token_idx: Indices | None) -> Floats:
+        """Patches of the rows to compute: of the block (r*S, D), zeros for what is not there yet, or of M tokens."""
+        if token_idx is not None:
+            return patches[token_idx]
+        recomputed = self.shape.recompute - 1
+        kept = list(self._block)[-recomputed:] if recomputed else []
+        missing = [np.zeros_like(patches)] * (recomputed - len(kept))
+        block: Floats = np.concatenate([*missing, *kept, patches])
+        return block
+
+    def _paint(self, rows: Floats, token_idx: Indices | None) -> Floats:
+        """Complete the computed rows (r*S, D) or (M, D) to whole tubelets, which are memory of their own: (r, S, D)."""
+        tokens: Floats = self._tokens.copy()
+        if token_idx is None:
+            tokens[...] = rows.reshape(tokens.shape)
+        else:
+            tokens[0, token_idx] = rows
+        return tokens
 
     def _pooled(self, newest: Vector) -> Vector:
         pooled = newest if self._pooling == "newest" else self._means[: self.fill].mean(axis=0)
         return unit(pooled) if self._normalize else pooled.copy()
 
     @abstractmethod
-    def _run(self, block: Floats, tables: StepTables) -> Floats:
-        """Compute one step over the block's patches (r*S, D) and write its slots; returns means (r, D)."""
+    def _run(self, patches: Floats, tables: StepTables) -> Floats:
+        """Compute one step over rows of patches (M, D) and write its slots; returns their tokens (M, D)."""
 
     @abstractmethod
     def _empty_ring(self) -> None:
         """Make every slot invalid, and its values finite."""
 
 
-def table_feeds(shape: StepShape, tables: StepTables, block: Floats) -> dict[str, Any]:
+def step_feeds(shape: StepShape, tables: StepTables, patches: Floats) -> dict[str, npt.NDArray[Any]]:
     """Gather one stream's inputs of a step but the ring, by name, with the batch axis."""
-    feeds: dict[str, Any] = {"patches": block[None], "slots": tables.slots[:, None]}
+    feeds: dict[str, npt.NDArray[Any]] = {"patches": patches[None], "slots": tables.slots[:, None]}
+    if shape.can_be_sparse:
+        feeds |= {"previous_slot": np.array([tables.previous_slot]), "select": tables.select[None]}
     names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
     return feeds | {name: getattr(tables, name)[None] for name in names}

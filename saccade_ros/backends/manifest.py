@@ -18,7 +18,7 @@ from saccade_ros.runtimes import RUNTIMES
 from saccade_ros.storage import sha256_of, write_json
 
 FILE = "manifest.json"
-FORMAT, VERSION = "saccade_ros export", 2
+FORMAT, VERSION = "saccade_ros export", 3
 MAX_BYTES = 4_000_000
 
 

@@ -8,15 +8,16 @@ import numpy as np
 import onnxruntime as ort
 
 from saccade_ros.backends.base import BackendError, Embedded
-from saccade_ros.backends.exported import ExportedState, exported_info, table_feeds
+from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds
 from saccade_ros.backends.manifest import ManifestError, read_manifest
-from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
+from saccade_ros.backends.window import ROWS, Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
 from saccade_ros.heads import NoHead
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_RINGS = ("keys_", "values_")
 
 
 class OnnxBackend:
@@ -41,11 +42,12 @@ class OnnxBackend:
         self._step = open_session(files["step"], backend, wanted)
         self.device = wanted if self._step.get_providers()[0] == PROVIDERS[wanted] else "cpu"
         self._contract = artifact.contract
-        expected = [1, self.shape.rows, self.shape.spec.width]
+        expected = [1, ROWS if self.shape.can_be_sparse else self.shape.rows, self.shape.spec.width]
         if (found := _sizes(self._step).get("patches")) != expected:
             raise ManifestError(f"{files['step']}: takes patches of {found}, its manifest says {expected}")
         threads = backend.threads or len(os.sched_getaffinity(0))
-        self.info = exported_info(manifest, artifact, encoder, self.device, threads)
+        counts = () if self.shape.can_be_sparse else (self.shape.spec.tokens,)
+        self.info = exported_info(manifest, artifact, encoder, self.device, threads, counts)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
@@ -61,7 +63,7 @@ class OnnxBackend:
 
 
 class OnnxState(ExportedState):
-    """One stream's ring in OrtValues that are bound once and never move.
+    """One stream's ring in OrtValues that are bound once and never move; the other inputs are bound by step.
 
     By the scatter contract each is input and output at once; by the host's, the block's part is copied into its slot.
     """
@@ -77,36 +79,34 @@ class OnnxState(ExportedState):
     ) -> None:
         super().__init__(shape, tables, encoder)
         self._session, self._binding, self._device, self._contract = session, session.io_binding(), device, contract
-        self._inputs = {i.name: self._allocate(i.shape, _TYPES[i.type]) for i in session.get_inputs()}
-        self._outputs = {
-            o.name: self._inputs[o.name.replace("_out_", "_")]
-            if "_out_" in o.name
-            else self._allocate(o.shape, _TYPES[o.type])
-            for o in session.get_outputs()
-        }
-        for name, value in self._inputs.items():
+        self._ring = {i.name: self._allocate(i) for i in session.get_inputs() if i.name.startswith(_RINGS)}
+        self._new = {o.name: self._allocate(o) for o in session.get_outputs() if "_new_" in o.name}
+        for name, value in self._ring.items():
             self._binding.bind_ortvalue_input(name, value)
-        for name, value in self._outputs.items():
-            self._binding.bind_ortvalue_output(name, value)
+        for output in session.get_outputs()[1:]:
+            own = self._new.get(output.name) or self._ring[output.name.replace("_out_", "_")]
+            self._binding.bind_ortvalue_output(output.name, own)
         self._empty_ring()
 
-    def _allocate(self, shape: list[int], dtype: type) -> ort.OrtValue:
-        return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype), self._device)
+    def _allocate(self, tensor: ort.NodeArg) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_numpy(np.zeros(tensor.shape, _TYPES[tensor.type]), self._device)
 
-    def _run(self, block: Floats, tables: StepTables) -> Floats:
-        for name, value in table_feeds(self.shape, tables, block).items():
-            self._inputs[name].update_inplace(np.ascontiguousarray(value))
+    def _run(self, patches: Floats, tables: StepTables) -> Floats:
+        feeds = {n: np.ascontiguousarray(v) for n, v in step_feeds(self.shape, tables, patches).items()}
+        for name, value in feeds.items():
+            self._binding.bind_cpu_input(name, value)
+        self._binding.bind_output("tokens", "cpu")  # anew: it keeps the size of the step before
         self._session.run_with_iobinding(self._binding)
         if self._contract == "host":
             self._write_slots(tables)
-        means: Floats = self._outputs["means"].numpy()[0].astype(np.float32)  # (r, D)
-        return means
+        tokens: Floats = self._binding.get_outputs()[-1].numpy()[0]  # (M, D)
+        return tokens
 
     def _write_slots(self, tables: StepTables) -> None:
         for kind in ("keys", "values"):
             for i in range(self.shape.spec.depth):
-                ring = self._inputs[f"{kind}_{i}"]
-                new, slots = self._outputs[f"{kind}_new_{i}"].numpy(), ring.numpy()
+                ring = self._ring[f"{kind}_{i}"]
+                new, slots = self._new[f"{kind}_new_{i}"].numpy(), ring.numpy()
                 for j, slot in enumerate(tables.slots):
                     slots[:, :, self._rows(slot)] = new[:, :, self._rows(j)]
                 if not np.shares_memory(slots, ring.numpy()):
@@ -116,27 +116,19 @@ class OnnxState(ExportedState):
         return slice(tubelet * self.shape.spec.tokens, (tubelet + 1) * self.shape.spec.tokens)
 
     def _empty_ring(self) -> None:
-        for name, value in self._inputs.items():
+        for name, value in self._ring.items():
             dtype = _TYPES[value.data_type()]
-            if name.startswith("keys_"):
-                value.update_inplace(empty_keys(self.shape, dtype))
-            elif name.startswith("values_"):
-                value.update_inplace(np.zeros(self.shape.values, dtype))
-
-    def tokens(self) -> Floats:
-        """Tokens of the last step, oldest tubelet of the block first: (r, S, D)."""
-        sizes = self.shape.recompute, self.shape.spec.tokens, self.shape.spec.width
-        tokens: Floats = self._outputs["tokens"].numpy().reshape(sizes)  # (r, S, D)
-        return tokens
+            empty = empty_keys(self.shape, dtype) if name.startswith("keys_") else np.zeros(self.shape.values, dtype)
+            value.update_inplace(empty)
 
     def ring(self) -> dict[str, Floats]:
         """A copy of every layer's cached keys and values, as the graph takes them, by name."""
-        return {n: v.numpy().copy() for n, v in self._inputs.items() if n.startswith(("keys_", "values_"))}
+        return {name: value.numpy().copy() for name, value in self._ring.items()}
 
     def cache(self, layer: int) -> tuple[Floats, Floats]:
         """A layer's keys at their window positions, and its values: (A, W*S, E) each, by slot; invalid ones as well."""
-        keys = self._inputs[f"keys_{layer}"].numpy()[0].astype(np.float32)
-        values = self._inputs[f"values_{layer}"].numpy()[0].astype(np.float32)
+        keys = self._ring[f"keys_{layer}"].numpy()[0].astype(np.float32)
+        values = self._ring[f"values_{layer}"].numpy()[0].astype(np.float32)
         return self._tables.read_keys(keys, self.count), values
 
 

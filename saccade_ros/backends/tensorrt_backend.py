@@ -3,20 +3,23 @@
 An engine is made by `saccade export`, never here: a node that builds at start keeps a robot waiting for minutes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from saccade_ros.backends.base import BackendError, Embedded
+from saccade_ros.backends.base import BackendError, Embedded, token_buckets
 from saccade_ros.backends.cuda_runtime import Cuda
-from saccade_ros.backends.exported import ExportedState, exported_info, table_feeds
+from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds
 from saccade_ros.backends.manifest import Artifact, read_manifest
 from saccade_ros.backends.tensorrt_engine import Engine, check_built_for, load_tensorrt
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
 from saccade_ros.heads import NoHead
+
+STEP_ROLES = ("engine", "sparse_engine")  # files of dense steps, and of sparse ones where there can be any
 
 
 class TensorRtBackend:
@@ -41,9 +44,11 @@ class TensorRtBackend:
         self.shape, self._config, self._contract = manifest.step_shape, encoder, artifact.contract
         self._tables, self._cuda = WindowTables(self.shape), Cuda()
         self._embed = Engine(trt, files["embed_engine"], self._cuda)
-        self._step = Engine(trt, files["engine"], self._cuda)
+        self._steps = [Engine(trt, files[role], self._cuda) for role in STEP_ROLES if role in files]
         self._embed_run = self._embed.bind()
-        self.info = exported_info(manifest, artifact, encoder, "cuda", threads=0)
+        tokens = self.shape.spec.tokens
+        counts = token_buckets(tokens) if len(self._steps) > 1 else (tokens,)
+        self.info = exported_info(manifest, artifact, encoder, "cuda", 0, counts)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
@@ -55,16 +60,22 @@ class TensorRtBackend:
 
     def new_state(self) -> "TensorRtState":
         """See Backend."""
-        return TensorRtState(self._step, self.shape, self._tables, self._config, self._contract)
+        return TensorRtState(self._steps, self.shape, self._tables, self._config, self._contract)
 
 
 class TensorRtState(ExportedState):
     """One stream's ring in GPU memory: updated in place, or by a strided copy of each layer's new slot."""
 
     def __init__(
-        self, engine: Engine, shape: StepShape, tables: WindowTables, encoder: EncoderConfig, contract: str
+        self,
+        engines: Sequence[Engine],
+        shape: StepShape,
+        tables: WindowTables,
+        encoder: EncoderConfig,
+        contract: str,
     ) -> None:
         super().__init__(shape, tables, encoder)
+        engine = engines[0]
         self._engine, self._cuda, self._contract = engine, engine.cuda, contract
         rings = [name for name in engine.inputs if name.startswith(("keys_", "values_"))]
         self._resident = {name: self._cuda.allocate(self, engine.bytes_of(name)) for name in rings}
@@ -75,15 +86,20 @@ class TensorRtState(ExportedState):
                 self._resident[name] = self._cuda.allocate(self, engine.bytes_of(name))
         self._itemsize = int(engine.engine.get_tensor_dtype("keys_0").itemsize)
         self._empty_ring()
-        self._run_engine = engine.bind(self._resident)
-        self._outputs: dict[str, Any] = {}
+        self._by_rows = {shape.rows: engine.bind(self._resident)}
+        for sparse in engines[1:]:
+            for profile, rows in enumerate(token_buckets(shape.spec.tokens)[:-1]):
+                self._by_rows[rows] = sparse.bind(self._resident, rows, profile)
 
-    def _run(self, block: Floats, tables: StepTables) -> Floats:
-        self._outputs = self._run_engine(table_feeds(self.shape, tables, block))
+    def _run(self, patches: Floats, tables: StepTables) -> Floats:
+        if len(patches) not in self._by_rows:
+            counts = ", ".join(map(str, sorted(self._by_rows)))
+            raise ValueError(f"{len(patches)} tokens are to be computed: these engines compute {counts}")
+        outputs = self._by_rows[len(patches)](step_feeds(self.shape, tables, patches))
         if self._contract == "host":
             self._write_slots(tables)
-        means: Floats = self._outputs["means"][0].copy()  # (r, D)
-        return means
+        tokens: Floats = outputs["tokens"][0]  # (M, D)
+        return tokens
 
     def _write_slots(self, tables: StepTables) -> None:
         """Copy the block's keys and values, tubelet by tubelet: one strided copy over the heads for each layer."""
@@ -113,17 +129,12 @@ class TensorRtState(ExportedState):
     def _is_bf16(self) -> bool:
         return "BF16" in str(self._engine.engine.get_tensor_dtype("keys_0")).upper()
 
-    def tokens(self) -> Floats:
-        """Tokens of the last step, oldest tubelet of the block first: (r, S, D)."""
-        sizes = self.shape.recompute, self.shape.spec.tokens, self.shape.spec.width
-        tokens: Floats = self._outputs["tokens"].reshape(sizes)  # (r, S, D)
-        return tokens
-
 
 def open_state(folder: Path, artifact: Artifact, shape: StepShape) -> TensorRtState:
     """A stream on a fresh engine, for measuring an export before its manifest is written."""
-    engine = Engine(load_tensorrt(), folder / artifact.files["engine"], Cuda())
-    return TensorRtState(engine, shape, WindowTables(shape), EncoderConfig(), artifact.contract)
+    trt, cuda = load_tensorrt(), Cuda()
+    engines = [Engine(trt, folder / artifact.files[role], cuda) for role in STEP_ROLES if role in artifact.files]
+    return TensorRtState(engines, shape, WindowTables(shape), EncoderConfig(), artifact.contract)
 
 
 def _empty(shape: StepShape) -> tuple[Any, Any]:

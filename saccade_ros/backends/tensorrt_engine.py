@@ -68,35 +68,43 @@ class Engine:
         self.inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self.outputs = [n for n in names if n not in self.inputs]
 
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        """Sizes of an input or output; all are static."""
-        return tuple(self.engine.get_tensor_shape(name))
+    def shape_of(self, name: str, rows: int = 0) -> tuple[int, ...]:
+        """Sizes of an input or output, with `rows` where the engine leaves the number of rows open."""
+        return tuple(rows if size == -1 else size for size in self.engine.get_tensor_shape(name))
 
-    def bytes_of(self, name: str) -> int:
+    def bytes_of(self, name: str, rows: int = 0) -> int:
         """Memory of an input or output."""
-        return int(np.prod(self.shape_of(name))) * int(self.engine.get_tensor_dtype(name).itemsize)
+        return int(np.prod(self.shape_of(name, rows))) * int(self.engine.get_tensor_dtype(name).itemsize)
 
     def alias_of(self, name: str) -> str | None:
         """The input whose buffer an output must share (KVCacheUpdate), if any."""
         find = getattr(self.engine, "get_aliased_input_tensor", None)
         return find(name) or None if find else None
 
-    def bind(self, resident: dict[str, int] | None = None) -> "BoundEngine":
-        """Give it buffers and an execution context; `resident` inputs and outputs stay on the GPU, uncopied."""
-        return BoundEngine(self, resident or {})
+    def bind(self, resident: dict[str, int] | None = None, rows: int = 0, profile: int = 0) -> "BoundEngine":
+        """Give it buffers and an execution context; `resident` inputs and outputs stay on the GPU, uncopied.
+
+        Args:
+            rows, profile: number of rows, and the engine's profile of it, where the engine leaves it open.
+        """
+        return BoundEngine(self, resident or {}, rows, profile)
 
 
 class BoundEngine:
     """An engine with fixed buffers: host inputs up, compute, host outputs down, replayed as one CUDA graph."""
 
-    def __init__(self, engine: Engine, resident: dict[str, int]) -> None:
+    def __init__(self, engine: Engine, resident: dict[str, int], rows: int, profile: int) -> None:
         self._cuda, self._context = engine.cuda, engine.engine.create_execution_context()
+        if rows:
+            self._context.set_optimization_profile_async(profile, int(self._cuda.stream))
+            for name in engine.inputs:
+                self._context.set_input_shape(name, engine.shape_of(name, rows))
         self._device, self._host = dict(resident), {}
         for name in [*engine.inputs, *engine.outputs]:
             if name not in resident:
                 dtype = engine.trt.nptype(engine.engine.get_tensor_dtype(name))
-                self._host[name] = self._cuda.pinned(self, engine.shape_of(name), dtype)
-                self._device[name] = self._cuda.allocate(self, engine.bytes_of(name))
+                self._host[name] = self._cuda.pinned(self, engine.shape_of(name, rows), dtype)
+                self._device[name] = self._cuda.allocate(self, engine.bytes_of(name, rows))
             self._context.set_tensor_address(name, self._device[name])
         self._up = [name for name in engine.inputs if name in self._host]
         self._down = [name for name in engine.outputs if name in self._host]

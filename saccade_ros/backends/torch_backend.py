@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, unit
+from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, token_buckets, unit
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StepOutput, StreamingEncoder
@@ -124,7 +124,7 @@ def _token_counts(encoder: StreamingEncoder) -> tuple[int, ...]:
     tokens = encoder.spec.tokens
     if encoder.recompute > 1:
         return (tokens,)
-    return tuple(-(-tokens * eighths // 8) for eighths in (1, 2, 4, 8)) if encoder.device.type == "cuda" else ()
+    return token_buckets(tokens) if encoder.device.type == "cuda" else ()
 
 
 def _pooling(name: str, probe: AttentiveProbe | None, encoder: StreamingEncoder) -> Callable[[], Pooling]:

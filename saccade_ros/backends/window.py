@@ -6,8 +6,9 @@ the tubelet's number t, u = R(t) k, it keeps the derivative of that rotation, v 
 
     R(t + s) k = cos(s a) u + sin(s a) v      for each channel's own angle a, so for both layouts of positions.py
 
-and the shift, one number for all keys of a step, is multiplied into the queries. A key is E + rope width channels, plus
-one that says whether its slot is valid (a query has 1 there), rounded up to 8:
+and the shift, one number for all keys of a step, is multiplied into the queries. A key that a sparse step keeps becomes
+the next tubelet's in the same way, with s = 1: u' = cos(a) u + sin(a) v, v' = cos(a) v - sin(a) u. A key is E + rope
+width channels, plus one that says whether its slot is valid (a query has 1 there), rounded up to 8:
 
     [ u, height and width rotated, rest | v | validity | 0 .. ]
 """
@@ -23,12 +24,13 @@ from saccade_ros.encoder.spec import ModelSpec
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
+ROWS = "M"  # name, in graphs, of the number of tokens computed where it is known at run time only
 INVALID = -30000.0  # of a key's validity channel: its softmax weight is exactly 0, and fp16 holds it
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """Sizes of an exported step; static, except that one graph serves any number of steps.
+    """Sizes of an exported step: all static but the number of tokens that a sparse step computes.
 
     Attributes:
         spec: sizes of the encoder.
@@ -50,8 +52,16 @@ class StepShape:
 
     @property
     def rows(self) -> int:
-        """Tokens that a step computes per stream, r*S."""
+        """Tokens that a dense step computes per stream, r*S."""
         return self.recompute * self.spec.tokens
+
+    @property
+    def can_be_sparse(self) -> bool:
+        """True if a step can compute some of a tubelet's tokens only.
+
+        With one slot it cannot: a step that failed would leave its trace in the slot that the next one starts from.
+        """
+        return self.recompute == 1 and self.window > 1
 
     @property
     def validity(self) -> int:
@@ -84,24 +94,32 @@ class StepShape:
         return self.batch, self.spec.heads, self.window * self.spec.tokens, self.spec.head_width
 
     def cache_bytes(self, bytes_per_value: int) -> int:
-        """Memory of one stream's cache: keys and values of all layers, patches of the block in fp32, pooled outputs."""
+        """Memory of one stream's cache: keys and values of all layers; patches and tokens of the block
+        and pooled outputs, in fp32.
+        """
         spec = self.spec
         kv = spec.depth * spec.heads * self.window * spec.tokens * (self.key_width + spec.head_width)
-        return kv * bytes_per_value + 4 * (self.rows + self.window) * spec.width
+        return kv * bytes_per_value + 4 * (2 * self.rows + self.window) * spec.width
 
 
 @dataclass(frozen=True)
 class StepTables:
-    """Inputs of one stream's step that depend on how many tubelets came before.
+    """Inputs of one stream's step that depend on how many tubelets came before, and on the M tokens it computes.
 
     Attributes:
         slots: slot of each tubelet of the block, oldest first: (r,) int64.
-        query_cos, query_sin, key_cos, key_sin: factors of a row's channels, and of their pair partners: (r*S, K).
-        key_offset: INVALID in the validity channel of rows that stand for no tubelet (young streams): (r*S, K).
+        previous_slot: slot of the tubelet before the newest one.
+        select: of each token j of a tubelet, j where a sparse step keeps the previous tubelet's key and value, else S +
+            its row among the computed ones: (S,) int64.
+        query_cos, query_sin, key_cos, key_sin: factors of a row's channels, and of their pair partners: (M, K), M = r*S
+            in a dense step.
+        key_offset: INVALID in the validity channel of rows that stand for no tubelet (young streams): (M, K).
         size: tubelets of the block that exist (m), 1..r; the newest ones.
     """
 
     slots: Indices
+    previous_slot: int
+    select: Indices
     query_cos: Floats
     query_sin: Floats
     key_cos: Floats
@@ -123,38 +141,48 @@ class WindowTables:
         self._cos[:, : shape.spec.head_width] = np.cos(angle)
         self._sin[:, : shape.spec.head_width] = np.sin(angle) * sign
 
-    def at(self, count: int) -> StepTables:
-        """Make the tables of the step that encodes tubelet number `count` of a stream."""
+    def at(self, count: int, token_idx: Indices | None = None) -> StepTables:
+        """Make the tables of the step that encodes tubelet number `count` of a stream.
+
+        Args:
+            token_idx: tokens of a sparse step, (M,) ascending; None computes all.
+        """
         shape, step = self.shape, StepIndices(count, self.shape.window, self.shape.recompute)
+        tokens = np.arange(shape.spec.tokens) if token_idx is None else token_idx  # (S,) or (M,)
         block_idx = np.where(step.block_mask, step.block_idx, 0)  # (r,); rows of no tubelet only have to be finite
-        query_cos, query_sin = self._query_factors(step.positions(block_idx), step.shift)  # (r*S, K)
-        key_cos, key_sin = self._key_factors(block_idx)  # (r*S, K)
-        offset = np.zeros((shape.recompute, shape.spec.tokens, shape.key_width), np.float32)
+        query_cos, query_sin = self._query_factors(step.positions(block_idx), step.shift, tokens)  # (M, K)
+        key_cos, key_sin = self._key_factors(block_idx, tokens)  # (M, K)
+        offset = np.zeros((shape.recompute, len(tokens), shape.key_width), np.float32)
         offset[~step.block_mask, :, shape.validity] = INVALID
+        select = np.arange(shape.spec.tokens)  # (S,)
+        select[tokens] = shape.spec.tokens + np.arange(len(tokens))
         return StepTables(
             slots=step.slots(step.block_idx),
+            previous_slot=step.slots(step.newest - 1),
+            select=select,
             query_cos=query_cos,
             query_sin=query_sin,
             key_cos=key_cos,
             key_sin=key_sin,
-            key_offset=offset.reshape(shape.rows, shape.key_width),  # (r*S, K)
+            key_offset=offset.reshape(-1, shape.key_width),  # (M, K)
             size=step.size,
         )
 
-    def _query_factors(self, position_idx: Indices, shift: int) -> tuple[Floats, Floats]:
+    def _query_factors(self, position_idx: Indices, shift: int, tokens: Indices) -> tuple[Floats, Floats]:
         """Rotate to window positions (r,), meet u with cos(s a) and v with sin(s a), and scale for attention."""
         cos, sin = self._depth_factors(position_idx)  # (r, d)
         of_u, of_v = self._depth_factors(np.array([shift]))  # (1, d)
         scale, signed = np.float32(self.shape.scale), sin * self._sign
         return (
-            scale * self._lay_out(self._cos, cos * of_u, cos * of_v),
-            scale * self._lay_out(self._sin, signed * of_u, signed * of_v),
+            scale * self._lay_out(self._cos[tokens], cos * of_u, cos * of_v),
+            scale * self._lay_out(self._sin[tokens], signed * of_u, signed * of_v),
         )
 
-    def _key_factors(self, tubelet_idx: Indices) -> tuple[Floats, Floats]:
+    def _key_factors(self, tubelet_idx: Indices, tokens: Indices) -> tuple[Floats, Floats]:
         """Make u and v of the keys of tubelets of these numbers (r,)."""
         cos, sin = self._depth_factors(tubelet_idx)  # (r, d)
-        return self._lay_out(self._cos, cos, -sin), self._lay_out(self._sin, sin * self._sign, cos * self._sign)
+        signed = self._sign * sin, self._sign * cos
+        return self._lay_out(self._cos[tokens], cos, -sin), self._lay_out(self._sin[tokens], *signed)
 
     def _depth_factors(self, positions: Indices) -> tuple[Doubles, Doubles]:
         """Cosines and sines of the depth part at P positions, without signs: (P, d)."""
@@ -162,10 +190,10 @@ class WindowTables:
         return np.cos(angle), np.sin(angle)
 
     def _lay_out(self, patches: Floats, depth: Doubles, derivative: Doubles) -> Floats:
-        """Join factors of patches (S, K) with those of the depth part and its derivative (r, d): (r*S, K)."""
-        factors = np.broadcast_to(patches, (self.shape.recompute, *patches.shape)).copy()  # (r, S, K)
+        """Join factors of a tubelet's rows (R, K) with those of depth and its derivative (r, d): (r*R, K)."""
+        factors = np.broadcast_to(patches, (self.shape.recompute, *patches.shape)).copy()  # (r, R, K)
         factors[..., self._depth], factors[..., self.shape.derivative] = depth[:, None], derivative[:, None]
-        joined: Floats = factors.reshape(self.shape.rows, self.shape.key_width)  # (r*S, K)
+        joined: Floats = factors.reshape(-1, self.shape.key_width)  # (r*R, K)
         return joined
 
     def read_keys(self, cached: Floats, count: int) -> Floats:

@@ -13,13 +13,14 @@ import onnxruntime
 import torch
 
 from saccade_ros import __version__
-from saccade_ros.backends.exported import table_feeds
+from saccade_ros.backends.exported import step_feeds
 from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo, describe_files, is_export
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
 from saccade_ros.backends.window import WindowTables
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
-from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step, step_shape
+from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
+from saccade_ros.export.onnx_graph import Contract
 from saccade_ros.export.options import ExportOptions
 from saccade_ros.export.parity import Reference, compare, compute_reference
 from saccade_ros.export.quantize import QUANTIZED, quantize, save
@@ -204,7 +205,7 @@ class _Export:
         state, block = self._onnx_state(step), np.zeros((self._shape.rows, self._shape.spec.width), np.float32)
         for count, patches in enumerate(self._calibration.patches):
             block = np.concatenate([block[self._shape.spec.tokens :], patches])
-            feeds = table_feeds(self._shape, self._tables.at(count), block)
+            feeds = step_feeds(self._shape, self._tables.at(count), block)
             yield feeds | state.ring()
             state.step(patches)
 

@@ -1,15 +1,21 @@
 """ONNX graph of the cached step, made node by node from a loaded encoder's own tensors.
 
-One call encodes the newest r tubelets of B streams. All shapes are static; K and the tables are backends/window.py's:
+One call encodes the newest r tubelets of B streams. K and the tables are backends/window.py's; M is the number of
+tokens computed: r*S in a dense step, any in a sparse one. Every other size is static.
 
-    patches (B, r*S, D)                         patch embeddings of the block, newest last
-    query_cos, query_sin, key_cos, key_sin      (B, r*S, K): rotations of the rows
-    key_offset (B, r*S, K)                      validity of the block's tubelets; only for r > 1
+    patches (B, M, D)                           patch embeddings of the tokens, newest tubelet last
+    query_cos, query_sin, key_cos, key_sin      (B, M, K): rotations of the rows
+    key_offset (B, M, K)                        validity of the block's tubelets; only for r > 1
     slots (r, B)                                slots of the block's tubelets
+    previous_slot (B,), select (B, S)           where sparse steps can be: slot of the previous tubelet; of each token j
+                                                of the new one, j where it keeps the previous one's key and value, else
+                                                S + its row among the computed ones
     keys_i (B, A, W*S, K), values_i (B, A, W*S, E)      the ring, of each layer; invalid slots say so themselves
-->  tokens (B, r*S, D), means (B, r, D)         after the final norm; a tubelet's embedding is its mean
+->  tokens (B, M, D)                            after the final norm; a tubelet's embedding is the mean of its S
 
-Keys and values have the precision of the graph, all else is fp32. The block's come by one of two contracts:
+Streams that compute fewer tokens than others of a batch fill up with rows of zeros: what no `select` names is attended
+to by nobody. Keys and values have the precision of the graph, all else is fp32. The block's come by one of two
+contracts:
 
     host     keys_new_i, values_new_i (B, A, r*S, .): the caller writes them into its slots. Plain operators only.
     scatter  keys_out_i, values_out_i: the ring itself, updated by TensorScatter. Bind the input's own buffer as the
@@ -21,20 +27,19 @@ new part cannot be exported without it; linear nodes keep their names, which is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from saccade_ros.backends.window import StepShape
+from saccade_ros.backends.window import ROWS, StepShape
 from saccade_ros.encoder.model import StreamingEncoder
-from saccade_ros.encoder.positions import head_parts, pair_partners
+from saccade_ros.encoder.positions import depth_angles, head_parts, pair_partners
+from saccade_ros.export.onnx_graph import Contract, OnnxGraph
 
-Contract = Literal["host", "scatter"]
-VERSIONS = {"host": (20, 10), "scatter": (24, 12)}  # opset and IR: 20 brought Gelu, 24 TensorScatter
-TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+Steps = Literal["any", "dense", "sparse"]
 LINEARS = ("query", "key", "value", "proj", "fc1", "fc2")
 
 
@@ -79,60 +84,9 @@ class _Weights:
             )
 
 
-class _Graph:
-    """Nodes and constants of a graph in the making; floats are computed in one precision."""
-
-    def __init__(self, precision: str = "fp32") -> None:
-        self.type = TYPES[precision]
-        self._numbers = helper.tensor_dtype_to_np_dtype(self.type)
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self._shared: dict[tuple[Any, ...], str] = {}
-
-    def add(self, operator: str, *inputs: str, name: str = "", output: str = "", **attributes: Any) -> str:
-        """Add a node with one output; returns the output's name."""
-        output = output or f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [output], name or f"n{len(self.nodes)}", **attributes))
-        return output
-
-    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Add a constant, floats in the graph's precision; returns its name."""
-        if value.dtype == np.float32:
-            value = value.astype(self._numbers)
-        self.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
-        return name
-
-    def ints(self, *values: int) -> str:
-        """Add a small int64 constant, or find the same one; returns its name."""
-        if values not in self._shared:
-            self._shared[values] = self.constant(f"i{'_'.join(map(str, values))}", np.array(values, np.int64))
-        return self._shared[values]
-
-    def reshape(self, x: str, *shape: int) -> str:
-        """Add a Reshape; -1 stands for what is left."""
-        return self.add("Reshape", x, self.ints(*shape))
-
-    def cast_input(self, x: str) -> str:
-        """Cast an fp32 input to the graph's precision."""
-        return x if self.type == TensorProto.FLOAT else self.add("Cast", x, to=self.type)
-
-    def cast_output(self, x: str, output: str) -> str:
-        """Cast to an fp32 output of the graph."""
-        return self.add("Cast", x, to=TensorProto.FLOAT, output=output)
-
-    def model(
-        self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], contract: Contract = "host"
-    ) -> onnx.ModelProto:
-        """Make the model of all that was added."""
-        opset, ir = VERSIONS[contract]
-        graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.constants)
-        imports = [helper.make_opsetid("", opset)]
-        return helper.make_model(graph, opset_imports=imports, ir_version=ir, producer_name="saccade_ros")
-
-
 def build_embed(encoder: StreamingEncoder) -> onnx.ModelProto:
     """Build the gate's front end: pixels (2, 3, H, H) -> patches (S, D), as StreamingEncoder.embed does it."""
-    spec, weights, graph = encoder.spec, _Weights.of(encoder), _Graph()
+    spec, weights, graph = encoder.spec, _Weights.of(encoder), OnnxGraph()
     g, p = spec.grid, spec.patch_size
     cells = graph.reshape("pixels", spec.tubelet_size, 3, g, p, g, p)  # (2, 3, g, p, g, p)
     moved = graph.add("Transpose", cells, perm=[2, 4, 1, 0, 3, 5])  # (g, g, 3, 2, p, p)
@@ -145,38 +99,52 @@ def build_embed(encoder: StreamingEncoder) -> onnx.ModelProto:
 
 
 def build_step(
-    encoder: StreamingEncoder, batch: int = 1, contract: Contract = "scatter", precision: str = "fp32"
+    encoder: StreamingEncoder,
+    batch: int = 1,
+    contract: Contract = "scatter",
+    precision: str = "fp32",
+    steps: Steps = "any",
 ) -> onnx.ModelProto:
     """Build the cached step in fp32, fp16 or bf16; see the module's head for inputs and outputs.
+
+    Args:
+        steps: "any" branches inside, so that a dense step costs nothing more than in a graph of dense steps alone.
+            Where no step can be sparse, "any" is "dense".
 
     Raises:
         ExportError: the encoder has a part that this graph does not compute.
     """
-    shape, weights, graph = step_shape(encoder, batch), _Weights.of(encoder), _Graph(precision)
-    layers = _StepBuilder(shape, weights, graph, contract)
-    x = graph.cast_input("patches")
+    shape, weights, graph = step_shape(encoder, batch), _Weights.of(encoder), OnnxGraph(precision)
+    steps = steps if shape.can_be_sparse else "dense"
+    layers = _StepBuilder(shape, weights, graph, contract, steps)
+    x = graph.cast_own("patches")
     for i in range(shape.spec.depth):
         x = layers.layer(i, x)
-    layers.outputs(x)
+    graph.cast_output(layers.norm("norm", x), "tokens")
     weights.refuse_unused(elsewhere="patch_embed.")
-    return graph.model("step", step_inputs(shape, graph.type), step_outputs(shape, contract, graph.type), contract)
+    inputs = step_inputs(shape, graph.type, steps)
+    return graph.model("step", inputs, step_outputs(shape, contract, graph.type, steps), contract)
 
 
-def step_inputs(shape: StepShape, cached: int = TensorProto.FLOAT) -> list[onnx.ValueInfoProto]:
+def step_inputs(shape: StepShape, cached: int = TensorProto.FLOAT, steps: Steps = "any") -> list[onnx.ValueInfoProto]:
     """Names, types and shapes of a step's inputs."""
-    rows = [shape.batch, shape.rows]
+    rows = [shape.batch, shape.rows if steps == "dense" else ROWS]
+    kept = [("previous_slot", [shape.batch]), ("select", [shape.batch, shape.spec.tokens])] * (steps != "dense")
     tables = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
     ring = [(f"keys_{i}", shape.keys) for i in range(shape.spec.depth)]
     ring += [(f"values_{i}", shape.values) for i in range(shape.spec.depth)]
     return [
         _tensor("patches", [*rows, shape.spec.width]),
         *(_tensor(name, [*rows, shape.key_width]) for name in tables),
-        helper.make_tensor_value_info("slots", TensorProto.INT64, [shape.recompute, shape.batch]),
+        _tensor("slots", [shape.recompute, shape.batch], TensorProto.INT64),
+        *(_tensor(name, sizes, TensorProto.INT64) for name, sizes in kept),
         *(_tensor(name, sizes, cached) for name, sizes in ring),
     ]
 
 
-def step_outputs(shape: StepShape, contract: Contract, cached: int = TensorProto.FLOAT) -> list[onnx.ValueInfoProto]:
+def step_outputs(
+    shape: StepShape, contract: Contract, cached: int = TensorProto.FLOAT, steps: Steps = "any"
+) -> list[onnx.ValueInfoProto]:
     """Names, types and shapes of a step's outputs."""
     spec = shape.spec
     suffix, length = ("out", shape.window * spec.tokens) if contract == "scatter" else ("new", shape.rows)
@@ -186,20 +154,19 @@ def step_outputs(shape: StepShape, contract: Contract, cached: int = TensorProto
         for i in range(spec.depth)
     ]
     return [
-        _tensor("tokens", [shape.batch, shape.rows, spec.width]),
-        _tensor("means", [shape.batch, shape.recompute, spec.width]),
+        _tensor("tokens", [shape.batch, shape.rows if steps == "dense" else ROWS, spec.width]),
         *(_tensor(name, sizes, cached) for name, sizes in ring),
     ]
 
 
-def _tensor(name: str, shape: Sequence[int], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+def _tensor(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, list(shape))
 
 
 class _StepBuilder:
     """Writer of the step's layers into a graph."""
 
-    def __init__(self, shape: StepShape, weights: _Weights, graph: _Graph, contract: Contract) -> None:
+    def __init__(self, shape: StepShape, weights: _Weights, graph: OnnxGraph, contract: Contract, steps: Steps) -> None:
         self._shape, self._spec = shape, shape.spec
         self._weights, self._graph, self._contract = weights, graph, contract
         # (E, K) zeros and ones: a product with them lays the channels out as keys, or as each one's pair partner.
@@ -215,59 +182,111 @@ class _StepBuilder:
         self._query_validity = graph.constant("query_validity", validity)
         names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
         self._tables = {
-            name: graph.reshape(graph.cast_input(name), shape.batch, 1, shape.rows, shape.key_width) for name in names
+            name: graph.reshape(graph.cast_own(name), shape.batch, 1, -1, shape.key_width) for name in names
         }
         self._slots = [self._slot(j) for j in range(shape.recompute)]
+        self._fill = {"any": self._fill_any, "dense": self._fill_whole, "sparse": self._fill_some}[steps]
+        if steps != "dense":
+            self._prepare_sparse_steps()
+        if steps == "any":
+            least = graph.add("ReduceMin", "select", keepdims=0)  # below S if a token is kept
+            self._is_sparse = graph.add("Less", least, graph.ints(self._spec.tokens))  # (1,)
+
+    def _prepare_sparse_steps(self) -> None:
+        """Write what the layers of sparse steps share: indices for each head, and the rotation of kept keys."""
+        graph, batch, heads = self._graph, self._shape.batch, self._spec.heads
+        self._select, self._previous_slot = (
+            graph.add("Expand", graph.reshape(name, batch, 1, -1, 1), graph.ints(batch, heads, rows, 1))
+            for name, rows in (("select", self._spec.tokens), ("previous_slot", 1))
+        )  # (B, A, S, 1), (B, A, 1, 1)
+        angle = depth_angles(self._spec, np.ones(1, np.int64), "float64").angle[0]  # (d,)
+        self._one_tubelet = [
+            graph.exact(f"one_tubelet_{name}", of(angle).astype(np.float32))
+            for name, of in (("cos", np.cos), ("sin", np.sin))
+        ]
 
     def layer(self, i: int, x: str) -> str:
-        """Write layer i: (B, r*S, D) -> (B, r*S, D)."""
+        """Write layer i: (B, M, D) -> (B, M, D)."""
         add = self._graph.add
-        x = add("Add", x, self._attention(i, self._norm(f"layers.{i}.norm1", x)))
-        hidden = self._linear(f"layer{i}.fc1", f"layers.{i}.fc1", self._norm(f"layers.{i}.norm2", x))
+        x = add("Add", x, self._attention(i, self.norm(f"layers.{i}.norm1", x)))
+        hidden = self._linear(f"layer{i}.fc1", f"layers.{i}.fc1", self.norm(f"layers.{i}.norm2", x))
         return add("Add", x, self._linear(f"layer{i}.fc2", f"layers.{i}.fc2", add("Gelu", hidden)))
-
-    def outputs(self, x: str) -> None:
-        """Write the final norm, and each tubelet's mean."""
-        shape, graph = self._shape, self._graph
-        tokens = graph.cast_output(self._norm("norm", x), "tokens")
-        by_tubelet = graph.reshape(tokens, shape.batch, shape.recompute, self._spec.tokens, self._spec.width)
-        graph.add("ReduceMean", by_tubelet, graph.ints(2), keepdims=0, output="means")
 
     def _attention(self, i: int, x: str) -> str:
         add, shape = self._graph.add, self._shape
-        query, key, value = (self._heads(part) for part in self._projections(i, x))
-        query = add("Add", self._rotate(query, "query"), self._query_validity)  # (B, A, r*S, K)
-        key = self._rotate(key, "key")
-        if "key_offset" in self._tables:
-            key = add("Add", key, self._tables["key_offset"])
-        keys, values = self._store("keys", i, key), self._store("values", i, value)  # (B, A, W*S, K or E)
+        query, key, value = self._projections(i, x)
+        query = add("Add", self._rotate(self._heads(query), "query"), self._query_validity)  # (B, A, M, K)
+        keys, values = self._cache(i, key, value)  # (B, A, W*S, K or E)
         # Not the Attention operator: TensorRT's wants values as wide as keys, and ONNX Runtime's is no faster. The
         # scale is in the query's tables.
-        scores = add("MatMul", query, add("Transpose", keys, perm=[0, 1, 3, 2]))  # (B, A, r*S, W*S)
-        out = add("MatMul", add("Softmax", scores, axis=-1), values)  # (B, A, r*S, E)
-        joined = self._graph.reshape(
-            add("Transpose", out, perm=[0, 2, 1, 3]), shape.batch, shape.rows, self._spec.width
-        )
+        scores = add("MatMul", query, add("Transpose", keys, perm=[0, 1, 3, 2]))  # (B, A, M, W*S)
+        out = add("MatMul", add("Softmax", scores, axis=-1), values)  # (B, A, M, E)
+        joined = self._graph.reshape(add("Transpose", out, perm=[0, 2, 1, 3]), shape.batch, -1, self._spec.width)
         return self._linear(f"layer{i}.proj", f"layers.{i}.attention.proj", joined)
 
     def _projections(self, i: int, x: str) -> list[str]:
-        """Queries, keys and values of a block, (B, r*S, D) each."""
+        """Queries, keys and values of the rows, (B, M, D) each."""
         weight, bias = (self._weights.take(f"layers.{i}.attention.qkv.{kind}") for kind in ("weight", "bias"))
         parts = zip(LINEARS[:3], np.split(weight, 3), np.split(bias, 3), strict=True)
         return [self._product(f"layer{i}.{name}", x, w, b) for name, w, b in parts]
 
     def _heads(self, x: str) -> str:
-        """(B, r*S, D) -> (B, A, r*S, E)."""
-        shape, spec = self._shape, self._spec
-        split = self._graph.reshape(x, shape.batch, shape.rows, spec.heads, spec.head_width)
+        """(B, M, D) -> (B, A, M, E)."""
+        split = self._graph.reshape(x, self._shape.batch, -1, self._spec.heads, self._spec.head_width)
         return self._graph.add("Transpose", split, perm=[0, 2, 1, 3])
 
     def _rotate(self, x: str, what: str) -> str:
-        """(B, A, r*S, E) -> (B, A, r*S, K), laid out and rotated as window.py says."""
+        """(B, A, M, E) -> (B, A, M, K), laid out and rotated as window.py says."""
         add = self._graph.add
         own = add("Mul", add("MatMul", x, self._spread), self._tables[f"{what}_cos"])
         partner = add("Mul", add("MatMul", x, self._spread_partner), self._tables[f"{what}_sin"])
         return add("Add", own, partner)
+
+    def _cache(self, i: int, key: str, value: str) -> list[str]:
+        """Layer i's ring with the rows' keys and values (B, M, D) written: (B, A, W*S, K or E)."""
+        block = self._fill(i, key, value)
+        return [self._store(kind, i, part) for kind, part in zip(_CACHED, block, strict=True)]
+
+    def _fill_any(self, i: int, key: str, value: str) -> list[str]:
+        """The new slots, as either of the two below makes them."""
+        by = (lambda: self._fill_some(i, key, value)), (lambda: self._fill_whole(i, key, value))
+        return self._graph.choose(self._is_sparse, *by)
+
+    def _fill_whole(self, i: int, key: str, value: str) -> list[str]:
+        """Keys and values as they are cached: (B, A, M, K or E)."""
+        keys = self._rotate(self._heads(key), "key")
+        if "key_offset" in self._tables:
+            keys = self._graph.add("Add", keys, self._tables["key_offset"])
+        return [keys, self._heads(value)]
+
+    def _fill_some(self, i: int, key: str, value: str) -> list[str]:
+        """The previous tubelet's slot with the computed rows in their places: (B, A, S, K or E)."""
+        keys, values = (self._previous(kind, i) for kind in _CACHED)
+        kept = self._one_tubelet_on(keys), values
+        both = zip(kept, self._fill_whole(i, key, value), strict=True)
+        joined = [self._graph.add("Concat", *parts, axis=2) for parts in both]  # (B, A, S+M, .)
+        return [self._graph.add("GatherND", part, self._select, batch_dims=2) for part in joined]
+
+    def _previous(self, kind: str, i: int) -> str:
+        """The previous tubelet's slot of the ring: (B, A, S, .)."""
+        graph, batch, heads = self._graph, self._shape.batch, self._spec.heads
+        by_slot = graph.reshape(f"{kind}_{i}", batch, heads, self._shape.window, -1)
+        slot = graph.add("GatherND", by_slot, self._previous_slot, batch_dims=2)  # (B, A, 1, S*.)
+        return graph.reshape(slot, batch, heads, self._spec.tokens, -1)
+
+    def _one_tubelet_on(self, keys: str) -> str:
+        """Keys (B, A, S, K) of a tubelet as keys of the next one: u and v rotated once more, as window.py says.
+
+        In fp32 and not as a matrix product, which a GPU may round to 10 bits: a key may be kept for many tubelets.
+        """
+        graph, shape = self._graph, self._shape
+        add, (cos, sin) = graph.add, self._one_tubelet
+        depth, width = self._spec.rope_width, self._spec.head_width
+        u, others, v, rest = graph.split(keys, depth, width - depth, depth, shape.key_width - shape.validity)
+        u, v = graph.cast_fp32(u), graph.cast_fp32(v)
+        next_u = add("Add", add("Mul", u, cos), add("Mul", v, sin))
+        next_v = add("Sub", add("Mul", v, cos), add("Mul", u, sin))
+        return add("Concat", graph.cast_own(next_u), others, graph.cast_own(next_v), rest, axis=-1)
 
     def _store(self, kind: str, i: int, new: str) -> str:
         """The ring with the block's part written: (B, A, W*S, .)."""
@@ -308,7 +327,8 @@ class _StepBuilder:
         written = graph.add("Where", slot, one, by_slot)  # (B, A, W, S, .)
         return graph.reshape(written, shape.batch, spec.heads, shape.window * spec.tokens, -1)
 
-    def _norm(self, module: str, x: str) -> str:
+    def norm(self, module: str, x: str) -> str:
+        """Write a layer norm over the channels."""
         names = [self._graph.constant(f"{module}.{kind}", self._weights.take(f"{module}.{kind}")) for kind in _PAIR]
         return self._graph.add("LayerNormalization", x, *names, axis=-1, epsilon=self._spec.norm_eps)
 
@@ -322,3 +342,4 @@ class _StepBuilder:
 
 
 _PAIR = ("weight", "bias")
+_CACHED = ("keys", "values")

@@ -17,8 +17,9 @@ Floats = npt.NDArray[np.float32]
 
 
 class MeasuredState(EncoderState, Protocol):
-    """A stream whose last step's tokens can be read."""
+    """A stream whose newest tokens can be read."""
 
+    @property
     def tokens(self) -> Floats:
         """Tokens after the final norm, (r, S, D), newest last."""
         ...
@@ -67,7 +68,7 @@ def compare(state: MeasuredState, reference: Reference, progress: Progress) -> d
     streamed, error = [], 0.0
     for i, (patches, expected) in enumerate(zip(reference.patches, reference.tokens, strict=True)):
         streamed.append(state.step(patches))
-        error = max(error, float(np.abs(state.tokens()[-1] - expected).max() / np.abs(expected).max()))
+        error = max(error, float(np.abs(state.tokens[-1] - expected).max() / np.abs(expected).max()))
         progress("comparing", (i + 1) / len(reference.patches))
     vectors, expected_vectors = np.stack(streamed), reference.vectors  # (T, D)
     cosines = centred_cosine(vectors, expected_vectors)  # (T,)

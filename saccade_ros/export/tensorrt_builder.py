@@ -9,21 +9,27 @@ import hashlib
 import os
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
+
+from saccade_ros.backends.base import token_buckets
 from saccade_ros.backends.cuda_runtime import describe_gpu
 from saccade_ros.backends.manifest import Artifact
 from saccade_ros.backends.tensorrt_engine import describe_tensorrt, load_tensorrt
 from saccade_ros.encoder.model import StreamingEncoder
-from saccade_ros.export.graph import Contract, ExportError, build_embed, build_step
+from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
+from saccade_ros.export.onnx_graph import Contract
 from saccade_ros.export.quantize import save
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.storage import sha256_of, write_file
 
 REPORT_EVERY_S = 2.0
+_Model = tuple[str, Callable[[], onnx.ModelProto], tuple[int, ...]]
 
 
 def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder: Path, progress: Progress) -> Artifact:
@@ -38,24 +44,37 @@ def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder
     """
     trt = load_tensorrt()
     contract = find_contract(trt, encoder.recompute)
-    files, keys = {}, []
+    files, keys = {}, {}
+    models = _models(encoder, batch, contract, precision)
     with TemporaryDirectory(dir=folder.parent) as scratch:
-        for role, model, start, span in (
-            ("embed_engine", build_embed(encoder), 0.0, 0.1),
-            ("engine", build_step(encoder, batch, contract, precision), 0.1, 0.9),
-        ):
+        for i, (role, make, counts) in enumerate(models):
             source = Path(scratch) / f"{role}.onnx"
-            save(model, source)
-            key = engine_key(source, trt, precision)
+            save(make(), source)
+            key = engine_key(source, trt, precision, counts)
             target = folder / f"tensorrt-{precision}" / f"{role}-{key[:12]}.engine"
             cached = cache_folder() / f"{key}.engine"
             if not cached.is_file():
-                build_engine(trt, source, cached, subrange(progress, start, span))
+                build_engine(trt, source, cached, subrange(progress, i / len(models), 1 / len(models)), counts)
             write_file(target, cached.read_bytes())
-            files[role] = target.relative_to(folder).as_posix()
-            keys.append(key)
-    built_for = {"tensorrt": describe_tensorrt(trt), "gpu": describe_gpu(), "key": keys[-1]}
+            files[role], keys[role] = target.relative_to(folder).as_posix(), key
+    built_for = {"tensorrt": describe_tensorrt(trt), "gpu": describe_gpu(), "key": keys["engine"]}
     return Artifact("tensorrt", precision, contract, files, built_for=built_for)
+
+
+def _models(encoder: StreamingEncoder, batch: int, contract: Contract, precision: str) -> list[_Model]:
+    """Graphs of an artifact by role, and the numbers of rows that the engine is to compute where the graph has any.
+
+    Dense steps have a graph of their own, which none of what sparse steps need slows down: a CUDA graph, which replays
+    the engine, cannot branch.
+    """
+    models: list[_Model] = [
+        ("embed_engine", lambda: build_embed(encoder), ()),
+        ("engine", lambda: build_step(encoder, batch, contract, precision, "dense"), ()),
+    ]
+    if step_shape(encoder).can_be_sparse:
+        few = token_buckets(encoder.spec.tokens)[:-1]
+        models.append(("sparse_engine", lambda: build_step(encoder, batch, contract, precision, "sparse"), few))
+    return models
 
 
 def find_contract(trt: Any, recompute: int) -> Contract:
@@ -63,11 +82,11 @@ def find_contract(trt: Any, recompute: int) -> Contract:
     return "scatter" if recompute == 1 and hasattr(trt, "IKVCacheUpdateLayer") else "host"
 
 
-def engine_key(source: Path, trt: Any, precision: str) -> str:
-    """Name an engine by all it depends on: graph and weights (so shapes too), TensorRT, GPU, precision."""
+def engine_key(source: Path, trt: Any, precision: str, counts: Sequence[int] = ()) -> str:
+    """Name an engine by all it depends on: graph and weights (so shapes too), TensorRT, GPU, precision, row counts."""
     data = source.with_name(f"{source.name}.data")
     parts = [sha256_of(source), sha256_of(data) if data.exists() else ""]
-    parts += [describe_tensorrt(trt), describe_gpu(), precision]
+    parts += [describe_tensorrt(trt), describe_gpu(), precision, *map(str, counts)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -77,8 +96,11 @@ def cache_folder() -> Path:
     return Path(base) / "saccade_ros" / "engines"
 
 
-def build_engine(trt: Any, source: Path, target: Path, progress: Progress) -> None:
+def build_engine(trt: Any, source: Path, target: Path, progress: Progress, counts: Sequence[int] = ()) -> None:
     """Parse and build one graph; `target` appears whole or not at all.
+
+    Args:
+        counts: numbers of rows to compute, each an optimization profile of its own, of a graph that leaves them open.
 
     Raises:
         ExportError: TensorRT refuses the graph; with its reasons.
@@ -95,6 +117,8 @@ def build_engine(trt: Any, source: Path, target: Path, progress: Progress) -> No
     config = builder.create_builder_config()
     monitor = progress_monitor(trt, progress)
     config.progress_monitor = monitor
+    for count in counts:
+        config.add_optimization_profile(_profile(builder, network, count))
     timings = target.parent / "timings.cache"
     _use_timings(config, timings)
     serialized = builder.build_serialized_network(network, config)
@@ -105,6 +129,16 @@ def build_engine(trt: Any, source: Path, target: Path, progress: Progress) -> No
     _keep_timings(config, timings)
     write_file(target, bytes(serialized))
     progress("building", 1.0)
+
+
+def _profile(builder: Any, network: Any, count: int) -> Any:
+    """Fix the rows of every input that has an open size."""
+    profile = builder.create_optimization_profile()
+    for tensor in (network.get_input(i) for i in range(network.num_inputs)):
+        if -1 in tensor.shape:
+            sizes = [count if size == -1 else size for size in tensor.shape]
+            profile.set_shape(tensor.name, sizes, sizes, sizes)
+    return profile
 
 
 def progress_monitor(trt: Any, progress: Progress) -> Any:

@@ -3,6 +3,7 @@ computes the engine's graph. What only a GPU can tell is in test/export/test_ten
 
 # ruff: noqa: N802, N815  # the CUDA runtime has its own names
 
+import copy
 import ctypes
 import gc
 import itertools
@@ -13,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from reference_model import random_clip
 
+from saccade_ros.backends.base import token_buckets
 from saccade_ros.backends.cuda_runtime import Cuda
 from saccade_ros.backends.tensorrt_backend import TensorRtState
 from saccade_ros.backends.tensorrt_engine import Engine
@@ -92,10 +94,10 @@ class Driver:
 
 
 class OrtEngine:
-    """An ICudaEngine and its context in one: a step's ONNX graph on memory that it is told the addresses of."""
+    """An ICudaEngine and its contexts in one: a step's ONNX graph on memory that it is told the addresses of."""
 
     def __init__(self, data, driver):
-        self._session, self._driver, self._addresses = ort.InferenceSession(data), driver, {}
+        self._session, self._driver = ort.InferenceSession(data), driver
         self._tensors = {t.name: (INPUT, t) for t in self._session.get_inputs()}
         self._tensors |= {t.name: (OUTPUT, t) for t in self._session.get_outputs()}
         self.num_io_tensors = len(self._tensors)
@@ -107,13 +109,26 @@ class OrtEngine:
         return self._tensors[name][0]
 
     def get_tensor_shape(self, name):
-        return self._tensors[name][1].shape
+        """As TensorRT says it: -1 for what is open."""
+        return [-1 if size == "M" else size for size in self._tensors[name][1].shape]
 
     def get_tensor_dtype(self, name):
-        return np.dtype(np.int64 if name == "slots" else np.float32)
+        return np.dtype(np.int64 if self._tensors[name][1].type == "tensor(int64)" else np.float32)
 
     def create_execution_context(self):
-        return self
+        """Have addresses and open sizes of its own, as each context has."""
+        context = copy.copy(self)
+        context._addresses, context._rows = {}, 0
+        return context
+
+    def set_optimization_profile_async(self, profile, stream):
+        self._rows = token_buckets(64)[profile]
+        return True
+
+    def set_input_shape(self, name, shape):
+        """A size that the profile does not have is refused."""
+        assert list(shape) == [self._rows if size == -1 else size for size in self.get_tensor_shape(name)]
+        return True
 
     def set_tensor_address(self, name, address):
         self._addresses[name] = address
@@ -130,7 +145,8 @@ class OrtEngine:
             self._array(name)[...] = value
 
     def _array(self, name):
-        shape, dtype = self.get_tensor_shape(name), self.get_tensor_dtype(name)
+        dtype = self.get_tensor_dtype(name)
+        shape = [self._rows if size == -1 else size for size in self.get_tensor_shape(name)]
         data = (ctypes.c_byte * (int(np.prod(shape)) * dtype.itemsize)).from_address(self._addresses[name])
         return np.frombuffer(data, dtype).reshape(shape)
 
@@ -143,8 +159,10 @@ def driver(monkeypatch):
 
 
 def new_state(driver, tmp_path, encoder, contract):
-    """A stream on a stand-in engine of the encoder's step."""
-    (tmp_path / "engine").write_bytes(build_step(encoder, 1, contract).SerializeToString())
+    """A stream on stand-in engines of the encoder's dense and sparse steps."""
+    kinds = ["dense", "sparse"] if step_shape(encoder).can_be_sparse else ["dense"]
+    for steps in kinds:
+        (tmp_path / steps).write_bytes(build_step(encoder, 1, contract, steps=steps).SerializeToString())
     trt = SimpleNamespace(
         __version__="10.3",
         TensorIOMode=SimpleNamespace(INPUT=INPUT),
@@ -152,8 +170,9 @@ def new_state(driver, tmp_path, encoder, contract):
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: OrtEngine(data, driver)),
         nptype=lambda dtype: dtype,
     )
-    engine, shape = Engine(trt, tmp_path / "engine", Cuda()), step_shape(encoder)
-    return TensorRtState(engine, shape, WindowTables(shape), EncoderConfig(window=4), contract)
+    cuda, shape = Cuda(), step_shape(encoder)
+    engines = [Engine(trt, tmp_path / steps, cuda) for steps in kinds]
+    return TensorRtState(engines, shape, WindowTables(shape), EncoderConfig(window=4), contract)
 
 
 @pytest.mark.parametrize(("contract", "recompute"), [("scatter", 1), ("host", 1), ("host", 3)])
@@ -168,6 +187,22 @@ def test_ring_on_the_device_is_torchs_over_a_whole_stream(driver, tmp_path, cont
         state.peek(np.zeros_like(patches.numpy()))
         expected = encoder.step([patches], [ring])[0].newest.numpy()
         assert np.abs(state.step(patches.numpy()) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("contract", ["scatter", "host"])
+def test_sparse_steps_of_each_size_go_on_in_the_same_ring(driver, tmp_path, contract):
+    """Dense and sparse engines take turns; each size is captured once and replayed."""
+    encoder = load_encoder("tiny", 3).encoder
+    state, ring = new_state(driver, tmp_path, encoder, contract), encoder.new_ring()
+    rng, sizes = np.random.default_rng(0), token_buckets(encoder.spec.tokens)
+    for n, tubelet in enumerate(random_clip(14)):
+        patches, size = encoder.embed(tubelet), sizes[n % 4]
+        token_idx = np.sort(rng.permutation(encoder.spec.tokens)[:size]) if n and n % 5 else None
+        expected = encoder.step([patches], [ring], [token_idx])[0].tokens.numpy()
+        state.step(patches.numpy(), token_idx)
+        assert np.abs(state.tokens - expected).max() <= 1e-4 * np.abs(expected).max(), n
+    with pytest.raises(ValueError, match="3 tokens are to be computed: these engines compute 8, 16, 32, 64"):
+        state.step(patches.numpy(), np.arange(3))
 
 
 def test_a_stream_gives_back_all_that_it_took(driver, tmp_path):

@@ -34,6 +34,22 @@ def test_split_rotation_is_the_rotation(rope, count):
     assert np.abs(read[:, :20] - expected).max() <= 1e-5
 
 
+@pytest.mark.parametrize("count", [2, 7])
+def test_sparse_step_has_the_rows_of_its_tokens_and_says_which_it_keeps(count):
+    tables, token_idx = WindowTables(StepShape(small(), window=4)), np.array([1, 3])
+    dense, sparse = tables.at(count), tables.at(count, token_idx)
+    for name in ("query_cos", "query_sin", "key_cos", "key_sin"):
+        assert np.array_equal(getattr(sparse, name), getattr(dense, name)[token_idx])
+    assert sparse.select.tolist() == [0, 4, 2, 5]
+    assert dense.select.tolist() == [4, 5, 6, 7]
+    assert (sparse.slots.tolist(), sparse.previous_slot) == ([count % 4], (count - 1) % 4)
+
+
+@pytest.mark.parametrize(("window", "recompute", "possible"), [(2, 1, True), (1, 1, False), (4, 2, False)])
+def test_sparse_steps_need_the_slot_before_and_one_tubelet_a_step(window, recompute, possible):
+    assert StepShape(small(), window, recompute).can_be_sparse == possible
+
+
 def test_rows_of_a_young_streams_missing_tubelets_are_invalid():
     tables = WindowTables(StepShape(small(), window=4, recompute=3))
     for count, size in ((0, 1), (1, 2), (2, 3), (9, 3)):
@@ -58,7 +74,7 @@ def test_sizes_of_vitl_are_as_documented():
     shape = StepShape(SIZES["vitl"], window=8)
     assert (shape.validity, shape.key_width) == (84, 88)
     assert (shape.keys, shape.values) == ((1, 16, 2048, 88), (1, 16, 2048, 64))
-    assert shape.cache_bytes(2) == 2 * 24 * 16 * 2048 * (88 + 64) + 4 * (256 + 8) * 1024
+    assert shape.cache_bytes(2) == 2 * 24 * 16 * 2048 * (88 + 64) + 4 * (2 * 256 + 8) * 1024
 
 
 @pytest.mark.parametrize(("window", "recompute", "said"), [(33, 1, "window 33 is outside 1..32"), (4, 5, "1..4")])

@@ -139,7 +139,7 @@ def outputs(checkpoint, tmp_path_factory):
         for tubelet in patches:
             by_ring.append(encoder.step([tubelet], [ring])[0].tokens[-1].numpy())
             state.step(tubelet.numpy())
-            by_graph.append(state.tokens()[-1].copy())
+            by_graph.append(state.tokens[-1].copy())
         with torch.no_grad():
             return [np.stack(by_ring), np.stack(by_graph), stream_tokens(encoder, patches).numpy()]
 

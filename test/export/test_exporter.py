@@ -87,6 +87,32 @@ def test_engine_gives_the_same_by_torch_and_by_onnx(manifest, pooling):
     assert np.allclose(*([r.novelty for r in run] for run in runs), rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 1e-2), ("int8", 0.1), ("int8-static", 0.1), ("int4", 0.3)]
+)
+def test_every_precision_computes_sparse_steps(manifest, precision, tolerance):
+    encoder, settings = (
+        EncoderConfig(model=str(manifest.folder), window=3),
+        BackendConfig(precision=precision, threads=1),
+    )
+    backend, torchs = load_backend(encoder, settings), load_backend(replace(encoder, model="tiny"), BackendConfig())
+    assert backend.info.token_counts == torchs.info.token_counts == ()
+    state, reference = backend.new_state(), torchs.new_state()
+    rng = np.random.default_rng(0)
+    for n, pixels in enumerate(random_clip(11).numpy()):
+        token_idx = np.sort(rng.permutation(64)[: rng.integers(1, 65)]) if n % 4 else None
+        for one, of in ((state, backend), (reference, torchs)):
+            one.step(of.embed(pixels).patches, token_idx)
+        expected = reference.tokens.numpy()
+        assert np.abs(state.tokens[-1] - expected).max() <= tolerance * np.abs(expected).max(), n
+
+
+def test_export_that_recomputes_says_that_it_computes_all_tokens(options):
+    kept = export(options(precisions=("fp32",), recompute=2), silent)
+    encoder = EncoderConfig(model=str(kept.folder), window=3, recompute=2)
+    assert load_backend(encoder, BackendConfig(threads=1)).info.token_counts == (64,)
+
+
 def test_streams_of_one_backend_keep_apart_and_repeat_to_the_bit(manifest):
     backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), BackendConfig(threads=1))
     patches = [

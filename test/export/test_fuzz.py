@@ -180,5 +180,5 @@ def test_manifest_of_another_version_is_refused(manifest, tmp_path):
     folder = small_copy(manifest, tmp_path / "export")
     document = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**document, "version": 99}))
-    with pytest.raises(ManifestError, match="manifest version 99, this package reads 2: export again"):
+    with pytest.raises(ManifestError, match="manifest version 99, this package reads 3: export again"):
         load_backend(EncoderConfig(model=str(folder), window=3), BackendConfig())

@@ -5,7 +5,7 @@ import pytest
 from reference_model import random_clip
 
 from saccade_ros.backends import cuda_runtime
-from saccade_ros.backends.base import BackendError
+from saccade_ros.backends.base import BackendError, token_buckets
 from saccade_ros.backends.cuda_runtime import can_run
 from saccade_ros.backends.manifest import Artifact, ManifestError, read_manifest
 from saccade_ros.backends.tensorrt_backend import as_stored, open_state
@@ -36,18 +36,28 @@ def trt():
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("contract", ["host", "scatter"])
 def test_whole_step_builds_without_a_gpu(trt, tmp_path, precision, contract):
-    """scatter becomes KVCacheUpdate; the engine keeps all inputs and outputs, and is strongly typed."""
+    """Dense steps: scatter becomes KVCacheUpdate; the engine keeps all inputs and outputs, and is strongly typed."""
     encoder = load_encoder("tiny", 3).encoder
     source, target = tmp_path / "step.onnx", tmp_path / "step.engine"
-    save(build_step(encoder, 1, contract, precision), source)
+    save(build_step(encoder, 1, contract, precision, "dense"), source)
     tensorrt_builder.build_engine(trt, source, target, silent)
     assert target.stat().st_size > 2 * sum(p.numel() for p in encoder.layers.parameters())
     assert not list(tmp_path.glob(".*")), "no partial file"
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("contract", ["host", "scatter"])
+def test_sparse_steps_build_without_a_gpu_as_profiles_of_one_engine(trt, tmp_path, precision, contract):
+    encoder = load_encoder("tiny", 3).encoder
+    source, target = tmp_path / "step.onnx", tmp_path / "step.engine"
+    save(build_step(encoder, 1, contract, precision, "sparse"), source)
+    tensorrt_builder.build_engine(trt, source, target, silent, token_buckets(encoder.spec.tokens)[:-1])
+    assert target.stat().st_size > 2 * sum(p.numel() for p in encoder.layers.parameters())
+
+
 def test_default_model_builds_without_a_gpu(trt, tmp_path):
     source, target = tmp_path / "step.onnx", tmp_path / "step.engine"
-    save(build_step(load_encoder("default", 8).encoder, 1, "scatter", "fp16"), source)
+    save(build_step(load_encoder("default", 8).encoder, 1, "scatter", "fp16", "dense"), source)
     tensorrt_builder.build_engine(trt, source, target, silent)
     assert target.stat().st_size > 1_000_000
 
@@ -62,7 +72,7 @@ def test_recompute_builds_with_host_written_slots(trt, tmp_path):
 
 def test_build_reports_and_stops_when_told(trt, tmp_path, monkeypatch):
     monkeypatch.setattr(tensorrt_builder, "REPORT_EVERY_S", 0.0)
-    save(build_step(load_encoder("tiny", 3).encoder, 1, "host", "fp16"), tmp_path / "step.onnx")
+    save(build_step(load_encoder("tiny", 3).encoder, 1, "host", "fp16", "dense"), tmp_path / "step.onnx")
     fractions = []
     whole = tmp_path / "whole.engine"
     tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", whole, lambda what, fraction: fractions.append(fraction))
@@ -87,7 +97,8 @@ def test_engine_is_kept_under_all_it_depends_on(trt, tmp_path, own_cache, monkey
     encoder = load_encoder("tiny", 3).encoder
     first = tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, silent)
     engines = {path.name for path in own_cache.glob("*.engine")}
-    assert len(engines) == 2, "step and front end"
+    assert len(engines) == 3, "dense and sparse step, and front end"
+    assert set(first.files) == {"embed_engine", "engine", "sparse_engine"}
     monkeypatch.setattr(tensorrt_builder, "build_engine", lambda *_: pytest.fail("built again"))
     assert tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, silent) == first
     assert first.built_for["tensorrt"] == describe_tensorrt(trt)
@@ -95,6 +106,7 @@ def test_engine_is_kept_under_all_it_depends_on(trt, tmp_path, own_cache, monkey
     save(build_step(encoder, 1, "host", "fp16"), source)
     key = tensorrt_builder.engine_key(source, trt, "fp16")
     assert key != tensorrt_builder.engine_key(source, trt, "bf16")
+    assert key != tensorrt_builder.engine_key(source, trt, "fp16", (8, 16))
     source.write_bytes(source.read_bytes() + b"\x00")
     assert key != tensorrt_builder.engine_key(source, trt, "fp16")
 
@@ -148,8 +160,10 @@ def test_engine_computes_what_torch_does(tmp_path, precision, tolerance, recompu
     encoder = load_encoder("tiny", 3, recompute).encoder
     artifact = tensorrt_builder.build_artifact(encoder, 1, precision, tmp_path, silent)
     state, ring = open_state(tmp_path, artifact, step_shape(encoder)), encoder.new_ring()
-    for tubelet in random_clip(11):
+    buckets = token_buckets(encoder.spec.tokens)
+    for n, tubelet in enumerate(random_clip(11)):
         patches = encoder.embed(tubelet)
-        expected = encoder.step([patches], [ring])[0].tokens[-1].numpy()
-        state.step(patches.numpy())
-        assert np.abs(state.tokens()[-1] - expected).max() <= tolerance * np.abs(expected).max()
+        plan = np.arange(buckets[n % 4]) if n % 3 and recompute == 1 else None
+        expected = encoder.step([patches], [ring], [plan])[0].tokens[-1].numpy()
+        state.step(patches.numpy(), plan)
+        assert np.abs(state.tokens[-1] - expected).max() <= tolerance * np.abs(expected).max()

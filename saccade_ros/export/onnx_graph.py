@@ -1,0 +1,98 @@
+"""Nodes and constants of an ONNX graph in the making, whose floats are computed in one precision."""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Contract = Literal["host", "scatter"]
+VERSIONS = {"host": (20, 10), "scatter": (24, 12)}  # opset and IR: 20 brought Gelu, 24 TensorScatter
+TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+
+class OnnxGraph:
+    """Nodes and constants; `choose` adds those of a branch."""
+
+    def __init__(self, precision: str = "fp32") -> None:
+        self.type = TYPES[precision]
+        self._numbers = helper.tensor_dtype_to_np_dtype(self.type)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._shared: dict[tuple[Any, ...], str] = {}
+        self._names = count()
+
+    def add(self, operator: str, *inputs: str, name: str = "", output: str = "", **attributes: Any) -> str:
+        """Add a node with one output; returns the output's name."""
+        output = output or self._new_name()
+        self.nodes.append(helper.make_node(operator, inputs, [output], name or f"n_{output}", **attributes))
+        return output
+
+    def split(self, x: str, *sizes: int) -> list[str]:
+        """Add a Split of the last axis into parts of these sizes."""
+        parts = [self._new_name() for _ in sizes]
+        self.nodes.append(helper.make_node("Split", [x, self.ints(*sizes)], parts, f"n_{parts[0]}", axis=-1))
+        return parts
+
+    def choose(self, condition: str, then: Callable[[], list[str]], otherwise: Callable[[], list[str]]) -> list[str]:
+        """Add an If: what `then` or `otherwise` adds is computed, as the condition, a bool, says when the graph runs.
+
+        Each returns as many values in the graph's precision; constants stay with the whole graph.
+        """
+        branches = {"then_branch": self._branch(then), "else_branch": self._branch(otherwise)}
+        outputs = [self._new_name() for _ in branches["then_branch"].output]
+        self.nodes.append(helper.make_node("If", [condition], outputs, f"n_{outputs[0]}", **branches))
+        return outputs
+
+    def _branch(self, build: Callable[[], list[str]]) -> onnx.GraphProto:
+        outer, self.nodes = self.nodes, []
+        outputs = [helper.make_tensor_value_info(name, self.type, None) for name in build()]
+        graph = helper.make_graph(self.nodes, self._new_name(), [], outputs)
+        self.nodes = outer
+        return graph
+
+    def _new_name(self) -> str:
+        return f"v{next(self._names)}"
+
+    def constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        """Add a constant, floats in the graph's precision; returns its name."""
+        return self.exact(name, value.astype(self._numbers) if value.dtype == np.float32 else value)
+
+    def exact(self, name: str, value: npt.NDArray[Any]) -> str:
+        """Add a constant in its own precision; returns its name."""
+        self.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return name
+
+    def ints(self, *values: int) -> str:
+        """Add a small int64 constant, or find the same one; returns its name."""
+        if values not in self._shared:
+            self._shared[values] = self.constant(f"i{'_'.join(map(str, values))}", np.array(values, np.int64))
+        return self._shared[values]
+
+    def reshape(self, x: str, *shape: int) -> str:
+        """Add a Reshape; -1 stands for what is left."""
+        return self.add("Reshape", x, self.ints(*shape))
+
+    def cast_own(self, x: str) -> str:
+        """Cast fp32 to the graph's precision."""
+        return x if self.type == TensorProto.FLOAT else self.add("Cast", x, to=self.type)
+
+    def cast_fp32(self, x: str) -> str:
+        """Cast from the graph's precision to fp32."""
+        return x if self.type == TensorProto.FLOAT else self.add("Cast", x, to=TensorProto.FLOAT)
+
+    def cast_output(self, x: str, output: str) -> str:
+        """Cast to an fp32 output of the graph."""
+        return self.add("Cast", x, to=TensorProto.FLOAT, output=output)
+
+    def model(
+        self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], contract: Contract = "host"
+    ) -> onnx.ModelProto:
+        """Make the model of all that was added."""
+        opset, ir = VERSIONS[contract]
+        graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.constants)
+        imports = [helper.make_opsetid("", opset)]
+        return helper.make_model(graph, opset_imports=imports, ir_version=ir, producer_name="saccade_ros")
