@@ -1,9 +1,12 @@
 """Sizes of a V-JEPA 2 encoder: everything about a checkpoint except its weights. Imports no torch."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from saccade_ros import default_model
 from saccade_ros.config import ConfigError
 
 RopeLayout = Literal["tiled", "interleaved"]
@@ -112,6 +115,36 @@ SIZES: Mapping[str, ModelSpec] = {
         ModelSpec("vitg", width=1408, depth=40, heads=22, mlp_width=6144),
     )
 }
+
+
+def read_spec(model: str) -> ModelSpec:
+    """Read the sizes of a model, and nothing else of it: of "default", a size, or a checkpoint folder.
+
+    Raises:
+        ConfigError: it is none of these, or its config.json cannot be used.
+    """
+    if model in SIZES:
+        return SIZES[model]
+    folder = Path(default_model.locate(model)).expanduser()
+    return spec_from_transformers(folder.resolve().name, read_model_config(folder))
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """Read the config.json of a checkpoint folder.
+
+    Raises:
+        ConfigError: there is none, or it holds no JSON object.
+    """
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: no config.json; give the folder that save_pretrained wrote") from None
+    except (OSError, ValueError) as broken:
+        raise ConfigError(f"{file}: cannot be read ({broken}); download or copy it again") from broken
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file}: holds no JSON object; download or copy it again")
+    return config
 
 
 def spec_from_transformers(name: str, config: Mapping[str, Any]) -> ModelSpec:

@@ -4,7 +4,6 @@ Checkpoints are folders as transformers saves them, or `.pt` files as facebookre
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +22,13 @@ from saccade_ros.encoder.probe import PREFIXES as PROBE_PREFIXES
 from saccade_ros.encoder.probe import AttentiveProbe, load_probe
 from saccade_ros.encoder.released import SUFFIXES as RELEASED_SUFFIXES
 from saccade_ros.encoder.released import fill_from_released, read_released
-from saccade_ros.encoder.spec import SIZES, ModelSpec, spec_from_transformers, transformers_config
+from saccade_ros.encoder.spec import (
+    SIZES,
+    ModelSpec,
+    read_model_config,
+    spec_from_transformers,
+    transformers_config,
+)
 from saccade_ros.encoder.tensors import WeightsError, copy_tensors, read_safetensors
 from saccade_ros.storage import whole_path, write_json
 
@@ -60,7 +65,7 @@ def load_encoder(
 
     Raises:
         WeightsError: nothing there, or not a checkpoint this encoder computes exactly, or an adapter of another.
-        ConfigError: its config.json describes another architecture.
+        ConfigError: its config.json cannot be read, or describes another architecture.
         ValueError: the window does not suit the model.
     """
     if model in SIZES:
@@ -94,7 +99,7 @@ def _load_released(model: str, window: int, recompute: int) -> LoadedEncoder:
 
 def _load_folder(model: str, window: int, recompute: int, probe: bool) -> LoadedEncoder:
     folder = _find_checkpoint(model)
-    config = _read_config(folder)
+    config = read_model_config(folder)
     name = Path(default_model.locate(model)).resolve().name  # not the folder's: a hub names its own by a hash
     spec = spec_from_transformers(name, config)
     encoder = _allocate(spec, window, recompute)
@@ -169,19 +174,6 @@ def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
                 yield f"encoder.layer.{i}.attention.{name}.{kind}", part
     yield "encoder.layernorm.weight", encoder.norm.weight.data
     yield "encoder.layernorm.bias", encoder.norm.bias.data
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{folder}: no config.json; give the folder that save_pretrained wrote") from None
-    except (OSError, ValueError) as broken:
-        raise WeightsError(f"{file}: cannot be read ({broken}); download or copy it again") from broken
-    if not isinstance(config, dict):
-        raise WeightsError(f"{file}: holds no JSON object; download or copy it again")
-    return config
 
 
 def _find_checkpoint(model: str) -> Path:

@@ -94,12 +94,12 @@ def test_config_of_another_architecture_is_refused_by_value(copied, change, said
 
 def test_config_that_is_no_json_is_refused(copied):
     (copied / "config.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"config\.json: cannot be read"):
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read"):
         load_encoder(str(copied), 2)
 
 
 def test_folder_without_checkpoint_is_refused(tmp_path):
-    with pytest.raises(WeightsError, match=r"no config\.json"):
+    with pytest.raises(ConfigError, match=r"no config\.json"):
         load_encoder(str(tmp_path), 2)
     (tmp_path / "config.json").write_text('{"model_type": "vjepa2"}')
     with pytest.raises(ConfigError, match="lacks 'hidden_size'"):

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from reference_model import make_reference, relative_error
 from tiny_teacher import write_teacher
 
+from saccade_ros.config import ConfigError
 from saccade_ros.encoder.weights import WeightsError, load_encoder
 from saccade_ros.train.teachers import (
     ImageTeacher,
@@ -87,7 +88,7 @@ def test_checkpoint_that_cannot_be_loaded_is_explained_by_the_loader(tmp_path):
     with pytest.raises(WeightsError, match="is no folder"):
         load_teacher("absent model", 2)
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(WeightsError, match=r"config\.json: holds no JSON object"):
+    with pytest.raises(ConfigError, match=r"config\.json: holds no JSON object"):
         load_teacher(str(tmp_path), 2)
 
 
