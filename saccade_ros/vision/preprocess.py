@@ -68,6 +68,12 @@ def normalize_all(pictures: npt.NDArray[np.uint8]) -> Pixels:
     return pixels
 
 
+def grey_levels(pixels: Pixels) -> Pixels:
+    """Undo the normalisation: float32 (..., 3, H, W) -> grey levels, 0 to 255, of the same shape."""
+    levels: Pixels = (pixels - _SHIFT) / _SCALE
+    return levels
+
+
 def _resize_and_crop(picture: Picture, size: int) -> Picture:
     picture = _trim(picture)
     height, width = picture.shape[:2]

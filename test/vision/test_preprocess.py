@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from saccade_ros.vision.preprocess import normalize, normalize_all, resize_to_square, tubelet_pixels
+from saccade_ros.vision.preprocess import grey_levels, normalize, normalize_all, resize_to_square, tubelet_pixels
 
 torch = pytest.importorskip("torch")
 
@@ -171,3 +171,8 @@ def test_many_pictures_are_normalised_as_one_is():
     pixels = normalize_all(pictures)
     assert pixels.shape == (2, 3, 3, 5, 4)
     assert np.array_equal(pixels[1, 2], normalize(pictures[1, 2]))
+
+
+def test_grey_levels_are_those_of_the_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    assert grey_levels(normalize_all(picture)) == pytest.approx(picture.transpose(0, 3, 1, 2), abs=1e-3)
