@@ -35,6 +35,7 @@ COMMANDS = {
     "bench gates": Command("studies.gates", "compare the gate with simpler gates at equal compute"),
     "bench export": Command("studies.export", "time every artifact of an export beside torch, in one run"),
     "evaluate fidelity": Command("studies.fidelity", "compare the stream with the bidirectional clip encoder"),
+    "evaluate gaze": Command("studies.gaze", "show how well a part of the patches rebuilds clips, by rule and setting"),
     "evaluate probe": Command("studies.probe", "classify labelled clips by a linear and an attentive probe"),
     "evaluate retrieval": Command("studies.retrieval", "find clips of the same label: R@1, R@5 and mAP"),
     "evaluate usefulness": Command("studies.usefulness", "measure the embeddings on held-out clips, beside controls"),

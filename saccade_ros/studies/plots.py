@@ -20,7 +20,7 @@ GATES = {"surprise": BLUE, "pixel difference": ORANGE, "previous tubelet": GREY}
 
 def draw_calibration(record: dict[str, Any], file: Path) -> Path:
     """Draw compute against fidelity: each gate's curve on the held-out recordings, the target, and the choice."""
-    figure = _figure(8, 5)
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     for name, points in record["curves"].items():
         rates, p5 = ([100 * p["held_out"]["rate"] for p in points], [p["held_out"]["p5"] for p in points])
@@ -38,13 +38,13 @@ def draw_calibration(record: dict[str, Any], file: Path) -> Path:
     axes.set_title(f"held out: {names}\n{record['weights']}, window {record['window']}", loc="left", fontsize=10)
     axes.legend(loc="best", frameon=False)
     axes.grid(alpha=0.25)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def draw_gates(record: dict[str, Any], file: Path) -> Path:
     """Draw mean and 5th percentile of each gate on each recording, at equal compute."""
     rows = record["rows"]
-    figure = _figure(11, 0.46 * len(rows) + 1.6)
+    figure = new_figure(11, 0.46 * len(rows) + 1.6)
     panels = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(rows))[::-1]
     for panel, key, title in zip(panels, ("mean", "p5"), ("mean", "5th percentile"), strict=True):
@@ -59,12 +59,12 @@ def draw_gates(record: dict[str, Any], file: Path) -> Path:
     panels[0].legend(loc="lower left", frameon=False, fontsize=9)
     about = f"{record['weights']}; encoded fraction in brackets, equal for the three gates"
     figure.suptitle(about, x=0.01, ha="left", fontsize=10)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def draw_fidelity(record: dict[str, Any], file: Path) -> Path:
     """Draw fidelity against its price, and beside it the fading of an event."""
-    figure = _figure(11, 4.4)
+    figure = new_figure(11, 4.4)
     fidelity, forgetting = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_curves(fidelity, record["fidelity"])
     _draw_forgetting(forgetting, record)
@@ -72,14 +72,14 @@ def draw_fidelity(record: dict[str, Any], file: Path) -> Path:
     adapter = f", adapter {record['adapter']}" if record["adapter"] else ""
     about = f"{record['weights']}{adapter}; {record['precision']}, {record['threads']} threads; {clips}"
     figure.suptitle("\n".join(textwrap.wrap(about, 130)), fontsize=9)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def draw_usefulness(record: dict[str, Any], file: Path) -> Path:
     """Draw a panel for each measure: a bar for each column, a dot for each clip or label, a line at chance."""
     measures = record["measures"]
     rows = -(-len(measures) // 2)
-    figure = _figure(11, 0.8 + 2.1 * rows)
+    figure = new_figure(11, 0.8 + 2.1 * rows)
     panels = figure.subplots(rows, 2, squeeze=False).ravel()
     for panel, row in zip(panels, measures, strict=False):
         _draw_measure(panel, row)
@@ -87,7 +87,7 @@ def draw_usefulness(record: dict[str, Any], file: Path) -> Path:
         panel.set_axis_off()
     about = f"{record['weights']}; {len(record['clips']['clips'])} clips; dots: one clip, or one label; dotted: chance"
     figure.suptitle("\n".join(textwrap.wrap(about, 130)), fontsize=9)
-    return _save(figure, file)
+    return save_figure(figure, file)
 
 
 def _draw_measure(axes: Axes, row: dict[str, Any]) -> None:
@@ -149,12 +149,13 @@ def _draw_forgetting(axes: Axes, record: dict[str, Any]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _figure(width: float, height: float) -> Figure:
-    """A white page of this many inches."""
+def new_figure(width: float, height: float) -> Figure:
+    """Make a white page of this many inches."""
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _save(figure: Figure, file: Path) -> Path:
+def save_figure(figure: Figure, file: Path) -> Path:
+    """Write a page as PNG, whole or not at all; return the file."""
     with whole_path(file) as path:
         figure.savefig(path, dpi=110)
     return file
