@@ -17,6 +17,7 @@ from saccade_ros.vision.ledger import DROP_CAUSES
 RESULTS = Path(__file__).parent / "results"
 PACKAGE = Path(__file__).parents[1] / "saccade_ros"
 GATES = ("surprise", "pixel difference", "previous tubelet")
+GAZE_RULES = ("greedy", "uniform", "random")
 
 
 def parameters() -> str:
@@ -183,6 +184,22 @@ def adapter() -> str:
     return _table(("gap at r = 1; learning rate, steps, seed", *columns), rows)
 
 
+def gaze() -> str:
+    """What viewers see of each clip who are sent a part of the patches, by rule."""
+    record = _record("gaze_default")
+    by_key = {(row["clip"], row["setting"], row["rule"]): row for row in record["by_clip"]}
+    rows = []
+    for clip in (clip["name"] for clip in record["clips"]):
+        found = [[by_key[clip, setting, rule] for rule in GAZE_RULES] for setting in ("ratio_0.10", "ratio_0.25")]
+        psnr = (", ".join(f"{row['psnr_db']:.1f}" for row in of) for of in found)
+        ssim = ", ".join(f"{row['ssim']:.3f}" for row in found[-1])
+        error = [by_key[clip, "error", rule] for rule in GAZE_RULES]
+        reached = (f"{error[0]['actual_ratio']:.0%}", ", ".join(f"{row['psnr_db']:.1f}" for row in error))
+        rows.append((clip, *psnr, ssim, *reached))
+    head = ("clip", "PSNR, 10% sent", "PSNR, 25% sent", "SSIM, 25% sent")
+    return _table((*head, f"sent to reach {record['psnr_db']:g} dB", "PSNR with as many"), rows)
+
+
 def usefulness() -> str:
     """What the default model's embeddings are good for, beside controls and its teacher."""
     rows = []
@@ -233,7 +250,7 @@ BLOCKS = {
     function.__name__.replace("_", "-"): function
     for function in (
         parameters, drop_causes, step, steps, gate_cost, gate_default, gates, calibration, budget, export, fidelity,
-        export_default, forgetting, adapter, usefulness, default_training, files,
+        export_default, forgetting, adapter, gaze, usefulness, default_training, files,
     )
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ docs/report.png is a screenshot of the report that `make demo` writes, and is ta
 import json
 from pathlib import Path
 
+from saccade_ros.studies.gaze_pictures import draw_tradeoff
 from saccade_ros.studies.plots import draw_calibration, draw_fidelity, draw_gates, draw_usefulness
 from saccade_ros.train.session import draw_curve
 
@@ -14,6 +15,7 @@ PICTURES = {
     "calibration": ("calibration_default", draw_calibration),
     "gates": ("gates_default", draw_gates),
     "fidelity": ("fidelity_default", draw_fidelity),
+    "gaze": ("gaze_default", draw_tradeoff),
     "usefulness": ("usefulness_default", draw_usefulness),
     "adapter": ("adapter_default", draw_curve),
 }
