@@ -72,6 +72,12 @@ def test_choices_are_ascending_and_take_the_first_of_equal_patches():
     assert largest(energy, 2).dtype == tokens_within(energy, 30.0, 1).dtype == np.int64
 
 
+def test_a_canvas_that_is_just_within_the_psnr_needs_no_patch():
+    allowed = squared_error(0.0)
+    assert tokens_within(np.array([allowed], np.float32), 0.0, values=1).size == 0
+    assert tokens_within(np.array([allowed + 1], np.float32), 0.0, values=1).size == 1
+
+
 def test_a_canvas_that_shows_the_picture_needs_no_patch():
     pixels = normalize_all(grey_tubelet(0))
     energy = residual_energy(pixels, pixels.copy(), PATCH)

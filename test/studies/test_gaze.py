@@ -260,6 +260,11 @@ def test_any_quarter_of_the_even_order_has_one_patch_of_each_square_of_four():
         assert len(set(zip(rows // 2, columns // 2, strict=True))) == 16
 
 
+def test_half_of_the_even_order_is_a_chessboard():
+    rows, columns = np.divmod(spread_order(8)[:32], 8)
+    assert set((rows + columns) % 2) == {0}
+
+
 def test_uniform_rule_goes_on_where_it_stopped():
     rule = UniformRule(4)
     first, second, third = (rule.choose(6).tolist() for _ in range(3))
