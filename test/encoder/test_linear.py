@@ -15,7 +15,7 @@ needs_bf16 = pytest.mark.skipif(
 )
 # inputs, outputs: one block of tiles; ViT-S's; no whole number of chunks; and inputs that are summed in pieces
 SIZES = [(64, 32), (384, 1152), (1408, 352), (4096, 256)]
-ROWS = [1, 31, 32, 257, 600]
+ROWS = [1, 31, 32, 33, 257, 600]
 
 
 def layer(inputs: int, outputs: int, dtype: torch.dtype) -> Linear:
@@ -89,6 +89,18 @@ def test_amx_gives_the_same_bits_for_any_number_of_threads(dtype, int8):
         torch.set_num_threads(threads)
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.usefixtures("amx_kernels")
+@pytest.mark.parametrize(("dtype", "int8"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
+@pytest.mark.parametrize("rows", [1, 7, 33])
+def test_amx_gives_a_row_the_same_bits_whichever_others_are_with_it(rows, dtype, int8):
+    """So a sparse step's tokens are those of the dense one."""
+    linear = AmxLinear(layer(1408, 96, torch.float32), dtype, int8)
+    x = torch.randn(256, 1408).to(dtype)
+    row_idx = torch.randperm(256)[:rows]
+    assert torch.equal(linear(x[row_idx]), linear(x)[row_idx])
+    assert torch.equal(linear.gelu(x[row_idx]), linear.gelu(x)[row_idx])
 
 
 @needs_amx

@@ -57,14 +57,15 @@ def norms(width: int = D) -> nn.Sequential:
 
 @pytest.mark.usefixtures("ours")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_ours_adds_and_normalises_as_torch_does(dtype):
+@pytest.mark.parametrize("rows", [1, N, 33])
+def test_ours_adds_and_normalises_as_torch_does(rows, dtype):
     plain, module = norms()[0], norms()
     plain.prepare(dtype)
     prepare_norms(module, dtype)
     assert type(module[0]) is Avx512Norm
     assert module[0].dtype == dtype
-    for update in (torch.randn(N, D).to(dtype), None):
-        residual = torch.randn(N, D)
+    for update in (torch.randn(rows, D).to(dtype), None):
+        residual = torch.randn(rows, D)
         expected_residual = residual.clone()
         expected = plain(expected_residual, update)
         normalised = module[0](residual, update)
