@@ -52,18 +52,23 @@ class AmxAttention:
         return fits and amx_available()
 
     def rotations(self, block: Block) -> tuple[Tensor, ...]:
-        """See Attention: of queries, (m, S, 4, P/2), and of keys by slot, (fill, 4, P/2)."""
-        return self._query_rotations[block.position_idx], self._depth_rotations[block.key_position_idx]
+        """See Attention: of queries, (rows, 4, P/2), and of keys by slot, (fill, 4, P/2)."""
+        if block.is_sparse:
+            queries = self._query_rotations[block.position_idx, block.token_idx]  # (M, 4, P/2)
+        else:
+            queries = self._query_rotations[block.position_idx].flatten(0, 1)  # (m*S, 4, P/2)
+        return queries, self._depth_rotations[block.key_position_idx]
 
     def __call__(self, layer: int, qkv: Tensor, block: Block) -> Tensor:
         """See Attention."""
         queries, depth = block.rotations
         spec, ring = self._spec, block.ring
         out = torch.empty(len(qkv), spec.width, dtype=qkv.dtype)
-        sizes = (torch.get_num_threads(), spec.heads, ring.window, block.fill, spec.tokens, spec.head_width, block.size)
-        arrays = (qkv, block.slot_idx, queries, self._key_rotations, depth)
+        sizes = (torch.get_num_threads(), spec.heads, ring.window, block.fill, spec.tokens, spec.head_width, block.rows)
+        places = block.token_idx if block.is_sparse else None
+        arrays = (qkv, block.slot_idx, places, queries, self._key_rotations, depth)
         memory = (*arrays, ring.keys[layer], ring.values[layer], out)
-        failed = self._attend(*sizes, spec.rope_width // 2, *(array.data_ptr() for array in memory))
+        failed = self._attend(*sizes, spec.rope_width // 2, *map(_address, memory))
         if failed:
             raise MemoryError("no working memory for attention; lower backend.threads or encoder.recompute")
         return out
@@ -117,7 +122,7 @@ class AmxLinear(nn.Module):
         out = torch.empty(len(x), self.out_features, dtype=self._dtype)
         sizes = (torch.get_num_threads(), len(x), self.in_features, self.out_features, ends_in_gelu)
         arrays = (x, self._weight, self._bias, *(() if self._scales is None else (self._scales,)), out)
-        if self._run(*sizes, *(array.data_ptr() for array in arrays)):
+        if self._run(*sizes, *map(_address, arrays)):
             raise MemoryError("no working memory for a linear layer; encode fewer streams at once")
         return out
 
@@ -145,7 +150,7 @@ class Avx512Norm(ResidualNorm):
         out = torch.empty(residual.shape, dtype=self.dtype)
         sizes = (torch.get_num_threads(), *residual.shape, self.eps)
         arrays = (residual, update, self.weight, self.bias, out)
-        self._run(*sizes, *(None if array is None else array.data_ptr() for array in arrays))
+        self._run(*sizes, *map(_address, arrays))
         return out
 
 
@@ -166,7 +171,7 @@ def library() -> Any:
 def _declared(loaded: Any) -> Any:
     integer, pointer = ctypes.c_int, ctypes.c_void_p
     for attend in (loaded.saccade_amx_attend_bf16, loaded.saccade_amx_attend_fp32):
-        attend.argtypes = [integer] * 8 + [pointer] * 8
+        attend.argtypes = [integer] * 8 + [pointer] * 9
     for linear in (loaded.saccade_linear_bf16, loaded.saccade_linear_fp32):
         linear.argtypes = [integer] * 5 + [pointer] * 4
     loaded.saccade_linear_int8.argtypes = [integer] * 5 + [pointer] * 5
@@ -174,6 +179,10 @@ def _declared(loaded: Any) -> Any:
         add_norm.argtypes = [integer] * 3 + [ctypes.c_float] + [pointer] * 5
         add_norm.restype = None
     return loaded
+
+
+def _address(array: Tensor | None) -> int | None:
+    return None if array is None else array.data_ptr()
 
 
 def _tiles(weight: Tensor) -> Tensor:

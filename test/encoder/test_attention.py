@@ -1,5 +1,8 @@
 """The kernels of attention agree: torch's fused one, plain products, and ours on the matrix unit."""
 
+from itertools import product
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +10,7 @@ from torch import Tensor
 from saccade_ros.encoder.amx import AmxAttention
 from saccade_ros.encoder.attention import Attention, FusedAttention, MatmulAttention
 from saccade_ros.encoder.model import StreamingEncoder
+from saccade_ros.encoder.positions import Indices
 from saccade_ros.encoder.ring import Block, RingCache
 from saccade_ros.encoder.rope import rotary_tables
 from saccade_ros.encoder.spec import ModelSpec
@@ -22,18 +26,54 @@ needs_amx = pytest.mark.skipif(
 )
 
 
+def named(parameter: object) -> str:
+    return parameter.name if isinstance(parameter, ModelSpec) else str(parameter)
+
+
+def new_ring(attention: Attention, spec: ModelSpec, window: int, recompute: int, dtype) -> RingCache:
+    return RingCache(spec, window, recompute, attention.key_slot, attention.value_slot, CPU, dtype)
+
+
 def attend(
     attention: Attention, spec: ModelSpec, steps: list[Tensor], window: int, recompute: int, dtype
 ) -> list[Tensor]:
     """Run one layer's attention over projected tubelets, as a stream."""
-    ring = RingCache(spec, window, recompute, attention.key_slot, attention.value_slot, CPU, dtype)
-    out = []
+    ring, out = new_ring(attention, spec, window, recompute, dtype), []
     for n in range(len(steps)):
         block = Block(ring)
         block.rotations = attention.rotations(block)
         out.append(attention(0, torch.cat(steps[n + 1 - block.size : n + 1]).to(dtype), block))
         ring.advance()
     return out
+
+
+def attend_sparsely(
+    attention: Attention, spec: ModelSpec, steps: list[Tensor], plans: list[Indices | None], window: int, dtype
+) -> tuple[list[Tensor], RingCache]:
+    """The same for the tokens of each tubelet that its plan names, None for all; the stream's ring with it."""
+    ring, out = new_ring(attention, spec, window, 1, dtype), []
+    for step, plan in zip(steps, plans, strict=True):
+        block = Block(ring, plan)
+        block.append(torch.zeros(spec.tokens, spec.width))  # begins a sparse step's slot as a copy
+        block.rotations = attention.rotations(block)
+        out.append(attention(0, step[block.token_idx].to(dtype), block))
+        ring.advance()
+    return out, ring
+
+
+def random_plans(spec: ModelSpec, tubelets: int, tokens: int) -> list[Indices | None]:
+    """A dense step, then sparse ones of so many tokens."""
+    random = np.random.default_rng(0)
+    return [None, *(np.sort(random.permutation(spec.tokens)[:tokens]) for _ in range(tubelets - 1))]
+
+
+def as_shown(steps: list[Tensor], plans: list[Indices | None]) -> list[Tensor]:
+    """Whole tubelets of which each token is the one computed last."""
+    shown = [steps[0]]
+    for step, plan in zip(steps[1:], plans[1:], strict=True):
+        shown.append(shown[-1].clone())
+        shown[-1][plan] = step[plan]
+    return shown
 
 
 def projected(spec: ModelSpec, tubelets: int, scale: float = 1.0) -> list[Tensor]:
@@ -95,6 +135,40 @@ def test_amx_gives_the_same_bits_for_any_number_of_threads():
         torch.set_num_threads(threads)
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.usefixtures("amx_kernels")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("spec", "tokens"), [*product([SPEC, WIDE], [1, 7, 32, 33, 63, 64]), (LARGE, 33), (LARGE, 575)], ids=named
+)
+@pytest.mark.parametrize("window", [3, 1])
+def test_amx_is_no_further_from_exact_than_torch_is_in_sparse_steps(spec, tokens, window, dtype):
+    steps, tables = projected(spec, 2 * window + 2), rotary_tables(spec, window)
+    plans = random_plans(spec, len(steps), tokens)
+    exact = FusedAttention(spec, tables, CPU, torch.float64), torch.float64
+    torchs, ours = (FusedAttention(spec, tables, CPU, dtype), dtype), (AmxAttention(spec, tables, dtype), dtype)
+    expected, theirs, got = (
+        [torch.cat(attend_sparsely(attention, spec, steps, plans, window, precision)[0])]  # a token says too little
+        for attention, precision in (exact, torchs, ours)
+    )
+    print(errors(got, expected), errors(theirs, expected))
+    assert errors(got, expected) <= errors(theirs, expected) < [0.01]
+
+
+@pytest.mark.usefixtures("amx_kernels")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("spec", [SPEC, WIDE], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("tokens", [1, 33])
+def test_amx_keeps_single_tokens_where_whole_tubelets_have_them(spec, tokens, dtype):
+    """Bit for bit: the ring of sparse steps is that of dense ones over what they add up to."""
+    steps, kernel = projected(spec, 8), AmxAttention(spec, rotary_tables(spec, 3), dtype)
+    plans = random_plans(spec, len(steps), tokens)
+    sparse, ring = attend_sparsely(kernel, spec, steps, plans, 3, dtype)
+    dense, dense_ring = attend_sparsely(kernel, spec, as_shown(steps, plans), [None] * len(steps), 3, dtype)
+    assert torch.equal(ring.keys, dense_ring.keys)
+    assert torch.equal(ring.values, dense_ring.values)
+    assert all(torch.equal(s, d[p]) for s, d, p in zip(sparse[1:], dense[1:], plans[1:], strict=True))
 
 
 def test_plain_products_are_the_fused_kernel():

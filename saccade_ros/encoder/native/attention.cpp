@@ -1,4 +1,5 @@
-// Attention of a block of tubelets over the ring cache, in bf16 and fp32, for x86 processors with AMX.
+// Attention of a step's tokens over the ring cache, in bf16 and fp32, for x86 processors with AMX. They are whole tubelets,
+// or, in a sparse step, any tokens of one.
 //
 // torch's kernel needs the depth part of all keys rotated in memory first, and packs keys and values for the matrix unit
 // anew for every block of queries. This one goes through the ring slot by slot with an online softmax (Dao et al. 2022,
@@ -45,8 +46,8 @@ template <typename T>
 constexpr int kParts = std::is_same_v<T, float> ? 3 : 1;  // bf16 parts of a value
 
 struct Shape {
-  int heads, window, fill, tokens, width, padded, block;
-  int queries() const { return block * tokens; }
+  int heads, window, fill, tokens, width, padded, rows;  // rows: tokens computed
+  int queries() const { return (rows + kQueries - 1) / kQueries * kQueries; }
   std::ptrdiff_t key_slot() const { return static_cast<std::ptrdiff_t>(padded) * tokens; }
   std::ptrdiff_t value_slot() const { return static_cast<std::ptrdiff_t>(width) * tokens; }
   std::ptrdiff_t query_plane() const { return static_cast<std::ptrdiff_t>(padded) * queries(); }
@@ -154,15 +155,17 @@ AVX512 inline void transpose(__m512i r[kTile]) {
   }
 }
 
-// A tubelet's queries of one head, `stride` apart -> tiles of their parts, from query `first` on.
+// All queries of one head, `stride` apart -> tiles of their parts; the last 32 filled up with zeros.
 template <typename T>
-AVX512 void turn_queries(const Shape &s, const T *from, int stride, const float *turns, int first, bf16 *queries) {
-  for (int token = 0; token < s.tokens; ++token) {
-    const int query = first + token;
-    const std::ptrdiff_t block = static_cast<std::ptrdiff_t>(query / kQueries) * kQueries * s.padded;
-    bf16 *to = queries + block + row_of_pairs(query % kQueries);
-    for (int pair = 0; pair < s.padded / 2; pair += kTile, to += 4 * kWords)
-      store_parts<T>(turned_pairs(s, from + token * stride, turns + token * 2 * s.padded, pair), to, s.query_plane());
+AVX512 void turn_queries(const Shape &s, const T *from, int stride, const float *turns, bf16 *queries) {
+  const Pairs zero{_mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (std::ptrdiff_t query = 0; query < s.queries(); ++query) {
+    bf16 *to = queries + query / kQueries * kQueries * s.padded + row_of_pairs(query % kQueries);
+    for (int pair = 0; pair < s.padded / 2; pair += kTile, to += 4 * kWords) {
+      const bool real = query < s.rows;
+      const Pairs p = real ? turned_pairs(s, from + query * stride, turns + query * 2 * s.padded, pair) : zero;
+      store_parts<T>(p, to, s.query_plane());
+    }
   }
 }
 
@@ -193,7 +196,25 @@ AVX512 void keep_keys(const Shape &s, const T *from, int stride, const float *tu
     }
 }
 
-// Where the values of a pair of tokens lie among the tiles, from channel e on.
+// One token's keys of one head -> its place in the ring's slot, `token`; the other tokens' stay.
+template <typename T>
+AVX512 void keep_key(const Shape &s, const T *head, const float *turns, int token, T *slot) {
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int pair = 0; pair < s.padded / 2; pair += kTile) {
+    const Pairs p = turned_pairs(s, head, turns, pair);
+    if constexpr (std::is_same_v<T, float>) {
+      T *to = slot + static_cast<std::ptrdiff_t>(2 * pair) * s.tokens + token;
+      const __m512i at = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(2 * s.tokens));
+      _mm512_i32scatter_ps(to, at, p.even, sizeof(float));
+      _mm512_i32scatter_ps(to + s.tokens, at, p.odd, sizeof(float));
+    } else {  // a row of a tile per pair, a word of it per token
+      T *to = slot + token / kTile * kTile * s.padded + pair * kPair + token % kTile * 2;
+      _mm512_i32scatter_epi32(to, _mm512_slli_epi32(lanes, 4), pack(p), kRowBytes / kTile);
+    }
+  }
+}
+
+// Where the values of a pair of tokens lie among the tiles, from channel e on; `token` is either of them.
 inline std::ptrdiff_t value_at(const Shape &s, int token, int e) {
   return static_cast<std::ptrdiff_t>(token / kPair) * kPair * s.width + e * kPair + token % kPair / 2 * kPair;
 }
@@ -210,6 +231,19 @@ AVX512 void keep_values(const Shape &s, const bf16 *from, int stride, bf16 *slot
 }
 void keep_values(const Shape &s, const float *from, int stride, float *slot) {
   for (int token = 0; token < s.tokens; ++token) std::copy_n(from + token * stride, s.width, slot + token * s.width);
+}
+
+// One token's values of one head -> its place in the ring's slot, `token`; the other tokens' stay.
+AVX512 void keep_value(const Shape &s, const bf16 *head, int token, bf16 *slot) {
+  const bool second = token % 2;
+  for (int e = 0; e < s.width; e += kTile) {
+    const __m512i values = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(head + e)));
+    const __m512i words = second ? _mm512_slli_epi32(values, 16) : values;
+    _mm512_mask_storeu_epi16(slot + value_at(s, token, e), second ? 0xaaaaaaaa : 0x55555555, words);
+  }
+}
+void keep_value(const Shape &s, const float *head, int token, float *slot) {
+  std::copy_n(head, s.width, slot + token * s.width);
 }
 
 // A slot's keys with the first `turning` channel pairs turned: tiles of the first `steps` times 16 pairs.
@@ -444,7 +478,7 @@ AVX512 void attend_head(const Shape &s, const T *keys, const T *values, const fl
     if (turn + 1 < turns) score(turn + 1);
     softmax.rest();
   }
-  for (int query = 0; query < s.queries(); ++query) {
+  for (int query = 0; query < s.rows; ++query) {
     const __m512 inverse = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(load(w.totals + query * kTile)));
     const float *sums = w.sums + query / kQueries * kQueries * s.width + row_of_words(query % kQueries);
     for (int column = 0; column < s.columns(); ++column, sums += 2 * kWords)
@@ -473,11 +507,32 @@ std::size_t lay_out(const Shape &s, char *memory, Workspace *w) {
   return end;
 }
 
+// Keys and values of one head -> the ring: of whole tubelets, or, where `places` is given, of its tokens of one tubelet.
 template <typename T>
-int attend(int threads, const Shape &s, int turning, const T *qkv, const std::int64_t *slots, const float *query_turns,
-           const float *key_turns, const float *depth_turns, T *keys, T *values, T *out) {
+void keep(const Shape &s, const T *head, int stride, const std::int64_t *slots, const std::int64_t *places,
+          const float *key_turns, T *keys, T *values) {
+  const int channels = s.heads * s.width;
+  if (places) {
+    for (std::ptrdiff_t row = 0; row < s.rows; ++row) {
+      const int token = static_cast<int>(places[row]);
+      const T *from = head + row * stride;
+      keep_key(s, from + channels, key_turns + token * 2 * s.padded, token, keys + *slots * s.key_slot());
+      keep_value(s, from + 2 * channels, token, values + *slots * s.value_slot());
+    }
+    return;
+  }
+  for (std::ptrdiff_t first = 0; first < s.rows; first += s.tokens, ++slots) {
+    const T *from = head + first * stride;
+    keep_keys(s, from + channels, stride, key_turns, keys + *slots * s.key_slot());
+    keep_values(s, from + 2 * channels, stride, values + *slots * s.value_slot());
+  }
+}
+
+template <typename T>
+int attend(int threads, const Shape &s, int turning, const T *qkv, const std::int64_t *slots,
+           const std::int64_t *places, const float *query_turns, const float *key_turns, const float *depth_turns,
+           T *keys, T *values, T *out) {
   const int channels = s.heads * s.width, stride = 3 * channels;
-  const std::ptrdiff_t tubelet = static_cast<std::ptrdiff_t>(s.tokens) * stride;
   Workspace unplaced;
   const std::size_t bytes = lay_out<T>(s, nullptr, &unplaced);
   int failed = 0;
@@ -497,13 +552,9 @@ int attend(int threads, const Shape &s, int turning, const T *qkv, const std::in
 #pragma omp for schedule(static) nowait
       for (int head = 0; head < s.heads; ++head) {
         T *head_keys = keys + head * s.window * s.key_slot(), *head_values = values + head * s.window * s.value_slot();
-        for (int i = 0; i < s.block; ++i) {
-          const T *from = qkv + i * tubelet + head * s.width;
-          turn_queries(s, from, stride, query_turns + static_cast<std::ptrdiff_t>(i) * s.tokens * 2 * s.padded,
-                       i * s.tokens, w.queries);
-          keep_keys(s, from + channels, stride, key_turns, head_keys + slots[i] * s.key_slot());
-          keep_values(s, from + 2 * channels, stride, head_values + slots[i] * s.value_slot());
-        }
+        const T *from = qkv + head * s.width;
+        turn_queries(s, from, stride, query_turns, w.queries);
+        keep(s, from, stride, slots, places, key_turns, head_keys, head_values);
         attend_head(s, head_keys, head_values, depth_turns, turning, out + head * s.width, channels, w);
       }
       close_tiles();
@@ -524,26 +575,30 @@ int saccade_amx_available() {
          __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-// Writes a block's keys and values into one layer of a ring, then attends to all of it.
+// Writes a block's keys and values into one layer of a ring, then attends to all of it. A block is some whole tubelets;
+// or, in a sparse step, some tokens of one, whose slot holds the keys and values of its other tokens already.
 //
-//   qkv          (block * S, 3, A, E)  as projected
-//   slots        (block)  of the block's tubelets in the ring
-//   query_turns  (block, S, 4, P/2)    key_turns (S, 4, P/2)    depth_turns (fill, 4, P/2), by slot
+//   qkv          (rows, 3, A, E)  as projected; dense, rows is a multiple of S
+//   slots        (rows / S)  of the block's tubelets in the ring; (1) in a sparse step
+//   places       (rows)  of the tokens in their tubelet, all different; null for whole tubelets
+//   query_turns  (rows, 4, P/2)    key_turns (S, 4, P/2)    depth_turns (fill, 4, P/2), by slot
 //   keys, values (A, W, slot)  slots as above
-//   out          (block * S, A * E)
+//   out          (rows, A * E)
 //
 // S is a multiple of 32, E of 16. Depth turns the first `turning` channel pairs. Returns 0, or 1 if memory runs out.
-int saccade_amx_attend_bf16(int threads, int heads, int window, int fill, int tokens, int width, int block, int turning,
-                            const bf16 *qkv, const std::int64_t *slots, const float *query_turns,
-                            const float *key_turns, const float *depth_turns, bf16 *keys, bf16 *values, bf16 *out) {
-  const Shape s{heads, window, fill, tokens, width, (width + kPair - 1) / kPair * kPair, block};
-  return attend(threads, s, turning, qkv, slots, query_turns, key_turns, depth_turns, keys, values, out);
+int saccade_amx_attend_bf16(int threads, int heads, int window, int fill, int tokens, int width, int rows, int turning,
+                            const bf16 *qkv, const std::int64_t *slots, const std::int64_t *places,
+                            const float *query_turns, const float *key_turns, const float *depth_turns, bf16 *keys,
+                            bf16 *values, bf16 *out) {
+  const Shape s{heads, window, fill, tokens, width, (width + kPair - 1) / kPair * kPair, rows};
+  return attend(threads, s, turning, qkv, slots, places, query_turns, key_turns, depth_turns, keys, values, out);
 }
 
-int saccade_amx_attend_fp32(int threads, int heads, int window, int fill, int tokens, int width, int block, int turning,
-                            const float *qkv, const std::int64_t *slots, const float *query_turns,
-                            const float *key_turns, const float *depth_turns, float *keys, float *values, float *out) {
-  const Shape s{heads, window, fill, tokens, width, (width + kPair - 1) / kPair * kPair, block};
-  return attend(threads, s, turning, qkv, slots, query_turns, key_turns, depth_turns, keys, values, out);
+int saccade_amx_attend_fp32(int threads, int heads, int window, int fill, int tokens, int width, int rows, int turning,
+                            const float *qkv, const std::int64_t *slots, const std::int64_t *places,
+                            const float *query_turns, const float *key_turns, const float *depth_turns, float *keys,
+                            float *values, float *out) {
+  const Shape s{heads, window, fill, tokens, width, (width + kPair - 1) / kPair * kPair, rows};
+  return attend(threads, s, turning, qkv, slots, places, query_turns, key_turns, depth_turns, keys, values, out);
 }
 }
