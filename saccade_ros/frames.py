@@ -1,5 +1,6 @@
 """Values that flow through the pipeline: Frame -> Tubelet -> TokenPlan -> EmbeddingResult."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -119,6 +120,7 @@ class EmbeddingResult:
     Attributes:
         vector: float32 (dim,). The fresh embedding, or the last one again if no token was computed.
         plan: the tokens that were computed, and why.
+        tokens: how many the tubelet has (S), in a square grid.
         novelty: change since the last encoded tubelet, 0 = identical; NaN where none could be measured
             (first tubelet of an epoch, or gate off).
         novelty_threshold: the tau it was compared with; NaN with the gate off.
@@ -139,6 +141,7 @@ class EmbeddingResult:
 
     vector: Vector
     plan: TokenPlan
+    tokens: int
     novelty: float
     novelty_threshold: float
     onset: bool
@@ -167,3 +170,15 @@ class EmbeddingResult:
     def reason(self) -> str:
         """Reason of the plan."""
         return self.plan.reason
+
+    @property
+    def tokens_computed(self) -> int:
+        """Number of tokens that were computed, M; 0 when not encoded."""
+        return self.plan.size
+
+    @property
+    def computed_mask(self) -> npt.NDArray[np.bool_]:
+        """True for each patch that was computed, by rows from the top left, (grid, grid)."""
+        mask = np.zeros(self.tokens, bool)
+        mask[self.plan.token_idx] = True
+        return mask.reshape(math.isqrt(self.tokens), -1)  # (grid, grid)

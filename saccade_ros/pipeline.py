@@ -180,6 +180,7 @@ class Stream:
 
     Attributes:
         published, encoded: tubelets emitted, and those of them that the encoder ran for.
+        tokens, tokens_computed: of the tubelets emitted, all tokens, and those that the encoder computed.
         latency_ms: of the last embedding, from its newer frame received to emitted.
         shadow: shadow evaluations of reused embeddings.
     """
@@ -200,6 +201,7 @@ class Stream:
         self._skips = 0
         self._skipped: Any = None  # patches of the last tubelet, if its embedding was reused
         self.published = self.encoded = 0
+        self.tokens = self.tokens_computed = 0
         self.latency_ms = 0.0
         self._begin(epoch=0)
 
@@ -207,6 +209,11 @@ class Stream:
     def ledger(self) -> FrameLedger:
         """Account of every frame."""
         return self.intake.ledger
+
+    @property
+    def computed_share(self) -> float:
+        """Share of the tokens that were computed, of those that dense encoding computes; 0 before any tubelet."""
+        return self.tokens_computed / self.tokens if self.tokens else 0.0
 
     def offer(self, frame: Frame) -> bool:
         """Take one frame on the receiving thread; see Intake.offer."""
@@ -250,6 +257,7 @@ class Stream:
             raise
         self.ledger.use(2)
         self.latency_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
+        self.tokens, self.tokens_computed = self.tokens + result.tokens, self.tokens_computed + result.tokens_computed
         self.published, self.encoded = self.published + 1, self.encoded + result.encoded
         return result
 
@@ -281,6 +289,7 @@ class Stream:
         return EmbeddingResult(
             vector=self._vector,
             plan=plan,
+            tokens=len(features),
             novelty=measured.novelty,
             novelty_threshold=measured.threshold,
             onset=self._gate.onset,

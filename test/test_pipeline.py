@@ -70,6 +70,15 @@ def test_reused_embedding_is_the_last_encoded_one_and_says_so(gated):
     assert all(r.novelty == 0 for r in results if r.reuse_count)
 
 
+def test_tokens_computed_are_counted_by_result_and_stream(gated):
+    stream = gated.open_stream()
+    assert stream.computed_share == 0
+    results = [r for _, r in stream.run(frames_of([textured()] * 8))]
+    assert [(r.tokens_computed, r.tokens) for r in results] == [(64, 64), (0, 64), (0, 64), (0, 64)]
+    assert [(r.computed_mask.shape, r.computed_mask.all()) for r in results[:2]] == [((8, 8), True), ((8, 8), False)]
+    assert (stream.tokens_computed, stream.computed_share) == (64, 0.25)
+
+
 def test_same_frames_twice_give_the_same_bytes(gated):
     pictures = lively(30)
     assert vectors(run(gated, pictures)).tobytes() == vectors(run(gated, pictures)).tobytes()

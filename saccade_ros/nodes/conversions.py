@@ -116,6 +116,7 @@ def info_message(info: EncoderInfo, config: Config, streams: Sequence[str]) -> E
     return EncoderInfoMessage(
         package_version=__version__,
         streams=list(streams),
+        token_counts=list(info.token_counts),
         normalized=config.encoder.normalize,
         **{name: getattr(info, name) for name in FROM_INFO},
         **{name: read(config) for name, read in FROM_CONFIG.items()},

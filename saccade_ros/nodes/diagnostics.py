@@ -42,9 +42,12 @@ class StreamMonitor:
         if now.trouble > before.trouble:
             return DiagnosticStatus.WARN, f"{now.trouble - before.trouble} unusable images; see frames_dropped"
         elapsed_s, tubelets = now.time_s - before.time_s, now.tubelets - before.tubelets
-        fraction = (now.encoded - before.encoded) / max(1, tubelets)
-        rate = tubelets / max(1e-9, elapsed_s)
-        return DiagnosticStatus.OK, f"{rate:.1f} tubelets/s, {fraction:.0%} encoded, {self._stream.latency_ms:.0f} ms"
+        encoded = (now.encoded - before.encoded) / max(1, tubelets)
+        computed = (now.tokens_computed - before.tokens_computed) / max(1, now.tokens - before.tokens)
+        return DiagnosticStatus.OK, (
+            f"{tubelets / max(1e-9, elapsed_s):.1f} tubelets/s, {encoded:.0%} encoded, {computed:.0%} of the tokens, "
+            f"{self._stream.latency_ms:.0f} ms"
+        )
 
 
 class _Counts:
@@ -56,6 +59,7 @@ class _Counts:
         self.errors = self.frames.dropped.get("encoder_error", 0)
         self.trouble = sum(self.frames.dropped.get(cause, 0) for cause in TROUBLE)
         self.tubelets, self.encoded = stream.published, stream.encoded
+        self.tokens, self.tokens_computed = stream.tokens, stream.tokens_computed
 
 
 def _values(stream: Stream, now: _Counts) -> Iterator[tuple[str, object]]:
@@ -72,6 +76,7 @@ def _values(stream: Stream, now: _Counts) -> Iterator[tuple[str, object]]:
     yield "tubelets_published", now.tubelets
     yield "tubelets_encoded", now.encoded
     yield "tubelets_skipped", now.tubelets - now.encoded
+    yield "tokens_computed_share", f"{stream.computed_share:.4f}"
     yield "latency_ms", f"{stream.latency_ms:.2f}"
     for name, value in stream.report().items():
         yield f"gate.{name}", f"{value:.4f}" if isinstance(value, float) else value

@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 
 from saccade_ros.backends.base import EncoderInfo
 from saccade_ros.config import Config, EncoderConfig, GateConfig, StreamConfig
-from saccade_ros.frames import EmbeddingResult, TokenPlan
+from saccade_ros.frames import EmbeddingResult, TokenPlan, View
 from saccade_ros.msg import Embedding
 from saccade_ros.msg import EncoderInfo as EncoderInfoMessage
 from saccade_ros.nodes import conversions
@@ -34,10 +34,11 @@ def unfilled(message) -> set[str]:
     return {name for name in message.get_fields_and_field_types() if getattr(message, name) == getattr(empty, name)}
 
 
-PLAN = TokenPlan.dense(4, "novelty")
+PLAN = TokenPlan(np.array([1, 2, 3]), "novelty")
 RESULT = sample(
-    EmbeddingResult, vector=np.arange(3, dtype=np.float32), plan=PLAN, patch_novelty=None, view=(0, 0, 1, 1)
+    EmbeddingResult, vector=np.arange(3, dtype=np.float32), plan=PLAN, patch_novelty=None, view=View(0, 0, 16, 32)
 )
+RESULT = replace(RESULT, tokens=4)
 
 
 def embedding() -> Embedding:
@@ -52,12 +53,13 @@ def test_every_field_of_an_embedding_is_filled():
     assert message.vector.tolist() == [0, 1, 2]
     assert (message.encoded_stamp.sec, message.encoded_stamp.nanosec) == (1, 500_000_000)
     assert (message.encoded, message.reason) == (True, "novelty")
+    assert (message.tokens_computed, message.tokens) == (3, 4)
     for name in conversions.FROM_RESULT:
         assert getattr(message, name) == getattr(RESULT, name), name
 
 
 def test_every_field_of_the_info_is_filled():
-    info = sample(EncoderInfo)
+    info = sample(EncoderInfo, token_counts=(8, 64))
     config = Config(
         stream=StreamConfig(fps=8.0, max_gap_s=3.0),
         encoder=EncoderConfig(pooling="window", normalize=True),
@@ -66,6 +68,7 @@ def test_every_field_of_the_info_is_filled():
     message = conversions.info_message(info, config, ["/camera"])
     assert unfilled(message) == set()
     assert (message.model, message.window, message.fps, message.gate_tau) == ("word", 7, 8.0, 0.25)
+    assert message.token_counts.tolist() == [8, 64]
     assert (message.pooling, message.normalized, message.gate_mode) == ("window", True, "fixed")
 
 

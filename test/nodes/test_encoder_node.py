@@ -363,7 +363,10 @@ def test_diagnostics_answer_is_it_working():
         so_far = len(graph.diagnostics)
         graph.show(clip(10))
         working = graph.counts_once(lambda c: "tubelets/s" in c["message"], "a working status", since=so_far)
-        graph.counts_once(lambda c: c["tubelets_published"] == "5", "five tubelets", since=so_far)
+        counts = graph.counts_once(lambda c: c["tubelets_published"] == "5", "five tubelets", since=so_far)
+        computed = sum(e.tokens_computed for e in graph.embeddings) / (5 * 64)
+        assert counts["tokens_computed_share"] == f"{computed:.4f}"
+        assert "of the tokens" in working["message"]
         assert working["level"] == "0"
         assert working["name"] == "saccade_encoder: /camera/image_raw"
 
