@@ -6,6 +6,7 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
@@ -17,7 +18,7 @@ from saccade_ros.frames import EmbeddingResult, Picture
 from saccade_ros.knobs import settings_of
 from saccade_ros.msg import Embedding, NoveltyEvent
 from saccade_ros.msg import EncoderInfo as EncoderInfoMessage
-from saccade_ros.vision.overlay import changed_region, novelty_overlay
+from saccade_ros.vision.overlay import changed_region, computed_overlay, novelty_overlay
 from saccade_ros.vision.raw import Convert, convert_with_rosbags
 
 
@@ -102,10 +103,18 @@ def novelty_map_message(result: EmbeddingResult, header: Header) -> Image:
     return Image(header=header, height=rows, width=columns, encoding="32FC1", step=4 * columns, data=data)
 
 
+def computed_map_message(result: EmbeddingResult, header: Header) -> Image:
+    """Make an image of which tokens were computed, one mono8 pixel for each patch: 255 computed, 0 not."""
+    mask = result.computed_mask  # (grid, grid)
+    data = array.array("B", (mask * np.uint8(255)).tobytes())
+    return Image(header=header, height=len(mask), width=len(mask), encoding="mono8", step=len(mask), data=data)
+
+
 def overlay_message(result: EmbeddingResult, picture: Picture, header: Header) -> Image:
-    """Make an rgb8 image of the newest picture with the changed patches tinted."""
+    """Make an rgb8 image of the newest picture, changed patches tinted and the computed ones outlined."""
     if result.patch_novelty is not None:
         picture = novelty_overlay(picture, result.patch_novelty, result.view, result.novelty_threshold)
+    picture = computed_overlay(picture, result.computed_mask, result.view)
     height, width, _ = picture.shape
     data = array.array("B", picture.tobytes())
     return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data)

@@ -28,6 +28,7 @@ from saccade_ros.config import ConfigError
 from saccade_ros.frames import EmbeddingResult, Frame, Tubelet
 from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
 from saccade_ros.nodes.conversions import (
+    computed_map_message,
     embedding_message,
     event_message,
     find_converter,
@@ -168,6 +169,7 @@ class EncoderNode(LifecycleNode):
         self._publisher = self.create_lifecycle_publisher(Embedding, output_topic, EMBEDDINGS)
         self._event_publisher = self.create_lifecycle_publisher(NoveltyEvent, "~/event", EVENTS)
         self._map_publisher = self.create_lifecycle_publisher(Image, "~/novelty_map", qos_profile_sensor_data)
+        self._computed_publisher = self.create_lifecycle_publisher(Image, "~/computed_map", qos_profile_sensor_data)
         self._overlay_publisher = self.create_lifecycle_publisher(Image, "~/debug/image", qos_profile_sensor_data)
         self._info_publisher = self.create_publisher(EncoderInfo, "~/info", LATCHED)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -179,6 +181,7 @@ class EncoderNode(LifecycleNode):
             lambda: self.destroy_lifecycle_publisher(self._publisher),
             lambda: self.destroy_lifecycle_publisher(self._event_publisher),
             lambda: self.destroy_lifecycle_publisher(self._map_publisher),
+            lambda: self.destroy_lifecycle_publisher(self._computed_publisher),
             lambda: self.destroy_lifecycle_publisher(self._overlay_publisher),
             lambda: self.destroy_publisher(self._info_publisher),
             lambda: self.destroy_publisher(self._diagnostics_publisher),
@@ -280,10 +283,12 @@ class EncoderNode(LifecycleNode):
         self._show(stream, tubelet, result)
 
     def _show(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
-        """Publish pictures of the novelty to whoever subscribes; without subscribers they cost nothing."""
+        """Publish pictures of novelty and plan to whoever subscribes; without subscribers they cost nothing."""
         header = tubelet.newer.image.header
         if result.patch_novelty is not None and self._map_publisher.get_subscription_count():
             self._map_publisher.publish(novelty_map_message(result, header))
+        if self._computed_publisher.get_subscription_count():
+            self._computed_publisher.publish(computed_map_message(result, header))
         if self._overlay_publisher.get_subscription_count():
             self._overlay_publisher.publish(overlay_message(result, stream.intake.decode(tubelet.newer), header))
 

@@ -1,4 +1,4 @@
-"""Changed patches drawn on the camera's picture, and the box around them."""
+"""Changed and computed patches drawn on the camera's picture, and the box around the changed ones."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,11 @@ from saccade_ros.frames import Picture, View
 
 PatchNovelty = npt.NDArray[np.float32]  # (grid, grid)
 
+PatchMask = npt.NDArray[np.bool_]  # (grid, grid)
+
 OPACITY = 0.6
+OUTLINE = (0, 255, 255)  # cyan: stands out on the red tint, and from it
+LINE = 1 / 200  # width of an outline, of the picture's shorter side
 
 
 def changed_region(novelty: PatchNovelty, view: View, tau: float) -> tuple[int, int, int, int]:
@@ -32,13 +36,33 @@ def novelty_overlay(picture: Picture, novelty: PatchNovelty, view: View, tau: fl
 
     The tint grows with novelty (grid, grid) and has its full strength, OPACITY, from tau on.
     """
-    height, width = picture.shape[:2]
-    top, left = round(view.top), round(view.left)
-    bottom, right = min(height, round(view.top + view.height)), min(width, round(view.left + view.width))
-    strength = np.clip(novelty / tau if tau else np.ones_like(novelty), 0, 1).astype(np.float32)
-    tint = cv2.resize(strength, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST)[..., None] * OPACITY
     out: Picture = picture.copy()
-    viewed = out[top:bottom, left:right]  # (view height, view width, 3)
+    viewed = _viewed(out, view)
+    height, width = viewed.shape[:2]
+    strength = np.clip(novelty / tau if tau else np.ones_like(novelty), 0, 1).astype(np.float32)
+    tint = cv2.resize(strength, (width, height), interpolation=cv2.INTER_NEAREST)[..., None] * OPACITY
     viewed[:] = np.round(viewed * (1 - tint) + tint * np.array((255, 0, 0), np.float32)).astype(np.uint8)
-    cv2.rectangle(out, (left, top), (right - 1, bottom - 1), (255, 255, 255), 1)
+    cv2.rectangle(viewed, (0, 0), (width - 1, height - 1), (255, 255, 255), 1)
     return out
+
+
+def computed_overlay(picture: Picture, computed: PatchMask, view: View) -> Picture:
+    """Copy of the picture with a cyan outline around the patches that were computed, (grid, grid).
+
+    Neighbours share one outline: it encloses the whole view where all were computed, and is absent where none was.
+    """
+    out: Picture = picture.copy()
+    viewed = _viewed(out, view)
+    height, width = viewed.shape[:2]
+    inside = cv2.resize(computed.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+    line = max(1, round(min(picture.shape[:2]) * LINE))
+    core = cv2.erode(inside, np.ones((2 * line + 1, 2 * line + 1)), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    viewed[inside > core] = OUTLINE
+    return out
+
+
+def _viewed(picture: Picture, view: View) -> Picture:
+    """The part of a picture that the encoder sees, (view height, view width, 3); writing to it changes the picture."""
+    height, width = picture.shape[:2]
+    bottom, right = min(height, round(view.top + view.height)), min(width, round(view.left + view.width))
+    return picture[round(view.top) : bottom, round(view.left) : right]

@@ -72,6 +72,22 @@ def test_every_field_of_the_info_is_filled():
     assert (message.pooling, message.normalized, message.gate_mode) == ("window", True, "fixed")
 
 
+def test_computed_map_is_white_where_tokens_were_computed():
+    message = conversions.computed_map_message(RESULT, Header(frame_id="camera"))
+    assert (message.encoding, message.height, message.width, message.step) == ("mono8", 2, 2, 2)
+    assert list(message.data) == [0, 255, 255, 255]
+    reused = replace(RESULT, plan=TokenPlan.reuse())
+    assert list(conversions.computed_map_message(reused, Header()).data) == [0, 0, 0, 0]
+
+
+def test_debug_image_outlines_what_was_computed_where_no_novelty_is_measured():
+    picture = np.full((16, 32, 3), 100, np.uint8)
+    message = conversions.overlay_message(RESULT, picture, Header())
+    shown = np.frombuffer(message.data, np.uint8).reshape(16, 32, 3)
+    assert shown[8, 0].tolist() == [0, 255, 255]
+    assert shown[4, 4].tolist() == [100, 100, 100], "the one patch that was not computed"
+
+
 def test_no_two_settings_compete_for_a_field():
     shown = list(conversions._settings_shown())
     assert len(shown) == len(conversions.FROM_CONFIG)

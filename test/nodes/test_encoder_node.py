@@ -434,13 +434,16 @@ def test_event_is_published_once_with_its_stamp_and_its_place():
     assert region.width * region.height < 0.3 * 240 * 320
 
 
-def test_novelty_map_and_overlay_are_published_to_who_looks():
+def test_maps_and_overlay_are_published_to_who_looks():
     with Graph() as graph:
         graph.wait_active()
-        maps, overlays = graph.watch("novelty_map"), graph.watch("debug/image")
+        maps, plans, overlays = (graph.watch(name) for name in ("novelty_map", "computed_map", "debug/image"))
         received = graph.show(appeared(4))
-        graph.wait_for(lambda: maps and len(overlays) == 2, "both pictures")
+        graph.wait_for(lambda: maps and len(plans) == len(overlays) == 2, "all pictures")
     (novelty,), overlay = maps, overlays[-1]
+    assert [plan.header for plan in plans] == [embedding.header for embedding in received]
+    assert [sum(plan.data) // 255 for plan in plans] == [embedding.tokens_computed for embedding in received]
+    assert (plans[-1].encoding, plans[-1].height, plans[-1].width, plans[-1].step) == ("mono8", 8, 8, 8)
     assert (novelty.encoding, novelty.height, novelty.width, novelty.step) == ("32FC1", 8, 8, 32)
     assert novelty.header == overlay.header == received[-1].header
     patches = np.frombuffer(novelty.data, "<f4").reshape(8, 8)

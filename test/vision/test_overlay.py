@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saccade_ros.frames import View
-from saccade_ros.vision.overlay import changed_region, novelty_overlay
+from saccade_ros.vision.overlay import OUTLINE, changed_region, computed_overlay, novelty_overlay
 from saccade_ros.vision.preprocess import resize_to_square, view_of
 
 WHOLE = View(0.0, 0.0, 80.0, 160.0)
@@ -65,3 +65,37 @@ def test_overlay_tints_changed_patches_and_leaves_the_rest():
 def test_overlay_survives_a_view_larger_than_the_picture_and_no_tau():
     out = novelty_overlay(np.zeros((7, 5, 3), np.uint8), novelty_at((1, 1)), View(0, 0, 7.4, 5.4), tau=0.0)
     assert out.shape == (7, 5, 3)
+
+
+def outlined(picture: np.ndarray) -> np.ndarray:
+    return (picture == OUTLINE).all(axis=2)
+
+
+def test_computed_neighbours_share_one_outline_and_the_picture_stays():
+    """Patches are 10 pixels high and 20 wide."""
+    picture, computed = np.full((80, 160, 3), 100, np.uint8), np.zeros((8, 8), bool)
+    computed[2, 1:3] = True
+    out = computed_overlay(picture, computed, WHOLE)
+    expected = np.zeros((80, 160), bool)
+    expected[20:30, 20:60] = True
+    expected[21:29, 21:59] = False
+    assert np.array_equal(outlined(out), expected)
+    assert (out[~expected] == 100).all()
+    assert (picture == 100).all(), "the original is untouched"
+
+
+def test_computed_outline_is_around_the_view_of_a_dense_step_and_absent_where_all_is_reused():
+    picture, view = np.zeros((80, 160, 3), np.uint8), View(0.0, 40.0, 80.0, 80.0)
+    dense = outlined(computed_overlay(picture, np.ones((8, 8), bool), view))
+    assert dense.sum() == 4 * 79
+    assert dense[0, 40:120].all()
+    assert dense[:, 119].all()
+    assert np.array_equal(computed_overlay(picture, np.zeros((8, 8), bool), view), picture)
+
+
+def test_outline_is_as_wide_in_a_large_picture_for_the_eye():
+    computed = np.zeros((8, 8), bool)
+    computed[2, 1] = True
+    assert (
+        outlined(computed_overlay(np.zeros((1080, 1920, 3), np.uint8), computed, View(0, 0, 1080, 1920))).sum() > 3000
+    )
