@@ -45,7 +45,7 @@ from saccade_ros.recordings.source import COMPRESSED, Source, SourceError
 from saccade_ros.replay.command import ReplayOptions
 from saccade_ros.replay.inprocess import thumbnails
 from saccade_ros.replay.live import LiveView
-from saccade_ros.replay.recording import EmbeddingRow, Recording
+from saccade_ros.replay.recording import EmbeddingRow, Recording, describe_counts
 from saccade_ros.replay.report import save_report
 
 ENCODER = "saccade_encoder"
@@ -149,9 +149,12 @@ class ReplayNode(Node):
         self.recording.gate = {k.removeprefix(GATE): yaml.safe_load(v) for k, v in counts.items() if k.startswith(GATE)}
 
     def _environment(self) -> dict[str, Any]:
+        info = self._info
+        assert info is not None  # run has waited for it
         names = [name for name in EncoderInfo.get_fields_and_field_types() if name != "streams"]
         return {
-            **{name: getattr(self._info, name) for name in names},
+            **{name: getattr(info, name) for name in names},
+            "token_counts": describe_counts(info.token_counts),
             "topic": self._source.topic,
             "replayed": f"over ROS 2 ({rclpy.get_rmw_implementation_identifier()}), {time.strftime('%Y-%m-%d %H:%M')}",
             "machine": describe_machine(),

@@ -13,7 +13,7 @@ from saccade_ros.measure.machine import describe_machine
 from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.recordings.clip import frames_of
 from saccade_ros.recordings.source import Source
-from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals
+from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals, describe_counts
 from saccade_ros.replay.report import thumbnail
 from saccade_ros.vision.images import MalformedImage, decode_image
 
@@ -62,9 +62,10 @@ def thumbnails(source: Source, recording: Recording, max_pixels: int) -> dict[in
 
 
 def _environment(pipeline: Pipeline, source: Source) -> dict[str, Fact]:
-    config = pipeline.config
+    config, info = pipeline.config, pipeline.backend.info
     return {
-        **asdict(pipeline.backend.info),
+        **asdict(info),
+        "token_counts": describe_counts(info.token_counts),
         "pooling": config.encoder.pooling,
         "fps": config.stream.fps,
         "gate_enabled": config.gate.enabled,

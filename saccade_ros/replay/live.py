@@ -65,6 +65,7 @@ def progress_line(recording: Recording, elapsed_s: float, duration_s: float | No
             f"tubelets {len(rows)}",
             f"encoded {encoded}",
             f"skipped {len(rows) - encoded}",
+            f"tokens {_percent(recording.computed_share)}",
             f"novelty {'-' if math.isnan(novelty) else format(novelty, '.3f')}",
             f"p50 {_ms(latency)}",
             f"dropped {totals.dropped}",
@@ -75,7 +76,7 @@ def progress_line(recording: Recording, elapsed_s: float, duration_s: float | No
 def totals_table(recording: Recording) -> Table:
     """Tabulate the totals."""
     summary = recording.summary()
-    rate, latency = summary["encode_rate"], summary["latency_ms"]
+    latency = summary["latency_ms"]
     causes = ", ".join(f"{cause} {count}" for cause, count in summary["frames_dropped"].items() if count)
     title = Text(str(recording.environment.get("source", "replay")))
     table = Table(show_header=False, title=title, caption=advice(recording.weights) or None)
@@ -83,13 +84,18 @@ def totals_table(recording: Recording) -> Table:
     table.add_row("frames used", str(summary["frames_used"]))
     table.add_row("frames dropped", f"{recording.totals.dropped}{f' ({causes})' if causes else ''}")
     table.add_row("tubelets", str(summary["tubelets"]))
-    table.add_row("encoded", f"{summary['encoded']}{'' if rate is None else f' ({rate:.0%})'}")
+    table.add_row("encoded", f"{summary['encoded']} ({_percent(summary['encode_rate'])})")
     table.add_row("skipped", str(summary["skipped"]))
+    table.add_row("tokens computed", f"{_percent(summary['computed_share'])} of those of dense encoding")
     table.add_row("published, received", f"{summary['published']}, {summary['received']}")
     table.add_row("latency p50, p95, p99", ", ".join(_ms(value) for value in latency.values()))
     table.add_row("balanced", "yes" if summary["balanced"] else Text("NO", style="bold red"))
     table.add_row("weights", Text(summary["weights"]))
     return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _ms(value: float | None) -> str:

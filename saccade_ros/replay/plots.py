@@ -6,10 +6,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saccade_ros.replay.recording import EmbeddingRow, Recording
+
+Floats = npt.NDArray[np.float64]
 
 # Okabe and Ito's palette, told apart by all kinds of colour vision, on white as on black.
 CALM, NEW, TAU = "#56b4e9", "#e69f00", "#cc79a7"
@@ -33,18 +36,19 @@ _STYLE: Any = {
 
 
 def novelty_timeline(recording: Recording) -> str:
-    """Plot novelty over time, tau, encoded moments and resets; one panel for each stream."""
+    """Plot novelty over time, tau, encoded moments and resets, above the share of tokens computed, for each stream."""
     if not recording.rows:
         return _NOTHING
     streams = _by_stream(recording)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 2.6 * len(streams)), layout="constrained")
-        panels = np.atleast_1d(figure.subplots(len(streams), 1, sharex=True))
-        for panel, (stream, rows) in zip(panels, streams.items(), strict=True):
-            _draw_novelty(panel, rows, recording.start_ns)
-            panel.set_ylabel("novelty")
+        figure = Figure(figsize=(11, 3.4 * len(streams)), layout="constrained")
+        panels = figure.subplots(2 * len(streams), 1, sharex=True, height_ratios=[3, 1] * len(streams))
+        for above, below, (stream, rows) in zip(panels[::2], panels[1::2], streams.items(), strict=True):
+            _draw_novelty(above, rows, recording.start_ns)
+            _draw_computed(below, rows, recording.start_ns)
             if len(streams) > 1:
-                panel.set_title(stream, loc="left", fontsize=10)
+                above.set_title(stream, loc="left", fontsize=10)
+        figure.align_ylabels()
         panels[-1].set_xlabel("seconds of the recording")
         panels[0].legend(loc="upper right", ncols=4, fontsize=9, bbox_to_anchor=(1, 1.22))
         return _svg(figure)
@@ -59,17 +63,9 @@ def latency_plot(recording: Recording) -> str:
         axes = figure.subplots()
         seconds = _seconds(recording.rows, recording.start_ns)
         base = np.zeros(len(seconds))
-        width = float(np.median(np.diff(np.unique(seconds)))) if len(set(seconds)) > 1 else 0.1
         for stage, colour in STAGES.items():
             times = np.array([getattr(row, f"{stage}_ms") for row in recording.rows])
-            axes.fill_between(  # one shape per stage; bars would be thousands
-                np.repeat(seconds, 2) + np.tile((-width / 2, width / 2), len(seconds)),
-                np.repeat(base, 2),
-                np.repeat(base + times, 2),
-                color=colour,
-                label=stage,
-                linewidth=0,
-            )
+            _fill(axes, seconds, base, base + times, color=colour, label=stage)
             base += times
         axes.set(xlabel="seconds of the recording", ylabel="ms", ylim=(0, None))
         axes.legend(loc="upper right", ncols=4, fontsize=9, bbox_to_anchor=(1, 1.2))
@@ -91,7 +87,21 @@ def _draw_novelty(axes: Axes, rows: Sequence[EmbeddingRow], start_ns: int) -> No
     for at in np.flatnonzero(np.diff(epochs)) + 1:
         axes.axvline(float(seconds[at]), color=_INK, linewidth=1, linestyle=":", label="_reset")
     axes.set_ylim(0, None)
+    axes.set_ylabel("novelty")
     axes.margins(x=0.01)
+
+
+def _draw_computed(axes: Axes, rows: Sequence[EmbeddingRow], start_ns: int) -> None:
+    percent = np.array([100 * row.tokens_computed / row.tokens for row in rows])
+    _fill(axes, _seconds(rows, start_ns), np.zeros(len(rows)), percent, color=NEW)
+    axes.set(ylim=(0, 100), yticks=(0, 100), ylabel="tokens, %")
+
+
+def _fill(axes: Axes, seconds: Floats, low: Floats, high: Floats, **style: Any) -> None:
+    """Fill between two values of each tubelet, as one shape; bars would be thousands."""
+    width = float(np.median(np.diff(np.unique(seconds)))) if len(set(seconds)) > 1 else 0.1
+    edges = np.repeat(seconds, 2) + np.tile((-width / 2, width / 2), len(seconds))
+    axes.fill_between(edges, np.repeat(low, 2), np.repeat(high, 2), linewidth=0, **style)
 
 
 def _by_stream(recording: Recording) -> dict[str, list[EmbeddingRow]]:
@@ -101,7 +111,7 @@ def _by_stream(recording: Recording) -> dict[str, list[EmbeddingRow]]:
     return streams
 
 
-def _seconds(rows: Sequence[EmbeddingRow], start_ns: int) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def _seconds(rows: Sequence[EmbeddingRow], start_ns: int) -> Floats:
     return np.array([(row.stamp_ns - start_ns) / 1e9 for row in rows])
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -27,6 +27,8 @@ class EmbeddingRow:
     encoded: bool
     novelty: float
     novelty_threshold: float
+    tokens_computed: int
+    tokens: int
     reuse_count: int
     stream_epoch: int
     tubelet_index: int
@@ -121,11 +123,19 @@ class Recording:
         """Tubelets that the encoder ran for."""
         return sum(row.encoded for row in self.rows)
 
+    @property
+    def computed_share(self) -> float | None:
+        """Share of the tokens computed, of those that dense encoding computes; None where there is no tubelet."""
+        tokens = sum(row.tokens for row in self.rows)
+        return sum(row.tokens_computed for row in self.rows) / tokens if tokens else None
+
     def summary(self) -> dict[str, Any]:
         """Summarize in numbers, as strict JSON allows them: null where there is nothing to measure.
 
         Times are in milliseconds. `encode_rate` is the fraction of tubelets encoded; the median of the encode
-        stage is over these alone. `labels` counts them by what the classifier, if there is one, calls them.
+        stage is over these alone. `computed_share` is the fraction of all their tokens that were computed, of those
+        that dense encoding computes. `labels` counts the encoded ones by what the classifier, if there is one, calls
+        them.
         """
         rows, totals, encoded = self.rows, self.totals, self.encoded
         return {
@@ -139,6 +149,7 @@ class Recording:
             "received": totals.received,
             "latency_ms": {f"p{q}": percentile((row.total_ms for row in rows), q) for q in (50, 95, 99)},
             "encode_rate": encoded / len(rows) if rows else None,
+            "computed_share": self.computed_share,
             "stage_ms": {
                 "decode": percentile((row.decode_ms for row in rows), 50),
                 "gate": percentile((row.gate_ms for row in rows), 50),
@@ -150,6 +161,11 @@ class Recording:
             "weights": self.weights,
             "balanced": totals.balanced,
         }
+
+
+def describe_counts(token_counts: Sequence[int]) -> str:
+    """Describe the numbers of tokens that a step can compute, for the environment."""
+    return ", ".join(str(count) for count in token_counts) or "any"
 
 
 def percentile(values: Iterable[float], q: float) -> float | None:

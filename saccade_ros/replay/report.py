@@ -95,27 +95,27 @@ def _banner(recording: Recording) -> str:
 
 
 def _headline(recording: Recording) -> str:
-    totals, tubelets = recording.totals, len(recording.rows)
+    totals, share = recording.totals, recording.computed_share
     if not totals.balanced:
         return (
             f"The accounts do not balance: {totals.frames_in} frames in, {totals.frames_used} used, {totals.dropped} "
             f"dropped; {totals.published} embeddings published, {totals.received} received."
         )
-    if not tubelets:
+    if share is None:
         return "No tubelet was completed, so there is nothing to show."
-    saved = 1 - recording.encoded / tubelets
-    return f"{saved:.0%} of the encoder’s work saved, and every frame and embedding accounted for."
+    return f"Tokens computed: {share:.0%} of those of dense encoding. Every frame and embedding is accounted for."
 
 
 def _tiles(recording: Recording) -> str:
     summary = recording.summary()
-    latency = summary["latency_ms"]
+    latency, share = summary["latency_ms"], summary["computed_share"]
     tiles = (
         ("frames in", summary["frames_in"], ""),
         ("frames used", summary["frames_used"], f"{recording.totals.dropped} dropped"),
         ("tubelets", summary["tubelets"], f"{summary['received']} received"),
         ("encoded", summary["encoded"], "" if summary["encode_rate"] is None else f"{summary['encode_rate']:.0%}"),
         ("skipped", summary["skipped"], "embedding reused"),
+        ("tokens computed", "–" if share is None else f"{share:.0%}", "of those of dense encoding"),
         ("latency p50", _ms(latency["p50"]), f"p95 {_ms(latency['p95'])}<br>p99 {_ms(latency['p99'])}"),
     )
     return "".join(

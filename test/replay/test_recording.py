@@ -8,15 +8,15 @@ import pytest
 from rich.console import Console
 
 from saccade_ros.replay.live import LiveView
-from saccade_ros.replay.recording import EmbeddingRow, Recording, Totals, percentile
+from saccade_ros.replay.recording import EmbeddingRow, Recording, Totals, describe_counts, percentile
 
 KEYS = {"frames_in", "frames_used", "frames_dropped", "tubelets", "encoded", "skipped", "published", "received"}
-KEYS |= {"latency_ms", "encode_rate", "stage_ms", "encoder_id", "weights", "balanced"}
+KEYS |= {"latency_ms", "encode_rate", "computed_share", "stage_ms", "encoder_id", "weights", "balanced"}
 
 
 def row(index, encoded=True, novelty=0.5, total_ms=10.0, **changed):
     values = {"stream": "/camera", "stamp_ns": 10**9 * (index + 1), "novelty_threshold": 0.2}
-    values |= {"reuse_count": 0, "stream_epoch": 0}
+    values |= {"reuse_count": 0, "stream_epoch": 0, "tokens_computed": 16 if encoded else 0, "tokens": 64}
     values |= {"queue_ms": 1.0, "decode_ms": 2.0, "gate_ms": 3.0, "encode_ms": 4.0 if encoded else 0.0}
     return EmbeddingRow(tubelet_index=index, encoded=encoded, novelty=novelty, total_ms=total_ms, **(values | changed))
 
@@ -33,6 +33,12 @@ def test_the_counts_add_up(recording):
     assert summary["frames_in"] == summary["frames_used"] + sum(summary["frames_dropped"].values())
     assert summary["tubelets"] == summary["encoded"] + summary["skipped"] == 100
     assert (summary["encoded"], summary["encode_rate"]) == (25, 0.25)
+    assert summary["computed_share"] == 0.25 * 16 / 64, "of the tokens that dense encoding computes"
+
+
+def test_numbers_of_tokens_are_described():
+    assert describe_counts((32, 64)) == "32, 64"
+    assert describe_counts(()) == "any"
 
 
 def test_the_summary_has_all_keys_and_the_facts_that_tell_runs_apart(recording):
@@ -90,7 +96,8 @@ def test_the_live_view_prints_plain_lines_where_there_is_no_terminal(recording):
             view.update(recording, 12.3)  # within the same second
         view.finish(recording)
     first, *rest = out.getvalue().splitlines()
-    assert first.startswith("12/100 s  frames 1000  tubelets 100  encoded 25  skipped 75")
+    assert first.startswith("12/100 s  frames 1000  tubelets 100  encoded 25  skipped 75  tokens 6%")
+    assert any("tokens computed" in line and "6% of those of dense" in line for line in rest)
     assert not any(line.startswith("12/100 s") for line in rest)
     assert "\x1b" not in out.getvalue()
     assert "RANDOM" in out.getvalue()
@@ -101,4 +108,4 @@ def test_the_live_view_copes_with_nothing_to_show():
     with LiveView(None, Console(file=out)) as view:
         view.update(Recording(), 0.0)
         view.finish(Recording())
-    assert "novelty -" in out.getvalue()
+    assert "tokens -  novelty -" in out.getvalue()

@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 
 from saccade_ros.default_model import ADVICE, SOURCE
+from saccade_ros.replay.plots import novelty_timeline
 from saccade_ros.replay.recording import EmbeddingRow, Recording, Totals
 from saccade_ros.replay.report import render, save_report, thumbnail
 
 
 def row(
-    index: int, encoded: bool = True, novelty: float = 0.5, stream: str = "/camera", epoch: int = 0
+    index: int,
+    encoded: bool = True,
+    novelty: float = 0.5,
+    stream: str = "/camera",
+    epoch: int = 0,
+    tokens_computed: int = 64,
 ) -> EmbeddingRow:
     return EmbeddingRow(
         stream=stream,
@@ -22,6 +28,8 @@ def row(
         encoded=encoded,
         novelty=novelty,
         novelty_threshold=0.3,
+        tokens_computed=tokens_computed if encoded else 0,
+        tokens=64,
         reuse_count=0 if encoded else 1,
         stream_epoch=epoch,
         tubelet_index=index,
@@ -138,11 +146,21 @@ def test_default_model_is_announced_with_what_it_is_good_for():
     assert "default model" not in render(recording(MIXED))
 
 
-def test_headline_tells_what_was_saved_or_that_the_accounts_do_not_balance():
+def test_headline_tells_what_was_computed_or_that_the_accounts_do_not_balance():
     good = recording(MIXED)
-    assert "67% of the encoder’s work saved" in render(good)
+    assert "Tokens computed: 33% of those of dense encoding. Every frame" in render(good)
     good.totals.received -= 1
     assert "The accounts do not balance: 27 frames in, 24 used, 3 dropped; 12 embeddings published, 11" in render(good)
+
+
+def test_sparse_steps_are_counted_by_tokens_in_tile_and_plot():
+    """A dense step, then a quarter of the tokens, then a reused embedding: (64 + 16 + 0) of 192."""
+    rows = [row(0), row(1, tokens_computed=16), row(2, encoded=False)]
+    page = Page(render(recording(rows)))
+    assert "tokens computed42%of those of dense encoding" in page.text
+    assert "tokens, %" in page.text
+    denser = [row(0), row(1, tokens_computed=32), row(2, encoded=False)]
+    assert novelty_timeline(recording(rows)) != novelty_timeline(recording(denser)), "drawn over time"
 
 
 def test_drops_are_listed_with_their_meaning():
