@@ -170,9 +170,25 @@ def depth_angles(spec: ModelSpec, positions: Indices, dtype: Precision) -> Chann
 
 def patch_angles(spec: ModelSpec, dtype: Precision) -> ChannelAngles:
     """Rotation of a head of each patch by height and width alone, as keys are stored: angles (S, E)."""
-    angle, sign = np.zeros((spec.tokens, spec.head_width), dtype), np.zeros(spec.head_width, dtype)
+    rows, columns = patch_positions(spec, dtype)
+    return plane_angles(spec, rows, columns, dtype)
+
+
+def plane_angles(spec: ModelSpec, rows: Angles, columns: Angles, dtype: Precision) -> ChannelAngles:
+    """Rotation of a head by height and width alone at any P places, given by rotary positions (P,): angles (P, E)."""
+    angle, sign = np.zeros((len(rows), spec.head_width), dtype), np.zeros(spec.head_width, dtype)
     parts = head_parts(spec)
-    for part, positions in zip((parts.height, parts.width), patch_positions(spec, dtype), strict=True):
-        angle[:, part] = channel_angles(positions, spec.rope_width, spec.rope, dtype)  # (S, rope_width)
+    for part, positions in zip((parts.height, parts.width), (rows, columns), strict=True):
+        angle[:, part] = channel_angles(positions, spec.rope_width, spec.rope, dtype)  # (P, rope_width)
         sign[part] = pair_signs(spec.rope_width, dtype)
     return ChannelAngles(angle, sign)
+
+
+def plane_rates(spec: ModelSpec, dtype: Precision) -> ChannelAngles:
+    """Angles of a head at row 1 and at column 1: (2, E).
+
+    Angles grow with positions in proportion. So those of a place that is known only while a step runs, a merged
+    token's, are its row and column times these.
+    """
+    rows, columns = np.eye(2, dtype=dtype)
+    return plane_angles(spec, rows, columns, dtype)
