@@ -186,6 +186,14 @@ class EncoderConfig(Settings):
         at_least=1,
         at_most=1024,
     )
+    merge: int = knob(
+        0,
+        "Tokens that each layer merges into similar ones: later layers are cheaper and their cache smaller, and "
+        "embeddings less faithful. A layer merges at most half of its tokens, and leaves at least an eighth of a "
+        "tubelet's. 0 merges none.",
+        at_least=0,
+        at_most=1024,
+    )
     pooling: str = knob(
         "newest",
         "Pooling of tokens to the embedding: 'newest' is the mean over the newest tubelet, 'window' that over the "
@@ -203,6 +211,16 @@ class EncoderConfig(Settings):
             raise ConfigError(
                 f"encoder.recompute is {self.recompute}, more than encoder.window {self.window}: "
                 "only tubelets in the window can be recomputed; lower recompute or raise window"
+            )
+        if self.merge and self.recompute > 1:
+            raise ConfigError(
+                f"encoder.merge is {self.merge} with encoder.recompute {self.recompute}: merging needs each tubelet to "
+                "be computed once; set merge 0 or recompute 1"
+            )
+        if self.merge and self.pooling == "probe":
+            raise ConfigError(
+                f"encoder.merge is {self.merge} with encoder.pooling probe, which was trained on all tokens: set merge "
+                "0, or another pooling"
             )
         if self.normalize and self.pooling == "probe":
             raise ConfigError(

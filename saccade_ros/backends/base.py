@@ -20,7 +20,7 @@ class EncoderInfo:
     """Constants of a loaded encoder; most of the EncoderInfo message.
 
     Attributes:
-        encoder_id: model, weights fingerprint and precision; vectors compare only under one id.
+        encoder_id: model, weights fingerprint, precision, and merging if there is; vectors compare only under one id.
         weights: where the weights came from, for people.
         weights_sha256: hex digest of the weights in fp32.
         weights_random: True if they were never trained.
@@ -52,12 +52,17 @@ class EncoderInfo:
 
     @classmethod
     def of(
-        cls, spec: ModelSpec, source: str, sha256: str, is_random: bool, precision: str, **others: Any
+        cls, spec: ModelSpec, source: str, sha256: str, is_random: bool, precision: str, merge: int = 0, **others: Any
     ) -> "EncoderInfo":
-        """Describe weights of these sizes in one precision; `others` are the attributes that the runtime knows."""
+        """Describe weights of these sizes in one precision; `others` are the attributes that the runtime knows.
+
+        Args:
+            merge: tokens that each layer merges.
+        """
         fingerprint = ("random-" if is_random else "") + sha256[:12]
+        merging = f":merge{merge}" if merge else ""
         return cls(
-            encoder_id=f"{spec.name}-{spec.input_size}:{fingerprint}:{precision}",
+            encoder_id=f"{spec.name}-{spec.input_size}:{fingerprint}:{precision}{merging}",
             weights=source,
             weights_sha256=sha256,
             weights_random=is_random,

@@ -25,7 +25,7 @@ class TorchBackend:
     """Encoder that the config names, on the device and in the precision asked for.
 
     Args:
-        loaded: the model if it is loaded already, as the config's window and recompute ask for it.
+        loaded: the model if it is loaded already, as the config's window, recompute and merge ask for it.
 
     Attributes:
         spec: sizes of the encoder.
@@ -48,6 +48,7 @@ class TorchBackend:
             encoder.seed,
             adapter=encoder.adapter,
             probe=encoder.pooling == "probe",
+            merge=encoder.merge,
         )
         self._encoder = loaded.encoder.prepare(device, DTYPES[precision], int8=precision == "int8")
         self.spec = self._encoder.spec
@@ -66,6 +67,7 @@ class TorchBackend:
             threads=torch.get_num_threads(),
             window=encoder.window,
             recompute=encoder.recompute,
+            merge=encoder.merge,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
             token_counts=_token_counts(self._encoder),
@@ -94,7 +96,7 @@ class TorchState:
 
     @property
     def tokens(self) -> Tensor:
-        """A copy of the newest tubelet's tokens, after the final norm, (S, D); zeros before the first."""
+        """A copy of the newest tubelet's tokens, after the final norm, (S, D), fewer with merging; zeros at first."""
         return self._ring.canvas.clone()
 
     def step(self, patches: Tensor, token_idx: Indices | None = None) -> Vector:
@@ -122,7 +124,7 @@ def _step(encoder: StreamingEncoder) -> Step:
 def _token_counts(encoder: StreamingEncoder) -> tuple[int, ...]:
     """Choose the numbers of tokens that a step can compute: any, but on a GPU few, of which each has its own graph."""
     tokens = encoder.spec.tokens
-    if encoder.recompute > 1:
+    if encoder.recompute > 1 or encoder.merging.merge:
         return (tokens,)
     return token_buckets(tokens) if encoder.device.type == "cuda" else ()
 

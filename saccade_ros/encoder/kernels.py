@@ -13,6 +13,7 @@ from torch import nn
 from saccade_ros.encoder import amx
 from saccade_ros.encoder.attention import Attention, FusedAttention, MatmulAttention
 from saccade_ros.encoder.linear import Int8Linear, Linear, PackedLinear
+from saccade_ros.encoder.merged_attention import MergedAttention
 from saccade_ros.encoder.norm import ResidualNorm
 from saccade_ros.encoder.rope import RotaryTables
 from saccade_ros.encoder.spec import ModelSpec
@@ -20,16 +21,27 @@ from saccade_ros.encoder.spec import ModelSpec
 Part = TypeVar("Part", bound=nn.Module)
 
 
-def choose_attention(spec: ModelSpec, tables: RotaryTables, device: torch.device, dtype: torch.dtype) -> Attention:
+def choose_attention(
+    spec: ModelSpec, tables: RotaryTables, device: torch.device, dtype: torch.dtype, merges: bool = False
+) -> Attention:
     """Choose the attention that is fastest for ViT-L at W=8.
 
     AMX processors: ours. A layer takes 2.1 ms in bf16 and 6.7 in fp32; torch's SDPA 3.6 and 11, and the keys' rotation.
     AVX-512 BF16 without AMX (AMD Zen 4 and 5): in bf16 plain products, 354 ms a step against 567 with SDPA.
     All else: SDPA. In fp32 it takes 9.6 ms a layer, plain products 33; in bf16 with AMX, where ours does not serve, 3.5
     and 4.8; on a GPU it is flash attention.
+
+    Args:
+        merges: layers merge tokens; ours have no sizes of keys, so torch's serve.
     """
+    if merges:
+        return MergedAttention(_torchs(spec, tables, device, dtype), spec, device)
     if device.type == "cpu" and amx.AmxAttention.serves(spec, dtype):
         return amx.AmxAttention(spec, tables, dtype)
+    return _torchs(spec, tables, device, dtype)
+
+
+def _torchs(spec: ModelSpec, tables: RotaryTables, device: torch.device, dtype: torch.dtype) -> FusedAttention:
     without_amx = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
     if device.type == "cpu" and dtype == torch.bfloat16 and without_amx:
         return MatmulAttention(spec, tables, device, dtype)

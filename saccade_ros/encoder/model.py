@@ -10,9 +10,12 @@ unless recompute = W, which recomputes the whole window each step and then is ex
 
 A sparse step keeps the other tokens as they were computed last: their keys, values and outputs. It is exact for M = S,
 and for a scene that has settled; else the kept ones do not see what has changed about them.
+
+With merging (merging.py), each layer leaves fewer tokens than it took; a step then computes every tubelet whole.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from saccade_ros.encoder.attention import Attention
 from saccade_ros.encoder.kernels import choose_attention, pack_linears, prepare_norms
 from saccade_ros.encoder.linear import Linear
+from saccade_ros.encoder.merging import Merging, choose_merging
 from saccade_ros.encoder.norm import ResidualNorm
 from saccade_ros.encoder.positions import Indices
 from saccade_ros.encoder.ring import Block, RingCache, make_blocks
@@ -37,8 +41,8 @@ class StepOutput(NamedTuple):
 
     Attributes:
         tokens: of the tubelets recomputed, newest last, after the final norm: (m, S, D). Of a sparse step, the one
-            tubelet with its kept tokens as they were.
-        newest: mean of the newest tubelet's: (D,).
+            tubelet with its kept tokens as they were. With merging, those that the last layer leaves, fewer than S.
+        newest: mean of the newest tubelet's, weighted by size where they are merged: (D,).
         window: mean over every tubelet in the window, each as last computed: (D,).
     """
 
@@ -76,7 +80,9 @@ class Layer(nn.Module):
         self.fc1 = Linear(spec.width, spec.mlp_width)
         self.fc2 = Linear(spec.mlp_width, spec.width)
 
-    def forward(self, x: Tensor, update: Tensor | None, blocks: Sequence[Block], attend: Attention) -> Tensor:
+    def forward(
+        self, x: Tensor, update: Tensor | None, blocks: Sequence[Block], attend: Attention, merge: Merging
+    ) -> tuple[Tensor, Tensor]:
         """Compute the layer over the tokens of all blocks, N the sum of their rows.
 
         Args:
@@ -84,27 +90,29 @@ class Layer(nn.Module):
             update: the previous layer's output, (N, D).
 
         Returns:
-            This layer's output, still to be added, (N, D).
+            The residual stream, and this layer's output, still to be added, (N, D) each; N smaller where it merges.
         """
         qkv = self.attention.qkv(self.norm1(x, update)).unflatten(1, (3, self.heads, -1))  # (N, 3, A, E)
-        by_stream = zip(qkv.split([block.rows for block in blocks]), blocks, strict=True)
+        by_stream = zip(qkv.split([merge.rows(self.layer, block) for block in blocks]), blocks, strict=True)
         attended = _joined([attend(self.layer, part, block) for part, block in by_stream])  # (N, D)
-        hidden = self.fc1.gelu(self.norm2(x, self.attention.proj(attended)))  # (N, mlp)
-        output: Tensor = self.fc2(hidden)
-        return output
+        x, update = merge(self.layer, x, self.attention.proj(attended), qkv, blocks)
+        hidden = self.fc1.gelu(self.norm2(x, update))  # (N, mlp)
+        return x, self.fc2(hidden)
 
 
 class StreamingEncoder(nn.Module):
     """Encoder shared by all streams. Each stream's state is a RingCache from `new_ring`.
 
     Raises:
-        ValueError: the window is longer than the clips the checkpoint was trained on, or recompute exceeds it.
+        ValueError: the window is longer than the clips the checkpoint was trained on, recompute exceeds it, or tokens
+            are to be merged and recomputed.
     """
 
-    def __init__(self, spec: ModelSpec, window: int, recompute: int = 1) -> None:
+    def __init__(self, spec: ModelSpec, window: int, recompute: int = 1, merge: int = 0) -> None:
         super().__init__()
         spec.check_window(window, recompute)
         self.spec, self.window, self.recompute = spec, window, recompute
+        self.merging = choose_merging(spec, merge, recompute)
         self.patch_embed = nn.Linear(spec.patch_values, spec.width)
         self.layers = nn.ModuleList(Layer(spec, i) for i in range(spec.depth))
         self.norm = ResidualNorm(spec.width, eps=spec.norm_eps)
@@ -123,7 +131,8 @@ class StreamingEncoder(nn.Module):
     @property
     def cache_bytes(self) -> int:
         """Memory of one stream's cache, in bytes."""
-        return RingCache.bytes_needed(self.spec, self.window, self.recompute, self.attention.key_slot, self.dtype)
+        sizes = self.spec, self.window, self.recompute, self.attention.key_slot
+        return RingCache.bytes_needed(*sizes, self.dtype, self.merging.merge)
 
     def prepare(self, device: torch.device, dtype: torch.dtype, int8: bool = False) -> "StreamingEncoder":
         """Move to a device and precision, once; returns self.
@@ -135,21 +144,28 @@ class StreamingEncoder(nn.Module):
         """
         self.to(device)
         if device.type == "cpu" or int8:
-            pack_linears(self.layers, dtype, rows=self.recompute * self.spec.tokens, int8=int8)
+            self._pack_linears(dtype, int8)
         self.to(dtype)
         self.patch_embed.to(torch.float32)
         prepare_norms(self, dtype)
         self._choose_attention(device, dtype)
         return self
 
+    def _pack_linears(self, dtype: torch.dtype, int8: bool) -> None:
+        """Pack each layer for its own number of rows: a layer that merges has fewer after its attention."""
+        for layer, (entering, left) in zip(self.layers, pairwise(self.merging.counts), strict=True):
+            assert isinstance(layer, Layer)
+            pack_linears(layer.attention, dtype, self.recompute * entering, int8)
+            pack_linears(layer, dtype, self.recompute * left, int8)
+
     def _choose_attention(self, device: torch.device, dtype: torch.dtype) -> None:
         tables = rotary_tables(self.spec, self.window)
-        self.attention: Attention = choose_attention(self.spec, tables, device, dtype)
+        self.attention: Attention = choose_attention(self.spec, tables, device, dtype, self.merging.merge > 0)
 
     def new_ring(self) -> RingCache:
         """Allocate an empty cache for one more stream."""
         slots = self.attention.key_slot, self.attention.value_slot
-        return RingCache(self.spec, self.window, self.recompute, *slots, self.device, self.dtype)
+        return RingCache(self.spec, self.window, self.recompute, *slots, self.device, self.dtype, self.merging.merge)
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Tensor:
@@ -182,7 +198,7 @@ class StreamingEncoder(nn.Module):
 
         Raises:
             NonFiniteError: an output is NaN or infinite.
-            ValueError: a stream's first tubelet, or one with recompute above 1, is to be computed in part.
+            ValueError: a stream's first tubelet, or one with recompute above 1 or merging, is to be computed in part.
         """
         blocks = make_blocks(rings, token_idx or [None] * len(rings))
         return self.finish(self.run(patches, blocks), rings)
@@ -191,18 +207,18 @@ class StreamingEncoder(nn.Module):
         """Compute the step on the device alone, as a CUDA graph captures it. Advances no ring."""
         for block in blocks:
             block.rotations = self.attention.rotations(block)
+            self.merging.begin(block)
         x = torch.cat([block.append(new) for block, new in zip(blocks, patches, strict=True)])  # (N, D), fp32
         update = None
         for layer in self.layers:
-            update = layer(x, update, blocks, self.attention)
+            x, update = layer(x, update, blocks, self.attention, self.merging)
         computed: Tensor = self.norm(x, update)  # (N, D)
-        by_stream = zip(computed.split([block.rows for block in blocks]), blocks, strict=True)
-        return [self._pool(block.paint(part), block) for part, block in by_stream]
+        rows = [self.merging.rows(self.spec.depth, block) for block in blocks]
+        return [self._pool(block.paint(part), block) for part, block in zip(computed.split(rows), blocks, strict=True)]
 
-    @staticmethod
-    def _pool(tokens: Tensor, block: Block) -> StepOutput:
+    def _pool(self, tokens: Tensor, block: Block) -> StepOutput:
         """Pool whole tubelets, (m, S, D)."""
-        means = tokens.mean(dim=1)  # (m, D)
+        means = self.merging.mean(tokens, block)  # (m, D)
         return StepOutput(tokens, means[-1], block.pool(means))
 
     @staticmethod

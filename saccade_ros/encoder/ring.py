@@ -9,6 +9,7 @@ That is also why a sparse step can start from the previous tubelet's keys and va
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from math import prod
 
 import numpy as np
@@ -27,6 +28,11 @@ class RingCache:
 
     Args:
         key_slot, value_slot: shape of one tubelet of one head in memory; the attention kernel's choice.
+        merge: tokens merged by each layer. A layer's slots hold as many tokens as it attends with.
+
+    Attributes:
+        keys, values: of each layer, (A, W, key slot) and (A, W, value slot).
+        log_sizes: with merging, of each layer, the logarithms of the patches that its keys stand for, (W, tokens).
     """
 
     def __init__(
@@ -38,32 +44,48 @@ class RingCache:
         value_slot: tuple[int, ...],
         device: torch.device,
         dtype: torch.dtype,
+        merge: int = 0,
     ) -> None:
-        self.window, self.recompute, self.tokens = window, recompute, spec.tokens
-        slots = (spec.depth, spec.heads, window)
-        self.keys = torch.zeros(*slots, *key_slot, device=device, dtype=dtype)  # (L, A, W, key slot)
-        self.values = torch.zeros(*slots, *value_slot, device=device, dtype=dtype)  # (L, A, W, value slot)
+        self.window, self.recompute, self.tokens, self.merges = window, recompute, spec.tokens, merge > 0
+        counts = spec.token_counts(merge)
+        slots = spec.heads, window
+
+        def by_layer(slot: tuple[int, ...]) -> list[Tensor]:
+            """Memory of each run of layers with as many tokens, one after the other: (layers, A, W, slot) each."""
+            runs = [(count, len(list(layers))) for count, layers in groupby(counts[:-1])]
+            sizes = [(layers, *slots, *_slot(slot, count, spec)) for count, layers in runs]
+            return [torch.zeros(size, device=device, dtype=dtype) for size in sizes]
+
+        self._memory = [*by_layer(key_slot), *by_layer(value_slot)]
+        layers = [layer for run in self._memory for layer in run]
+        self.keys, self.values = layers[: spec.depth], layers[spec.depth :]
+        merged = counts[:-1] if self.merges else ()
+        self.log_sizes = [torch.zeros(window, count, device=device, dtype=dtype) for count in merged]
         self.patches = torch.zeros(recompute, spec.tokens, spec.width, device=device)  # fp32
         self.means = torch.zeros(window, spec.width, device=device, dtype=dtype)  # pooled outputs
-        self.canvas = torch.zeros(spec.tokens, spec.width, device=device, dtype=dtype)  # newest tubelet's outputs
+        self.canvas = torch.zeros(counts[-1], spec.width, device=device, dtype=dtype)  # newest tubelet's outputs
         self.count = 0
 
     @staticmethod
     def bytes_needed(
-        spec: ModelSpec, window: int, recompute: int, key_slot: tuple[int, ...], dtype: torch.dtype
+        spec: ModelSpec, window: int, recompute: int, key_slot: tuple[int, ...], dtype: torch.dtype, merge: int = 0
     ) -> int:
         """Memory of one stream's cache in bytes: L*W*A*(K + S*E) + W*D + S*D values, and r*S*D of fp32.
 
         K, a head's keys of one tubelet, is S*E; the AMX kernel pads E to 32, so that it is more for ViT-H, of width 80.
+        With merging, each layer has its own number of tokens n for S (ModelSpec.token_counts), the canvas what the last
+        layer leaves, and W*n sizes come to each layer.
         """
-        tubelet = spec.heads * (prod(key_slot) + spec.tokens * spec.head_width)
-        values = spec.depth * window * tubelet + (window + spec.tokens) * spec.width
+        counts = spec.token_counts(merge)
+        slots = sum(prod(_slot(key_slot, count, spec)) + count * spec.head_width for count in counts[:-1])
+        sizes = sum(counts[:-1]) if merge else 0
+        values = window * (spec.heads * slots + sizes) + (window + counts[-1]) * spec.width
         return values * dtype.itemsize + recompute * spec.tokens * spec.width * torch.float32.itemsize
 
     @property
     def nbytes(self) -> int:
         """Memory this cache holds, in bytes."""
-        return sum(t.nbytes for t in (self.keys, self.values, self.patches, self.means, self.canvas))
+        return sum(t.nbytes for t in (*self._memory, *self.log_sizes, self.patches, self.means, self.canvas))
 
     @property
     def fill(self) -> int:
@@ -97,6 +119,11 @@ class RingCache:
             self.canvas.copy_(canvas)
 
 
+def _slot(slot: tuple[int, ...], count: int, spec: ModelSpec) -> tuple[int, ...]:
+    """Shape of a slot of `count` tokens in the layout of one of S: every kernel's first size is a multiple of them."""
+    return slot[0] // spec.tokens * count, *slot[1:]
+
+
 class Block:
     """Indices of a step in a ring's memory: the tokens it computes, their slots, and all window positions.
 
@@ -118,23 +145,27 @@ class Block:
         token_idx: place in its tubelet of each token computed, (rows,).
         row_idx: place of each in a layer's ring, slots one after the other, (rows,).
         rotations: what the attention kernel rotates by in this step; its own business.
+        sizes, places: with merging, of the tokens at the present layer, patches that each stands for, (n,), and its
+            rotary row and column, (n, 2), in fp32; merging.py sets them.
 
     Raises:
-        ValueError: a sparse step of an empty ring, or of one that recomputes more than the newest tubelet.
+        ValueError: a sparse step of an empty ring, or of one that recomputes more than the newest tubelet or merges.
     """
 
     def __init__(self, ring: RingCache, token_idx: Indices | None = None) -> None:
         self.ring, self.is_sparse = ring, token_idx is not None
         self.size, self.fill = ring.next_step.size, ring.next_step.fill
         self.rows = self.size * ring.tokens if token_idx is None else len(token_idx)
-        if self.is_sparse and (ring.recompute > 1 or not ring.count):
+        if self.is_sparse and (ring.recompute > 1 or ring.merges or not ring.count):
             raise ValueError(
                 f"{self.rows} of {ring.tokens} tokens are to be computed, after {ring.count} tubelets and with "
-                f"recompute {ring.recompute}: the first tubelet, and any with recompute above 1, is computed whole"
+                f"recompute {ring.recompute}: the first tubelet, and any with recompute above 1 or merging, is "
+                "computed whole"
             )
         self.rotations: tuple[Tensor, ...] = ()
+        self.sizes = self.places = torch.empty(0)
         parts = [self.size, self.size, self.size, self.fill, self.rows, self.rows, 1]
-        self._indices = torch.empty(sum(parts), dtype=torch.int64, device=ring.keys.device)
+        self._indices = torch.empty(sum(parts), dtype=torch.int64, device=ring.means.device)
         named = self._indices.split(parts)
         self.slot_idx, self.position_idx, self._patch_idx, self.key_position_idx = named[:4]
         self.token_idx, self.row_idx, self._previous_slot_idx = named[4:]
@@ -168,7 +199,7 @@ class Block:
 
     def _repeat_previous_slot(self) -> None:
         """Copy the previous tubelet's keys and values to the slot of the new one, in every layer."""
-        for memory in (self.ring.keys, self.ring.values):
+        for memory in self.ring._memory:
             memory.index_copy_(2, self.slot_idx, memory.index_select(2, self._previous_slot_idx))
 
     def paint(self, tokens: Tensor) -> Tensor:

@@ -73,6 +73,18 @@ class ModelSpec:
         """Rotary positions from one row or column of patches to the next."""
         return (self.rope_grid - 1) / max(1, self.grid - 1) if self.rope_grid else 1.0
 
+    def token_counts(self, merge: int) -> tuple[int, ...]:
+        """Tokens of a tubelet that each layer attends with, and that the last one leaves: (L+1,).
+
+        Args:
+            merge: tokens that each layer merges into others (merging.py). It merges fewer where that would be more than
+                half of its tokens, or leave less than an eighth of S.
+        """
+        counts, least = [self.tokens], -(-self.tokens // 8)
+        for _ in range(self.depth):
+            counts.append(counts[-1] - min(merge, counts[-1] // 2, counts[-1] - least))
+        return tuple(counts)
+
     @property
     def pixels_shape(self) -> tuple[int, int, int, int]:
         """Shape of a tubelet's pixels: frames, channels, rows, columns."""

@@ -53,7 +53,13 @@ class LoadedEncoder:
 
 
 def load_encoder(
-    model: str, window: int, recompute: int = 1, seed: int = 0, adapter: str = "", probe: bool = False
+    model: str,
+    window: int,
+    recompute: int = 1,
+    seed: int = 0,
+    adapter: str = "",
+    probe: bool = False,
+    merge: int = 0,
 ) -> LoadedEncoder:
     """Build the encoder that `model` names, in fp32 on the CPU.
 
@@ -62,47 +68,48 @@ def load_encoder(
             .pt file, or a hub id "owner/name".
         adapter: file of a causal adapter to merge into the weights; none if empty.
         probe: load the attentive probe, too.
+        merge: tokens that each layer merges into others; the weights are the same.
 
     Raises:
         WeightsError: nothing there, or not a checkpoint this encoder computes exactly, or an adapter of another.
         ConfigError: its config.json cannot be read, or describes another architecture.
-        ValueError: the window does not suit the model.
+        ValueError: the window does not suit the model, or merge the recompute.
     """
     if model in SIZES:
-        loaded = load_untrained(SIZES[model], window, recompute, seed)
+        loaded = load_untrained(SIZES[model], window, recompute, seed, merge)
     elif Path(model).suffix in RELEASED_SUFFIXES:
-        loaded = _load_released(model, window, recompute)
+        loaded = _load_released(model, window, recompute, merge)
     else:
-        loaded = _load_folder(model, window, recompute, probe)
+        loaded = _load_folder(model, window, recompute, probe, merge)
     if probe and loaded.probe is None:
         raise WeightsError(f"encoder.pooling is 'probe' but {loaded.source} has none: give a video-classification one")
     return _with_adapter(loaded, Path(adapter)) if adapter else loaded
 
 
-def load_untrained(spec: ModelSpec, window: int, recompute: int = 1, seed: int = 0) -> LoadedEncoder:
+def load_untrained(spec: ModelSpec, window: int, recompute: int = 1, seed: int = 0, merge: int = 0) -> LoadedEncoder:
     """Build an encoder of these sizes, in fp32 on the CPU, with the random weights of a seed."""
-    encoder = _allocate(spec, window, recompute)
+    encoder = _allocate(spec, window, recompute, merge)
     fill_randomly(encoder, seed)
     source = f"RANDOM weights, size {spec.name}, seed {seed}"
     return LoadedEncoder(encoder, source, fingerprint(encoder), is_random=True)
 
 
-def _load_released(model: str, window: int, recompute: int) -> LoadedEncoder:
+def _load_released(model: str, window: int, recompute: int, merge: int) -> LoadedEncoder:
     file = Path(model).expanduser()
     if not file.is_file():
         raise WeightsError(f"encoder.model {model!r} does not exist: give the path of a released .pt file")
     spec, tensors = read_released(file)
-    encoder = _allocate(spec, window, recompute)
+    encoder = _allocate(spec, window, recompute, merge)
     fill_from_released(encoder, file, tensors)
     return LoadedEncoder(encoder, f"checkpoint {model}", fingerprint(encoder), is_random=False)
 
 
-def _load_folder(model: str, window: int, recompute: int, probe: bool) -> LoadedEncoder:
+def _load_folder(model: str, window: int, recompute: int, probe: bool, merge: int) -> LoadedEncoder:
     folder = _find_checkpoint(model)
     config = read_model_config(folder)
     name = Path(default_model.locate(model)).resolve().name  # not the folder's: a hub names its own by a hash
     spec = spec_from_transformers(name, config)
-    encoder = _allocate(spec, window, recompute)
+    encoder = _allocate(spec, window, recompute, merge)
     fill_from_transformers(encoder, folder, config)
     loaded_probe = load_probe(folder, spec, config) if probe else None
     source = default_model.SOURCE if model == default_model.NAME else f"checkpoint {model}"
@@ -115,10 +122,10 @@ def _with_adapter(loaded: LoadedEncoder, file: Path) -> LoadedEncoder:
     return replace(loaded, source=source, sha256=fingerprint(loaded.encoder))
 
 
-def _allocate(spec: ModelSpec, window: int, recompute: int) -> StreamingEncoder:
+def _allocate(spec: ModelSpec, window: int, recompute: int = 1, merge: int = 0) -> StreamingEncoder:
     """An encoder with uninitialised weights: torch's own initialisation costs seconds and moves its global seed."""
     with torch.device("meta"):
-        encoder = StreamingEncoder(spec, window, recompute)
+        encoder = StreamingEncoder(spec, window, recompute, merge)
     return encoder.to_empty(device="cpu").eval().requires_grad_(False)
 
 
@@ -216,7 +223,7 @@ def save_transformers(
     Raises:
         ConfigError: transformers has no config for such an encoder (the interleaved layout).
     """
-    encoder = _allocate(spec, 1, 1)
+    encoder = _allocate(spec, window=1)
     encoder.load_state_dict(tensors)
     predictor = {name: torch.zeros(shape) for name, shape in _predictor_shapes(spec)}
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in (*_placements(encoder), *predictor.items())}

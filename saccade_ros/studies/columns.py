@@ -90,7 +90,7 @@ def untrained_backend(config: Config, backend: Backend) -> Backend:
     encoder = config.encoder
     spec = backend.spec if isinstance(backend, TorchBackend) else read_manifest(encoder.model).spec
     pooling = "window" if encoder.pooling == "probe" else encoder.pooling  # random weights have no probe
-    loaded = load_untrained(spec, encoder.window, encoder.recompute, encoder.seed + 1)
+    loaded = load_untrained(spec, encoder.window, encoder.recompute, encoder.seed + 1, encoder.merge)
     in_torch = replace(config.backend, name="torch", precision="auto")
     return TorchBackend(replace(encoder, pooling=pooling), in_torch, loaded)
 

@@ -178,6 +178,15 @@ def test_plain_products_are_the_fused_kernel():
     assert max(errors(plain, fused)) <= 1e-6
 
 
+@pytest.mark.parametrize("kernel", [FusedAttention, MatmulAttention])
+def test_a_key_with_the_bias_log_2_counts_as_two(kernel):
+    attention = kernel(SPEC, rotary_tables(SPEC, 3), CPU, torch.float32)
+    queries, keys, values = projected(SPEC, 1)[0].float().permute(1, 2, 0, 3)  # (A, S, E) each
+    bias = torch.tensor([[2.0] * 10 + [1.0] * 54]).log()  # (1, S)
+    twice = attention.attend(queries, *(torch.cat([part[:, :10], part], dim=1) for part in (keys, values)))
+    assert max(errors([attention.attend(queries, keys, values, bias)], [twice])) <= 1e-6
+
+
 def test_shapes_that_tiles_do_not_fit_are_left_to_torch():
     odd = ModelSpec("odd", width=192, depth=1, heads=3, input_size=112)  # 49 tokens
     assert not AmxAttention.serves(odd, torch.bfloat16)

@@ -68,10 +68,10 @@ def test_a_block_made_once_is_updated_in_place_on_a_full_ring(encoder):
 
 def test_memory_never_moves(encoder):
     ring = encoder.new_ring()
-    before = [t.data_ptr() for t in (ring.keys, ring.values, ring.patches, ring.means)]
+    before = [t.data_ptr() for t in (*ring.keys, *ring.values, ring.patches, ring.means)]
     for _ in range(8):
         encoder.step([patches(encoder)], [ring])
-    assert [t.data_ptr() for t in (ring.keys, ring.values, ring.patches, ring.means)] == before
+    assert [t.data_ptr() for t in (*ring.keys, *ring.values, ring.patches, ring.means)] == before
 
 
 def test_fill_counts_up_to_the_window_and_reset_empties(encoder):
