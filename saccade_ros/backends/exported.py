@@ -40,6 +40,7 @@ def exported_info(
         window=shape.window,
         recompute=shape.recompute,
         patch_scale=model.patch_scale,
+        merge=shape.merge,
         cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
         token_counts=token_counts,
     )
@@ -56,7 +57,7 @@ class ExportedState(ABC):
         self.shape, self._tables = shape, tables
         self._pooling, self._normalize = encoder.pooling, encoder.normalize
         self._block: deque[Floats] = deque(maxlen=shape.recompute)
-        self._tokens: Floats = np.zeros((shape.recompute, shape.spec.tokens, shape.spec.width), np.float32)
+        self._tokens: Floats = np.zeros((shape.recompute, shape.counts[-1], shape.spec.width), np.float32)
         self._means = np.zeros((shape.window, shape.spec.width), np.float32)
         self.count = 0
 
@@ -67,7 +68,7 @@ class ExportedState(ABC):
 
     @property
     def tokens(self) -> Floats:
-        """Tokens of the newest r tubelets, each as computed last, oldest first: (r, S, D)."""
+        """Tokens of the newest r tubelets, each as computed last, oldest first: (r, S, D), fewer where they merge."""
         return self._tokens
 
     def step(self, patches: Floats, token_idx: Indices | None = None) -> Vector:
@@ -79,8 +80,9 @@ class ExportedState(ABC):
         """
         self._check(token_idx)
         tables = self._tables.at(self.count, token_idx)
-        tokens = self._paint(self._run(self._planned(patches, token_idx), tables), token_idx)  # (r, S, D)
-        means = tokens[-tables.size :].mean(axis=1)  # (m, D)
+        outputs = self._run(self._planned(patches, token_idx), tables)
+        tokens = self._paint(outputs["tokens"], token_idx)  # (r, S, D)
+        means = np.average(tokens[-tables.size :], axis=1, weights=outputs.get("sizes"))  # (m, D)
         if not np.isfinite(means).all():
             raise ArithmeticError("the encoder's output is NaN or infinite: check the weights and the input")
         self._block.append(patches)
@@ -139,8 +141,12 @@ class ExportedState(ABC):
         return unit(pooled) if self._normalize else pooled.copy()
 
     @abstractmethod
-    def _run(self, patches: Floats, tables: StepTables) -> Floats:
-        """Compute one step over rows of patches (M, D) and write its slots; returns their tokens (M, D)."""
+    def _run(self, patches: Floats, tables: StepTables) -> dict[str, Floats]:
+        """Compute one step over rows of patches (M, D) and write its slots.
+
+        Returns:
+            tokens, (M, D); where tokens merge also sizes, the patches that each that is left stands for, (M,).
+        """
 
     @abstractmethod
     def _empty_ring(self) -> None:

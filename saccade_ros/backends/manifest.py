@@ -111,8 +111,9 @@ class Manifest:
         )
 
     def check_fit(self, encoder: EncoderConfig) -> None:
-        """Raise ManifestError unless the export can do what is asked: window, recompute, pooling, one stream a call."""
-        for name, wanted in (("window", encoder.window), ("recompute", encoder.recompute)):
+        """Raise ManifestError unless the export can do what is asked: window, recompute, merge, pooling, one stream."""
+        for name in ("window", "recompute", "merge"):
+            wanted = getattr(encoder, name)
             if self.shape[name] != wanted:
                 raise ManifestError(
                     f"encoder.{name} is {wanted}, but {self.folder} was exported for {self.shape[name]}: "
@@ -276,8 +277,10 @@ def _spec(entry: Mapping[str, Any]) -> ModelSpec:
 
 
 def _shape(entry: Mapping[str, Any], spec: ModelSpec) -> dict[str, int]:
-    sizes = {name: _size(name, entry[name]) for name in ("window", "recompute", "batch")}
+    least = {"window": 1, "recompute": 1, "batch": 1, "merge": 0}
+    sizes = {name: _size(name, entry[name], least[name]) for name in least}
     spec.check_window(sizes["window"], sizes["recompute"])
+    spec.check_merge(sizes["merge"], sizes["recompute"])
     return sizes
 
 

@@ -83,7 +83,8 @@ class OnnxState(ExportedState):
         self._new = {o.name: self._allocate(o) for o in session.get_outputs() if "_new_" in o.name}
         for name, value in self._ring.items():
             self._binding.bind_ortvalue_input(name, value)
-        for output in session.get_outputs()[1:]:
+        self._fresh = [o.name for o in session.get_outputs() if not o.name.startswith(_RINGS)]
+        for output in session.get_outputs()[len(self._fresh) :]:
             own = self._new.get(output.name) or self._ring[output.name.replace("_out_", "_")]
             self._binding.bind_ortvalue_output(output.name, own)
         self._empty_ring()
@@ -91,16 +92,17 @@ class OnnxState(ExportedState):
     def _allocate(self, tensor: ort.NodeArg) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_numpy(np.zeros(tensor.shape, _TYPES[tensor.type]), self._device)
 
-    def _run(self, patches: Floats, tables: StepTables) -> Floats:
+    def _run(self, patches: Floats, tables: StepTables) -> dict[str, Floats]:
         feeds = {n: np.ascontiguousarray(v) for n, v in step_feeds(self.shape, tables, patches).items()}
         for name, value in feeds.items():
             self._binding.bind_cpu_input(name, value)
-        self._binding.bind_output("tokens", "cpu")  # anew: it keeps the size of the step before
+        for name in self._fresh:
+            self._binding.bind_output(name, "cpu")  # anew: it keeps the size of the step before
         self._session.run_with_iobinding(self._binding)
         if self._contract == "host":
             self._write_slots(tables)
-        tokens: Floats = self._binding.get_outputs()[-1].numpy()[0]  # (M, D)
-        return tokens
+        fresh = self._binding.get_outputs()[-len(self._fresh) :]
+        return {name: value.numpy()[0] for name, value in zip(self._fresh, fresh, strict=True)}
 
     def _write_slots(self, tables: StepTables) -> None:
         for kind in ("keys", "values"):
@@ -108,18 +110,19 @@ class OnnxState(ExportedState):
                 ring = self._ring[f"{kind}_{i}"]
                 new, slots = self._new[f"{kind}_new_{i}"].numpy(), ring.numpy()
                 for j, slot in enumerate(tables.slots):
-                    slots[:, :, self._rows(slot)] = new[:, :, self._rows(j)]
+                    slots[:, :, self._rows(i, slot)] = new[:, :, self._rows(i, j)]
                 if not np.shares_memory(slots, ring.numpy()):
                     ring.update_inplace(slots)
 
-    def _rows(self, tubelet: Any) -> slice:
-        return slice(tubelet * self.shape.spec.tokens, (tubelet + 1) * self.shape.spec.tokens)
+    def _rows(self, layer: int, tubelet: Any) -> slice:
+        tokens = self.shape.counts[layer]
+        return slice(tubelet * tokens, (tubelet + 1) * tokens)
 
     def _empty_ring(self) -> None:
-        for name, value in self._ring.items():
-            dtype = _TYPES[value.data_type()]
-            empty = empty_keys(self.shape, dtype) if name.startswith("keys_") else np.zeros(self.shape.values, dtype)
-            value.update_inplace(empty)
+        for i in range(self.shape.spec.depth):
+            keys, values = self._ring[f"keys_{i}"], self._ring[f"values_{i}"]
+            keys.update_inplace(empty_keys(self.shape, i, _TYPES[keys.data_type()]))
+            values.update_inplace(np.zeros(self.shape.values(i), _TYPES[values.data_type()]))
 
     def ring(self) -> dict[str, Floats]:
         """A copy of every layer's cached keys and values, as the graph takes them, by name."""

@@ -91,22 +91,21 @@ class TensorRtState(ExportedState):
             for profile, rows in enumerate(token_buckets(shape.spec.tokens)[:-1]):
                 self._by_rows[rows] = sparse.bind(self._resident, rows, profile)
 
-    def _run(self, patches: Floats, tables: StepTables) -> Floats:
+    def _run(self, patches: Floats, tables: StepTables) -> dict[str, Floats]:
         if len(patches) not in self._by_rows:
             counts = ", ".join(map(str, sorted(self._by_rows)))
             raise ValueError(f"{len(patches)} tokens are to be computed: these engines compute {counts}")
         outputs = self._by_rows[len(patches)](step_feeds(self.shape, tables, patches))
         if self._contract == "host":
             self._write_slots(tables)
-        tokens: Floats = outputs["tokens"][0]  # (M, D)
-        return tokens
+        return {name: values[0] for name, values in outputs.items()}
 
     def _write_slots(self, tables: StepTables) -> None:
         """Copy the block's keys and values, tubelet by tubelet: one strided copy over the heads for each layer."""
         shape = self.shape
         for kind, width in (("keys", shape.key_width), ("values", shape.spec.head_width)):
-            tubelet = shape.spec.tokens * width * self._itemsize  # bytes of one tubelet of one head
             for i in range(shape.spec.depth):
+                tubelet = shape.counts[i] * width * self._itemsize  # bytes of one tubelet of one head
                 ring, new = self._resident[f"{kind}_{i}"], self._resident[f"{kind}_new_{i}"]
                 for j, slot in enumerate(tables.slots):
                     self._cuda.copy_rows(
@@ -120,10 +119,9 @@ class TensorRtState(ExportedState):
         self._cuda.synchronize()
 
     def _empty_ring(self) -> None:
-        keys, values = (as_stored(a, self._itemsize, self._is_bf16()) for a in _empty(self.shape))
-        for name, device in self._resident.items():
-            if name in self._engine.inputs:
-                self._cuda.upload(device, keys if name.startswith("keys_") else values)
+        for i in range(self.shape.spec.depth):
+            for kind, empty in zip(("keys", "values"), _empty(self.shape, i), strict=True):
+                self._cuda.upload(self._resident[f"{kind}_{i}"], as_stored(empty, self._itemsize, self._is_bf16()))
         self._cuda.synchronize()
 
     def _is_bf16(self) -> bool:
@@ -137,8 +135,8 @@ def open_state(folder: Path, artifact: Artifact, shape: StepShape) -> TensorRtSt
     return TensorRtState(engines, shape, WindowTables(shape), EncoderConfig(), artifact.contract)
 
 
-def _empty(shape: StepShape) -> tuple[Any, Any]:
-    return empty_keys(shape), np.zeros(shape.values, np.float32)
+def _empty(shape: StepShape, layer: int) -> tuple[Any, Any]:
+    return empty_keys(shape, layer), np.zeros(shape.values(layer), np.float32)
 
 
 def as_stored(values: Floats, itemsize: int, bf16: bool) -> np.ndarray[Any, Any]:

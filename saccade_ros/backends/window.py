@@ -11,6 +11,9 @@ the next tubelet's in the same way, with s = 1: u' = cos(a) u + sin(a) v, v' = c
 width channels, plus one that says whether its slot is valid (a query has 1 there), rounded up to 8:
 
     [ u, height and width rotated, rest | v | validity | 0 .. ]
+
+With token merging the graph knows where its tokens are, so that tables have one row, of depth alone, for all of them;
+and the validity channel of a key says how many patches it stands for, by the logarithm that attention adds.
 """
 
 from dataclasses import dataclass
@@ -37,18 +40,21 @@ class StepShape:
         window: slots of the cache (W).
         recompute: newest tubelets that each step recomputes (r).
         batch: streams per call (B).
+        merge: tokens that each layer merges; every layer then has its own number of them, and no step is sparse.
 
     Raises:
-        ValueError: window or recompute does not suit the encoder.
+        ValueError: window, recompute or merge does not suit the encoder.
     """
 
     spec: ModelSpec
     window: int
     recompute: int = 1
     batch: int = 1
+    merge: int = 0
 
     def __post_init__(self) -> None:
         self.spec.check_window(self.window, self.recompute)
+        self.spec.check_merge(self.merge, self.recompute)
 
     @property
     def rows(self) -> int:
@@ -56,12 +62,22 @@ class StepShape:
         return self.recompute * self.spec.tokens
 
     @property
+    def table_rows(self) -> int:
+        """Rows of a dense step's tables per stream: one for each token, or one for all where tokens are merged."""
+        return 1 if self.merge else self.rows
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Tokens of a tubelet that each layer attends with, and that the last one leaves: (L+1,)."""
+        return self.spec.token_counts(self.merge)
+
+    @property
     def can_be_sparse(self) -> bool:
         """True if a step can compute some of a tubelet's tokens only.
 
         With one slot it cannot: a step that failed would leave its trace in the slot that the next one starts from.
         """
-        return self.recompute == 1 and self.window > 1
+        return self.recompute == 1 and self.window > 1 and not self.merge
 
     @property
     def validity(self) -> int:
@@ -83,23 +99,22 @@ class StepShape:
         """Factor of attention scores; multiplied into the queries."""
         return float(self.spec.head_width**-0.5)
 
-    @property
-    def keys(self) -> tuple[int, int, int, int]:
-        """Shape of one layer's cached keys: (B, A, W*S, K)."""
-        return self.batch, self.spec.heads, self.window * self.spec.tokens, self.key_width
+    def keys(self, layer: int) -> tuple[int, int, int, int]:
+        """Shape of a layer's cached keys: (B, A, W*S, K), S the tokens that it attends with."""
+        return self.batch, self.spec.heads, self.window * self.counts[layer], self.key_width
 
-    @property
-    def values(self) -> tuple[int, int, int, int]:
-        """Shape of one layer's cached values: (B, A, W*S, E)."""
-        return self.batch, self.spec.heads, self.window * self.spec.tokens, self.spec.head_width
+    def values(self, layer: int) -> tuple[int, int, int, int]:
+        """Shape of a layer's cached values: (B, A, W*S, E)."""
+        return *self.keys(layer)[:3], self.spec.head_width
 
     def cache_bytes(self, bytes_per_value: int) -> int:
         """Memory of one stream's cache: keys and values of all layers; patches and tokens of the block
         and pooled outputs, in fp32.
         """
-        spec = self.spec
-        kv = spec.depth * spec.heads * self.window * spec.tokens * (self.key_width + spec.head_width)
-        return kv * bytes_per_value + 4 * (2 * self.rows + self.window) * spec.width
+        spec, counts = self.spec, self.counts
+        kv = sum(counts[:-1]) * spec.heads * self.window * (self.key_width + spec.head_width)
+        singles = self.rows + self.recompute * counts[-1] + self.window
+        return kv * bytes_per_value + 4 * singles * spec.width
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,9 @@ class WindowTables:
         self._depth = head_parts(shape.spec).depth
         self._sign = depth_angles(shape.spec, np.arange(1), "float64").sign  # (d,)
         angle, sign = patch_angles(shape.spec, "float64")  # (S, E), (E,)
-        sizes = 2, shape.spec.tokens, shape.key_width
+        if shape.merge:
+            angle = np.zeros_like(angle[:1])  # (1, E): the graph rotates by height and width
+        sizes = 2, len(angle), shape.key_width
         self._cos, self._sin = np.zeros(sizes, np.float32)  # (S, K) each: height and width rotated
         self._cos[:, : shape.spec.head_width] = np.cos(angle)
         self._sin[:, : shape.spec.head_width] = np.sin(angle) * sign
@@ -148,7 +165,7 @@ class WindowTables:
             token_idx: tokens of a sparse step, (M,) ascending; None computes all.
         """
         shape, step = self.shape, StepIndices(count, self.shape.window, self.shape.recompute)
-        tokens = np.arange(shape.spec.tokens) if token_idx is None else token_idx  # (S,) or (M,)
+        tokens = np.arange(len(self._cos)) if token_idx is None else token_idx  # (S,) or (M,)
         block_idx = np.where(step.block_mask, step.block_idx, 0)  # (r,); rows of no tubelet only have to be finite
         query_cos, query_sin = self._query_factors(step.positions(block_idx), step.shift, tokens)  # (M, K)
         key_cos, key_sin = self._key_factors(block_idx, tokens)  # (M, K)
@@ -206,8 +223,8 @@ class WindowTables:
         return keys
 
 
-def empty_keys(shape: StepShape, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[np.generic]:
-    """Make one layer's keys of a stream that has seen nothing: every slot invalid."""
-    keys = np.zeros(shape.keys, dtype)
+def empty_keys(shape: StepShape, layer: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[np.generic]:
+    """Make a layer's keys of a stream that has seen nothing: every slot invalid."""
+    keys = np.zeros(shape.keys(layer), dtype)
     keys[..., shape.validity] = INVALID
     return keys

@@ -185,9 +185,5 @@ def choose_merging(spec: ModelSpec, merge: int, recompute: int) -> Merging:
     Raises:
         ValueError: merge is negative, or steps recompute more than the newest tubelet.
     """
-    if merge < 0 or (merge and recompute > 1):
-        raise ValueError(
-            f"merge {merge} with recompute {recompute}: give at least 0, and merge only where each tubelet is computed "
-            "once (recompute 1)"
-        )
+    spec.check_merge(merge, recompute)
     return TokenMerging(spec, merge) if merge else NoMerging(spec)

@@ -114,6 +114,14 @@ class ModelSpec:
         if not 1 <= recompute <= window:
             raise ValueError(f"recompute {recompute} is outside 1..{window}, the window")
 
+    def check_merge(self, merge: int, recompute: int) -> None:
+        """Raise ValueError if tokens merged per layer are negative, or a step recomputes tubelets that are merged."""
+        if merge < 0 or (merge and recompute > 1):
+            raise ValueError(
+                f"merge {merge} with recompute {recompute}: give at least 0, and merge only where each tubelet is "
+                "computed once (recompute 1)"
+            )
+
 
 # Sizes of the released checkpoints: facebookresearch/vjepa2, src/models/vision_transformer.py. vits and tiny are
 # ours, for demos and tests, with the same head width 64.

@@ -49,7 +49,9 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
     if options.threads:
         torch.set_num_threads(options.threads)
     progress("loading the model", 0.0)
-    loaded = load_encoder(options.model, options.window, options.recompute, options.seed, adapter=options.adapter)
+    loaded = load_encoder(
+        options.model, options.window, options.recompute, options.seed, adapter=options.adapter, merge=options.merge
+    )
     with whole_folder(options.out, is_ours=lambda folder: is_export(str(folder))) as folder:
         manifest = _Export(options, loaded, folder, progress).run()
         manifest.save()
@@ -224,7 +226,12 @@ class _Export:
             machine=describe_machine(),
             model=model,
             spec=shape.spec,
-            shape={"window": shape.window, "recompute": shape.recompute, "batch": self._options.batch},
+            shape={
+                "window": shape.window,
+                "recompute": shape.recompute,
+                "batch": self._options.batch,
+                "merge": shape.merge,
+            },
             artifacts=tuple(artifacts),
             refused=tuple(self._refused),
             files=describe_files(self._folder),

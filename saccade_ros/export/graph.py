@@ -1,7 +1,8 @@
 """ONNX graph of the cached step, made node by node from a loaded encoder's own tensors.
 
 One call encodes the newest r tubelets of B streams. K and the tables are backends/window.py's; M is the number of
-tokens computed: r*S in a dense step, any in a sparse one. Every other size is static.
+tokens computed: r*S in a dense step, any in a sparse one. Every other size is static. Where tokens merge, tables have
+one row for all tokens, and each layer's S is the number that it attends with (merged_rows.py).
 
     patches (B, M, D)                           patch embeddings of the tokens, newest tubelet last
     query_cos, query_sin, key_cos, key_sin      (B, M, K): rotations of the rows
@@ -12,6 +13,7 @@ tokens computed: r*S in a dense step, any in a sparse one. Every other size is s
                                                 S + its row among the computed ones
     keys_i (B, A, W*S, K), values_i (B, A, W*S, E)      the ring, of each layer; invalid slots say so themselves
 ->  tokens (B, M, D)                            after the final norm; a tubelet's embedding is the mean of its S
+    sizes (B, M)                                where tokens merge: patches that each stands for; weights of that mean
 
 Streams that compute fewer tokens than others of a batch fill up with rows of zeros: what no `select` names is attended
 to by nobody. Keys and values have the precision of the graph, all else is fp32. The block's come by one of two
@@ -37,6 +39,7 @@ from onnx import TensorProto, helper
 from saccade_ros.backends.window import ROWS, StepShape
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.positions import depth_angles, head_parts, pair_partners
+from saccade_ros.export.merged_rows import TABLES, MergedRows, PlainRows, Rows
 from saccade_ros.export.onnx_graph import Contract, OnnxGraph
 
 Steps = Literal["any", "dense", "sparse"]
@@ -49,7 +52,7 @@ class ExportError(ValueError):
 
 def step_shape(encoder: StreamingEncoder, batch: int = 1) -> StepShape:
     """Read the static sizes of an encoder's step."""
-    return StepShape(encoder.spec, encoder.window, encoder.recompute, batch)
+    return StepShape(encoder.spec, encoder.window, encoder.recompute, batch, encoder.merging.merge)
 
 
 def linear_nodes(depth: int) -> list[str]:
@@ -116,11 +119,13 @@ def build_step(
     """
     shape, weights, graph = step_shape(encoder, batch), _Weights.of(encoder), OnnxGraph(precision)
     steps = steps if shape.can_be_sparse else "dense"
-    layers = _StepBuilder(shape, weights, graph, contract, steps)
+    rows: Rows = MergedRows(shape, graph) if shape.merge else PlainRows(shape, graph)
+    layers = _StepBuilder(shape, weights, graph, contract, steps, rows)
     x = graph.cast_own("patches")
     for i in range(shape.spec.depth):
         x = layers.layer(i, x)
     graph.cast_output(layers.norm("norm", x), "tokens")
+    rows.finish()
     weights.refuse_unused(elsewhere="patch_embed.")
     inputs = step_inputs(shape, graph.type, steps)
     return graph.model("step", inputs, step_outputs(shape, contract, graph.type, steps), contract)
@@ -130,12 +135,13 @@ def step_inputs(shape: StepShape, cached: int = TensorProto.FLOAT, steps: Steps 
     """Names, types and shapes of a step's inputs."""
     rows = [shape.batch, shape.rows if steps == "dense" else ROWS]
     kept = [("previous_slot", [shape.batch]), ("select", [shape.batch, shape.spec.tokens])] * (steps != "dense")
-    tables = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
-    ring = [(f"keys_{i}", shape.keys) for i in range(shape.spec.depth)]
-    ring += [(f"values_{i}", shape.values) for i in range(shape.spec.depth)]
+    tables = [*TABLES, *["key_offset"] * (shape.recompute > 1)]
+    table_rows = [shape.batch, shape.table_rows if steps == "dense" else ROWS]
+    ring = [(f"keys_{i}", shape.keys(i)) for i in range(shape.spec.depth)]
+    ring += [(f"values_{i}", shape.values(i)) for i in range(shape.spec.depth)]
     return [
         _tensor("patches", [*rows, shape.spec.width]),
-        *(_tensor(name, [*rows, shape.key_width]) for name in tables),
+        *(_tensor(name, [*table_rows, shape.key_width]) for name in tables),
         _tensor("slots", [shape.recompute, shape.batch], TensorProto.INT64),
         *(_tensor(name, sizes, TensorProto.INT64) for name, sizes in kept),
         *(_tensor(name, sizes, cached) for name, sizes in ring),
@@ -146,15 +152,16 @@ def step_outputs(
     shape: StepShape, contract: Contract, cached: int = TensorProto.FLOAT, steps: Steps = "any"
 ) -> list[onnx.ValueInfoProto]:
     """Names, types and shapes of a step's outputs."""
-    spec = shape.spec
-    suffix, length = ("out", shape.window * spec.tokens) if contract == "scatter" else ("new", shape.rows)
+    spec, tubelets = shape.spec, shape.window if contract == "scatter" else shape.recompute
+    suffix, left = "out" if contract == "scatter" else "new", shape.recompute * shape.counts[-1]
     ring = [
-        (f"{kind}_{suffix}_{i}", [shape.batch, spec.heads, length, width])
+        (f"{kind}_{suffix}_{i}", [shape.batch, spec.heads, tubelets * shape.counts[i], width])
         for kind, width in (("keys", shape.key_width), ("values", spec.head_width))
         for i in range(spec.depth)
     ]
     return [
-        _tensor("tokens", [shape.batch, shape.rows if steps == "dense" else ROWS, spec.width]),
+        _tensor("tokens", [shape.batch, left if steps == "dense" else ROWS, spec.width]),
+        *[_tensor("sizes", [shape.batch, left])] * (shape.merge > 0),
         *(_tensor(name, sizes, cached) for name, sizes in ring),
     ]
 
@@ -166,7 +173,9 @@ def _tensor(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT
 class _StepBuilder:
     """Writer of the step's layers into a graph."""
 
-    def __init__(self, shape: StepShape, weights: _Weights, graph: OnnxGraph, contract: Contract, steps: Steps) -> None:
+    def __init__(
+        self, shape: StepShape, weights: _Weights, graph: OnnxGraph, contract: Contract, steps: Steps, rows: Rows
+    ) -> None:
         self._shape, self._spec = shape, shape.spec
         self._weights, self._graph, self._contract = weights, graph, contract
         # (E, K) zeros and ones: a product with them lays the channels out as keys, or as each one's pair partner.
@@ -180,11 +189,10 @@ class _StepBuilder:
         validity = np.zeros((1, 1, shape.key_width), np.float32)
         validity[..., shape.validity] = shape.scale
         self._query_validity = graph.constant("query_validity", validity)
-        names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
-        self._tables = {
-            name: graph.reshape(graph.cast_own(name), shape.batch, 1, -1, shape.key_width) for name in names
-        }
-        self._slots = [self._slot(j) for j in range(shape.recompute)]
+        self._rows = rows
+        self._tables: dict[str, str] = {}  # of the present layer
+        counts = dict.fromkeys(shape.counts[:-1])
+        self._slots = {count: [self._slot(j, count) for j in range(shape.recompute)] for count in counts}
         self._fill = {"any": self._fill_any, "dense": self._fill_whole, "sparse": self._fill_some}[steps]
         if steps != "dense":
             self._prepare_sparse_steps()
@@ -208,13 +216,15 @@ class _StepBuilder:
     def layer(self, i: int, x: str) -> str:
         """Write layer i: (B, M, D) -> (B, M, D)."""
         add = self._graph.add
-        x = add("Add", x, self._attention(i, self.norm(f"layers.{i}.norm1", x)))
+        self._tables = self._rows.tables()
+        query, key, value = self._projections(i, self.norm(f"layers.{i}.norm1", x))
+        x = add("Add", x, self._attention(i, query, key, value))
+        x = self._rows.merge(i, x, key)
         hidden = self._linear(f"layer{i}.fc1", f"layers.{i}.fc1", self.norm(f"layers.{i}.norm2", x))
         return add("Add", x, self._linear(f"layer{i}.fc2", f"layers.{i}.fc2", add("Gelu", hidden)))
 
-    def _attention(self, i: int, x: str) -> str:
+    def _attention(self, i: int, query: str, key: str, value: str) -> str:
         add, shape = self._graph.add, self._shape
-        query, key, value = self._projections(i, x)
         query = add("Add", self._rotate(self._heads(query), "query"), self._query_validity)  # (B, A, M, K)
         keys, values = self._cache(i, key, value)  # (B, A, W*S, K or E)
         # Not the Attention operator: TensorRT's wants values as wide as keys, and ONNX Runtime's is no faster. The
@@ -293,9 +303,11 @@ class _StepBuilder:
         if self._contract == "host":
             self._graph.add("Identity", new, output=f"{kind}_new_{i}")
         ring = f"{kind}_{i}"
-        for j, (slot, block) in enumerate(zip(self._slots, self._tubelets(new), strict=True)):
+        tokens = self._shape.counts[i]
+        for j, (slot, block) in enumerate(zip(self._slots[tokens], self._tubelets(new), strict=True)):
             last = j == self._shape.recompute - 1
-            ring = self._write(ring, block, slot, f"{kind}_out_{i}" if last and self._contract == "scatter" else "")
+            output = f"{kind}_out_{i}" if last and self._contract == "scatter" else ""
+            ring = self._write(ring, block, slot, tokens, output)
         return ring
 
     def _tubelets(self, new: str) -> list[str]:
@@ -308,24 +320,24 @@ class _StepBuilder:
             for j in range(self._shape.recompute)
         ]
 
-    def _slot(self, j: int) -> str:
+    def _slot(self, j: int, tokens: int) -> str:
         """Slot of the j-th tubelet: as TensorScatter takes it (B,), or True at its place (B, 1, W, 1, 1)."""
         graph, shape = self._graph, self._shape
-        slot = graph.add("Gather", "slots", graph.constant(f"tubelet{j}", np.array(j, np.int64)))  # (B,)
+        slot = graph.add("Gather", "slots", graph.constant(f"tubelet{j}_{tokens}", np.array(j, np.int64)))  # (B,)
         if self._contract == "scatter":
-            return graph.add("Mul", slot, graph.ints(self._spec.tokens))
+            return graph.add("Mul", slot, graph.ints(tokens))
         every = graph.reshape(graph.ints(*range(shape.window)), 1, 1, shape.window, 1, 1)
         return graph.add("Equal", graph.reshape(slot, shape.batch, 1, 1, 1, 1), every)
 
-    def _write(self, ring: str, block: str, slot: str, output: str) -> str:
+    def _write(self, ring: str, block: str, slot: str, tokens: int, output: str) -> str:
         """(B, A, W*S, .) with one slot replaced by (B, A, S, .)."""
         graph, shape, spec = self._graph, self._shape, self._spec
         if self._contract == "scatter":
             return graph.add("TensorScatter", ring, block, slot, axis=2, output=output)
-        by_slot = graph.reshape(ring, shape.batch, spec.heads, shape.window, spec.tokens, -1)
-        one = graph.reshape(block, shape.batch, spec.heads, 1, spec.tokens, -1)
+        by_slot = graph.reshape(ring, shape.batch, spec.heads, shape.window, tokens, -1)
+        one = graph.reshape(block, shape.batch, spec.heads, 1, tokens, -1)
         written = graph.add("Where", slot, one, by_slot)  # (B, A, W, S, .)
-        return graph.reshape(written, shape.batch, spec.heads, shape.window * spec.tokens, -1)
+        return graph.reshape(written, shape.batch, spec.heads, shape.window * tokens, -1)
 
     def norm(self, module: str, x: str) -> str:
         """Write a layer norm over the channels."""

@@ -37,6 +37,12 @@ class OnnxGraph:
         self.nodes.append(helper.make_node("Split", [x, self.ints(*sizes)], parts, f"n_{parts[0]}", axis=-1))
         return parts
 
+    def largest(self, x: str, number: int) -> str:
+        """Add a TopK: places of the largest values along the last axis, largest first, of equal ones the first."""
+        values, places = self._new_name(), self._new_name()
+        self.nodes.append(helper.make_node("TopK", [x, self.ints(number)], [values, places], f"n_{values}", axis=-1))
+        return places
+
     def choose(self, condition: str, then: Callable[[], list[str]], otherwise: Callable[[], list[str]]) -> list[str]:
         """Add an If: what `then` or `otherwise` adds is computed, as the condition, a bool, says when the graph runs.
 
@@ -83,6 +89,10 @@ class OnnxGraph:
     def cast_fp32(self, x: str) -> str:
         """Cast from the graph's precision to fp32."""
         return x if self.type == TensorProto.FLOAT else self.add("Cast", x, to=TensorProto.FLOAT)
+
+    def cast_bool(self, x: str) -> str:
+        """Cast bools to fp32: 1 for True, 0 for False."""
+        return self.add("Cast", x, to=TensorProto.FLOAT)
 
     def cast_output(self, x: str, output: str) -> str:
         """Cast to an fp32 output of the graph."""

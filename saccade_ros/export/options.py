@@ -33,6 +33,7 @@ class ExportOptions(Settings):
     )
     window: int = same_as(EncoderConfig, "window")
     recompute: int = same_as(EncoderConfig, "recompute")
+    merge: int = same_as(EncoderConfig, "merge")
     batch: int = knob(1, "Streams per call. The encoder node takes 1.", at_least=1, at_most=1024)
     adapter: str = same_as(EncoderConfig, "adapter")
     seed: int = same_as(EncoderConfig, "seed")
@@ -49,6 +50,8 @@ class ExportOptions(Settings):
         super().__post_init__()
         if not self.calibration:
             raise ConfigError("calibration is empty: every artifact is measured on a clip; give a bag or a video")
+        if self.merge and self.recompute > 1:
+            raise ConfigError(f"merge is {self.merge} with recompute {self.recompute}: set merge 0 or recompute 1")
         if not self.pairs():
             formats, precisions = (", ".join(names) or "none" for names in (self.formats, self.precisions))
             raise ConfigError(f"formats {formats} have no precision of {precisions}: {OFFERS}")

@@ -31,28 +31,32 @@ class Reference:
 
     Attributes:
         patches: of every tubelet, (S, D).
-        tokens: of the newest tubelet after every step, (S, D).
+        tokens: of the newest tubelet after every step, (S, D), fewer where they merge.
+        means: of these, weighted by size, (D,): the embeddings.
     """
 
     name: str
     patches: list[Floats]
     tokens: list[Floats]
+    means: list[Floats]
 
     @property
     def vectors(self) -> Floats:
         """Embeddings (T, D)."""
-        return np.stack([tokens.mean(axis=0) for tokens in self.tokens])
+        return np.stack(self.means)
 
 
 def compute_reference(encoder: StreamingEncoder, name: str, clip: Sequence[Pixels], progress: Progress) -> Reference:
     """Stream a clip through the torch encoder."""
     import torch
 
-    ring, reference = encoder.new_ring(), Reference(name, [], [])
+    ring, reference = encoder.new_ring(), Reference(name, [], [], [])
     for i, pixels in enumerate(clip):
         patches = encoder.embed(torch.from_numpy(pixels))
         reference.patches.append(patches.numpy())
-        reference.tokens.append(encoder.step([patches], [ring])[0].tokens[-1].numpy())
+        (output,) = encoder.step([patches], [ring])
+        reference.tokens.append(output.tokens[-1].numpy())
+        reference.means.append(output.newest.numpy())
         progress("torch fp32", (i + 1) / len(clip))
     return reference
 

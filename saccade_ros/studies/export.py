@@ -71,7 +71,8 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
 
 
 def _encoder(model: str, manifest: Manifest) -> EncoderConfig:
-    return EncoderConfig(model=model, window=manifest.shape["window"], recompute=manifest.shape["recompute"])
+    shape = manifest.step_shape
+    return EncoderConfig(model=model, window=shape.window, recompute=shape.recompute, merge=shape.merge)
 
 
 def _onnx_artifacts(manifest: Manifest) -> list[Artifact]:
@@ -111,7 +112,7 @@ def _full_step(encoder: EncoderConfig, backend: BackendConfig, manifest: Manifes
 def _parity(options: Options, manifest: Manifest, clip: str, progress: Progress) -> dict[str, Any]:
     """Each ONNX artifact against torch fp32 over three windows of a clip."""
     settings, artifacts = _encoder(options.folder, manifest), _onnx_artifacts(manifest)
-    encoder = load_encoder(options.model, settings.window, settings.recompute).encoder
+    encoder = load_encoder(options.model, settings.window, settings.recompute, merge=settings.merge).encoder
     tubelets = list(read_tubelets(clip, Config(), manifest.spec.input_size, 3 * settings.window))
     span = 1 / (len(artifacts) + 1)
     reference = compute_reference(encoder, Path(clip).name, tubelets, subrange(progress, 0.0, span))

@@ -175,9 +175,12 @@ def new_state(driver, tmp_path, encoder, contract):
     return TensorRtState(engines, shape, WindowTables(shape), EncoderConfig(window=4), contract)
 
 
-@pytest.mark.parametrize(("contract", "recompute"), [("scatter", 1), ("host", 1), ("host", 3)])
-def test_ring_on_the_device_is_torchs_over_a_whole_stream(driver, tmp_path, contract, recompute):
-    encoder = load_encoder("tiny", 4, recompute).encoder
+@pytest.mark.parametrize(
+    ("contract", "recompute", "merge"),
+    [("scatter", 1, 0), ("host", 1, 0), ("host", 3, 0), ("scatter", 1, 8), ("host", 1, 8)],
+)
+def test_ring_on_the_device_is_torchs_over_a_whole_stream(driver, tmp_path, contract, recompute, merge):
+    encoder = load_encoder("tiny", 4, recompute, merge=merge).encoder
     state, ring = new_state(driver, tmp_path, encoder, contract), encoder.new_ring()
     for n, tubelet in enumerate(random_clip(14)):
         if n == 9:

@@ -63,8 +63,8 @@ def test_rows_of_a_young_streams_missing_tubelets_are_invalid():
 
 def test_an_empty_cache_has_no_valid_slot():
     shape = StepShape(small(), window=4)
-    keys = empty_keys(shape)
-    assert keys.shape == shape.keys == (1, 1, 16, 88)
+    keys = empty_keys(shape, 0)
+    assert keys.shape == shape.keys(0) == (1, 1, 16, 88)
     assert (keys[..., shape.validity] == INVALID).all()
     assert np.count_nonzero(keys) == 16
 
@@ -73,8 +73,22 @@ def test_sizes_of_vitl_are_as_documented():
     """A key is 64 channels, 20 of the derivative, one of validity, rounded up to 88."""
     shape = StepShape(SIZES["vitl"], window=8)
     assert (shape.validity, shape.key_width) == (84, 88)
-    assert (shape.keys, shape.values) == ((1, 16, 2048, 88), (1, 16, 2048, 64))
+    assert (shape.keys(0), shape.values(0)) == ((1, 16, 2048, 88), (1, 16, 2048, 64))
     assert shape.cache_bytes(2) == 2 * 24 * 16 * 2048 * (88 + 64) + 4 * (2 * 256 + 8) * 1024
+
+
+def test_merging_gives_each_layer_its_own_slots_and_one_row_of_depth_to_all_tokens():
+    shape = StepShape(SIZES["tiny"], window=4, merge=8)  # 64, 56, 48, 40 tokens, 32 left
+    assert [shape.keys(layer)[2] for layer in range(4)] == [4 * 64, 4 * 56, 4 * 48, 4 * 40]
+    assert shape.cache_bytes(2) == 2 * 3 * 4 * (64 + 56 + 48 + 40) * (88 + 64) + 4 * (64 + 32 + 4) * 192
+    assert not shape.can_be_sparse
+    merged, plain = WindowTables(shape).at(6), WindowTables(StepShape(SIZES["tiny"], window=4)).at(6)
+    depth = [*range(20), *range(64, 84)]  # channels of u and v
+    for name in ("query_cos", "query_sin", "key_cos", "key_sin"):
+        assert getattr(merged, name).shape == (1, 88)
+        assert np.array_equal(getattr(merged, name)[0, depth], getattr(plain, name)[5, depth])
+    with pytest.raises(ValueError, match="merge 8 with recompute 2"):
+        StepShape(SIZES["tiny"], window=4, recompute=2, merge=8)
 
 
 @pytest.mark.parametrize(("window", "recompute", "said"), [(33, 1, "window 33 is outside 1..32"), (4, 5, "1..4")])

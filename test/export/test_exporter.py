@@ -113,6 +113,19 @@ def test_export_that_recomputes_says_that_it_computes_all_tokens(options):
     assert load_backend(encoder, BackendConfig(threads=1)).info.token_counts == (64,)
 
 
+def test_merging_is_exported_measured_and_asked_for_at_load(options):
+    merged = export(options(precisions=("fp32", "int8"), merge=8), silent)
+    parity = merged.pick("onnxruntime", "fp32").parity["held_out"]
+    assert parity["max_relative_error"] <= 1e-4
+    assert parity["centred_cosine_worst"] >= 0.9999
+    wanted = EncoderConfig(model=str(merged.folder), window=3, merge=8)
+    exported = load_backend(wanted, BackendConfig(precision="fp32", threads=1)).info
+    here = load_backend(replace(wanted, model="tiny"), BackendConfig(device="cpu")).info
+    assert (exported.encoder_id, exported.token_counts) == (here.encoder_id, here.token_counts)
+    with pytest.raises(ManifestError, match=r"encoder\.merge is 0, but .* was exported for 8"):
+        load_backend(replace(wanted, merge=0), BackendConfig())
+
+
 def test_streams_of_one_backend_keep_apart_and_repeat_to_the_bit(manifest):
     backend = load_backend(EncoderConfig(model=str(manifest.folder), window=3), BackendConfig(threads=1))
     patches = [

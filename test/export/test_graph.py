@@ -41,7 +41,7 @@ def cache_error(state, ring, depth) -> float:
     for layer, (keys, values) in enumerate(zip(ring.keys, ring.values, strict=True)):
         expected = keys[:, : ring.fill] @ depth, values[:, : ring.fill]  # (A, fill, S, E)
         for cached, reference in zip(state.cache(layer), expected, strict=True):
-            by_slot = cached.reshape(len(keys), ring.window, ring.tokens, -1)[:, : ring.fill]
+            by_slot = cached.reshape(*keys.shape[:3], -1)[:, : ring.fill]
             errors.append(relative_error(by_slot, reference.numpy()))
     return max(errors)
 
@@ -168,11 +168,11 @@ def test_stream_has_no_age(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("contract", ["scatter", "host"])
-@pytest.mark.parametrize("recompute", [1, 2])
-def test_vjepa21_keeps_its_stretched_rows_and_columns(tmp_path, contract, recompute):
+@pytest.mark.parametrize(("recompute", "merge"), [(1, 0), (2, 0), (1, 8)])
+def test_vjepa21_keeps_its_stretched_rows_and_columns(tmp_path, contract, recompute, merge):
     """8 patches a side on a rotary grid of 16; a step that counts them as they are is 10 % off."""
     torch.save(released_model.document(), tmp_path / "vjepa2_1_small_128.pt")
-    encoder = load_encoder(str(tmp_path / "vjepa2_1_small_128.pt"), 3, recompute).encoder
+    encoder = load_encoder(str(tmp_path / "vjepa2_1_small_128.pt"), 3, recompute, merge=merge).encoder
     assert (encoder.spec.rope, encoder.spec.grid, encoder.spec.rope_grid) == ("interleaved", 8, 16)
     state, ring = exported_state(encoder, tmp_path, contract), encoder.new_ring()
     for n, tubelet in enumerate(random_clip(8)):
@@ -180,6 +180,24 @@ def test_vjepa21_keeps_its_stretched_rows_and_columns(tmp_path, contract, recomp
         expected = encoder.step([patches], [ring])[0].tokens[-1].numpy()
         state.step(patches.numpy())
         assert relative_error(state.tokens[-1], expected) <= 1e-4, n
+
+
+@pytest.mark.parametrize("contract", ["scatter", "host"])
+@pytest.mark.parametrize(("window", "merge"), [(4, 8), (2, 3), (3, 40), (1, 8)])
+def test_merged_steps_and_their_caches_are_torchs(checkpoint, tmp_path, contract, window, merge):
+    """Over more than two windows; each layer's slots have their own number of tokens."""
+    encoder = load_encoder(checkpoint, window, merge=merge).encoder
+    state, ring = exported_state(encoder, tmp_path, contract), encoder.new_ring()
+    for n, tubelet in enumerate(random_clip(3 * window + 2)):
+        patches, depth = encoder.embed(tubelet), depth_rotations(encoder, ring)
+        expected = encoder.step([patches], [ring])[0]
+        vector = state.step(patches.numpy())
+        assert state.tokens.shape == expected.tokens.shape == (1, encoder.merging.counts[-1], 192)
+        assert relative_error(state.tokens, expected.tokens.numpy()) <= 1e-4, n
+        assert relative_error(vector, expected.newest.numpy()) <= 1e-4, n
+        assert cache_error(state, ring, depth) <= 1e-4, n
+    with pytest.raises(ValueError, match="is computed whole"):
+        state.step(patches.numpy(), np.array([0, 3]))
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 5e-3)])
@@ -216,8 +234,8 @@ def test_batch_of_streams_of_different_age_and_plan_is_the_streams_apart(checkpo
     session = ort.InferenceSession(build_step(encoder, 2, "host").SerializeToString())
     tables, rings = WindowTables(shape), [encoder.new_ring() for _ in range(2)]
     clips, late = [random_clip(16, seed) for seed in range(2)], 4  # the first stream starts four steps later
-    cache = {f"keys_{i}": empty_keys(shape) for i in range(shape.spec.depth)}
-    cache |= {f"values_{i}": np.zeros(shape.values, np.float32) for i in range(shape.spec.depth)}
+    cache = {f"keys_{i}": empty_keys(shape, i) for i in range(shape.spec.depth)}
+    cache |= {f"values_{i}": np.zeros(shape.values(i), np.float32) for i in range(shape.spec.depth)}
     sizes = set()
     for step in range(16):
         counts, active = (max(0, step - late), step), [0, 1] if step >= late else [1]
@@ -245,6 +263,34 @@ def test_batch_of_streams_of_different_age_and_plan_is_the_streams_apart(checkpo
             expected = expected if plans[b] is None else expected[plans[b]]
             assert relative_error(out["tokens"][b, : len(rows[b])], expected) <= 1e-5, (step, b)
     assert any(first != second for first, second in sizes)
+
+
+def test_batch_of_merged_streams_of_different_age_is_the_streams_apart(checkpoint):
+    """Each merges its own tokens, at its own places."""
+    import onnxruntime as ort
+
+    encoder = load_encoder(checkpoint, 3, merge=8).encoder
+    session = ort.InferenceSession(build_step(encoder, 2, "host").SerializeToString())
+    shape, rings = step_shape(encoder, batch=2), [encoder.new_ring() for _ in range(2)]
+    tables, clips, late = WindowTables(shape), [random_clip(11, seed) for seed in range(2)], 2
+    cache = {f"keys_{i}": empty_keys(shape, i) for i in range(shape.spec.depth)}
+    cache |= {f"values_{i}": np.zeros(shape.values(i), np.float32) for i in range(shape.spec.depth)}
+    for step in range(11):
+        counts, active = (max(0, step - late), step), [0, 1] if step >= late else [1]
+        at, names = [tables.at(count) for count in counts], ("query_cos", "query_sin", "key_cos", "key_sin")
+        patches = [encoder.embed(clip[count]) for clip, count in zip(clips, counts, strict=True)]
+        feeds = {name: np.stack([getattr(t, name) for t in at]) for name in names}
+        feeds |= {"patches": np.stack(patches), "slots": np.stack([t.slots for t in at], axis=1)}
+        out = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds | cache), strict=True))
+        for b in active:
+            slot = int(at[b].slots[0])
+            for name, ring in cache.items():
+                new = out[name.replace("_", "_new_")][b]  # (A, S, .)
+                ring[b, :, slot * new.shape[1] : (slot + 1) * new.shape[1]] = new
+            expected = encoder.step([patches[b]], [rings[b]])[0]
+            assert relative_error(out["tokens"][b], expected.tokens[0].numpy()) <= 1e-4, (step, b)
+            pooled = out["sizes"][b] @ out["tokens"][b] / shape.spec.tokens
+            assert relative_error(pooled, expected.newest.numpy()) <= 1e-4, (step, b)
 
 
 def test_an_encoder_with_a_part_that_the_graph_lacks_is_refused(checkpoint):
