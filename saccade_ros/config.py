@@ -4,6 +4,7 @@ Each is declared here and nowhere else. The Python API, the ROS parameters (`gat
 arguments, config/encoder.yaml and docs/parameters.md are derived from these dataclasses; `make docs` writes the files.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,15 @@ class EncoderConfig(Settings):
         choices=("newest", "window", "probe"),
     )
     normalize: bool = knob(False, "True scales each embedding to length 1.")
+    area_grid: str = knob(
+        "1x1",
+        "Areas, rows x columns, that the picture is cut in for the first encoder.area_layers layers: there a token "
+        "attends to its own area only, in the whole window. Cheaper and less faithful; `saccade evaluate areas` "
+        "measures both. 1x1: off.",
+    )
+    area_layers: int = knob(
+        0, "First layers that attend by area (see encoder.area_grid). 0: none.", at_least=0, at_most=1024
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -226,6 +236,19 @@ class EncoderConfig(Settings):
             raise ConfigError(
                 "encoder.normalize is true with encoder.pooling probe, whose classifier needs the length: set it false"
             )
+        if self.merge and self.area_layers and self.area_grid != "1x1":
+            raise ConfigError(
+                f"encoder.merge is {self.merge} with encoder.area_grid {self.area_grid}: merged tokens have no area; "
+                "set merge 0 or area_layers 0"
+            )
+        if not re.fullmatch(r"[1-9]\d{0,2}x[1-9]\d{0,2}", self.area_grid):
+            raise ConfigError(f"encoder.area_grid is {self.area_grid!r}: give rows x columns, such as 2x2; 1x1 is off")
+
+    @property
+    def area_shape(self) -> tuple[int, int]:
+        """Rows and columns of areas."""
+        rows, columns = self.area_grid.split("x")
+        return int(rows), int(columns)
 
 
 @dataclass(frozen=True)

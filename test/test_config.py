@@ -40,6 +40,10 @@ from saccade_ros.knobs import settings_of
         (EncoderConfig, {"window": 4, "recompute": 5}, "encoder.recompute is 5, more than encoder.window 4"),
         (EncoderConfig, {"pooling": "max"}, "encoder.pooling is 'max': choose one of newest, window"),
         (EncoderConfig, {"model": ""}, "encoder.model is empty"),
+        (EncoderConfig, {"area_grid": "2 by 2"}, "encoder.area_grid is '2 by 2': give rows x columns, such as 2x2"),
+        (EncoderConfig, {"area_grid": "0x2"}, "encoder.area_grid is '0x2'"),
+        (EncoderConfig, {"merge": 4, "area_grid": "2x2", "area_layers": 1}, "merged tokens have no area; set merge 0"),
+        (EncoderConfig, {"area_layers": -1}, "encoder.area_layers is -1: give at least 0"),
         (
             BackendConfig,
             {"name": "tensorflow"},

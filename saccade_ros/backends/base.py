@@ -20,7 +20,7 @@ class EncoderInfo:
     """Constants of a loaded encoder; most of the EncoderInfo message.
 
     Attributes:
-        encoder_id: model, weights fingerprint, precision, and merging if there is; vectors compare only under one id.
+        encoder_id: model, weights fingerprint, precision, merging and areas if on; vectors compare under one id only.
         weights: where the weights came from, for people.
         weights_sha256: hex digest of the weights in fp32.
         weights_random: True if they were never trained.
@@ -52,17 +52,26 @@ class EncoderInfo:
 
     @classmethod
     def of(
-        cls, spec: ModelSpec, source: str, sha256: str, is_random: bool, precision: str, merge: int = 0, **others: Any
+        cls,
+        spec: ModelSpec,
+        source: str,
+        sha256: str,
+        is_random: bool,
+        precision: str,
+        merge: int = 0,
+        areas: str = "",
+        **others: Any,
     ) -> "EncoderInfo":
         """Describe weights of these sizes in one precision; `others` are the attributes that the runtime knows.
 
         Args:
             merge: tokens that each layer merges.
+            areas: name of the areas that layers attend by; empty if none does.
         """
         fingerprint = ("random-" if is_random else "") + sha256[:12]
-        merging = f":merge{merge}" if merge else ""
+        variant = (f":merge{merge}" if merge else "") + (f":{areas}" if areas else "")
         return cls(
-            encoder_id=f"{spec.name}-{spec.input_size}:{fingerprint}:{precision}{merging}",
+            encoder_id=f"{spec.name}-{spec.input_size}:{fingerprint}:{precision}{variant}",
             weights=source,
             weights_sha256=sha256,
             weights_random=is_random,

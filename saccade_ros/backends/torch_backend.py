@@ -7,6 +7,7 @@ from torch import Tensor
 
 from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, token_buckets, unit
 from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StepOutput, StreamingEncoder
 from saccade_ros.encoder.pooling import NewestPooling, Pooling, ProbePooling, WindowPooling
@@ -50,8 +51,10 @@ class TorchBackend:
             probe=encoder.pooling == "probe",
             merge=encoder.merge,
         )
-        self._encoder = loaded.encoder.prepare(device, DTYPES[precision], int8=precision == "int8")
-        self.spec = self._encoder.spec
+        self.spec = loaded.encoder.spec
+        areas = Areas.of(self.spec, *encoder.area_shape, encoder.area_layers)
+        prepared = loaded.encoder.attend_by_area(areas).prepare(device, DTYPES[precision], int8=precision == "int8")
+        self._encoder = prepared
         self._normalize = encoder.normalize
         self.head = _head(loaded.probe)
         self._new_pooling = _pooling(encoder.pooling, loaded.probe, self._encoder)
@@ -68,6 +71,7 @@ class TorchBackend:
             window=encoder.window,
             recompute=encoder.recompute,
             merge=encoder.merge,
+            areas=areas.name,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
             token_counts=_token_counts(self._encoder),
@@ -122,11 +126,14 @@ def _step(encoder: StreamingEncoder) -> Step:
 
 
 def _token_counts(encoder: StreamingEncoder) -> tuple[int, ...]:
-    """Choose the numbers of tokens that a step can compute: any, but on a GPU few, of which each has its own graph."""
-    tokens = encoder.spec.tokens
-    if encoder.recompute > 1 or encoder.merging.merge:
+    """Choose the numbers of tokens that a step can compute: any, but on a GPU few, of which each has its own graph.
+
+    With areas on a GPU all of them: graphs would differ by the number in each area, too many to capture.
+    """
+    tokens, on_gpu = encoder.spec.tokens, encoder.device.type == "cuda"
+    if encoder.recompute > 1 or encoder.merging.merge or (on_gpu and encoder.areas.are_on):
         return (tokens,)
-    return token_buckets(tokens) if encoder.device.type == "cuda" else ()
+    return token_buckets(tokens) if on_gpu else ()
 
 
 def _pooling(name: str, probe: AttentiveProbe | None, encoder: StreamingEncoder) -> Callable[[], Pooling]:

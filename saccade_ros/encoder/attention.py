@@ -1,8 +1,10 @@
 """Attention of a block of tokens to the ring, by torch. The kernel chosen (kernels.py) lays out the ring's slots.
 
 No kernel masks anything: a ring holds what may be attended to and nothing else, in any order, as softmax has none.
+Layers that attend by area (areas.py) read slices of it.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -58,10 +60,38 @@ class FusedAttention:
         q, k, v = qkv.permute(1, 2, 0, 3)  # (A, rows, E) each
         keys.flatten(1, 2).index_copy_(1, block.row_idx, rotate(k, Rotation(key_cos, key_sin)))
         values.flatten(1, 2).index_copy_(1, block.row_idx, v)
-        rotated = self.rotate_depth(keys[:, : block.fill], depth).flatten(1, 2)  # (A, fill*S, E)
-        queries = rotate(q, Rotation(query_cos, query_sin))  # (A, rows, E)
-        out = self.attend(queries, rotated, values[:, : block.fill].flatten(1, 2))  # (A, rows, E)
-        return out.transpose(0, 1).flatten(1)  # (rows, D)
+        rotated = self.rotate_depth(keys[:, : block.fill], depth)  # (A, fill, S, E)
+        queries = rotate(q, Rotation(query_cos, query_sin)).unflatten(1, (block.size, -1))  # (A, m, S or M, E)
+        attend = self._choose_scope(layer, block)
+        out = attend(queries, rotated, values[:, : block.fill], block)  # (A, m, S or M, E)
+        return out.flatten(1, 2).transpose(0, 1).flatten(1)  # (rows, D)
+
+    def _choose_scope(self, layer: int, block: Block) -> Callable[[Tensor, Tensor, Tensor, Block], Tensor]:
+        """Choose what a layer's queries (A, m, S or M, E) attend to, of keys and values (A, fill, S, E)."""
+        areas = block.ring.areas
+        if layer >= areas.layers:
+            return self._attend_to_all
+        return self._attend_in_equal_areas if areas.are_equal and not block.is_sparse else self._attend_by_area
+
+    def _attend_to_all(self, queries: Tensor, keys: Tensor, values: Tensor, block: Block) -> Tensor:
+        out = self.attend(*(part.flatten(1, 2) for part in (queries, keys, values)))  # (A, rows, E)
+        return out.view(queries.shape)
+
+    def _attend_in_equal_areas(self, queries: Tensor, keys: Tensor, values: Tensor, block: Block) -> Tensor:
+        """Attend in all areas at once, as if each were a head; a third faster than one by one for small encoders."""
+        areas, (heads, size, _, width) = len(block.area_rows), queries.shape
+        by_area = (part.unflatten(2, (areas, -1)).transpose(1, 2) for part in (queries, keys, values))
+        out = self.attend(*(part.reshape(heads * areas, -1, width) for part in by_area))  # (A*G, m*S/G, E)
+        return out.view(heads, areas, size, -1, width).transpose(1, 2).flatten(2, 3)  # (A, m, S, E)
+
+    def _attend_by_area(self, queries: Tensor, keys: Tensor, values: Tensor, block: Block) -> Tensor:
+        """Attend in one area after the other, but for those without a query."""
+        out = torch.empty_like(queries)
+        for rows, places in zip(block.area_rows, block.ring.areas.slices(), strict=True):
+            if rows.stop > rows.start:
+                parts = (queries[:, :, rows], keys[:, :, places], values[:, :, places])
+                out[:, :, rows] = self.attend(*(p.flatten(1, 2) for p in parts)).view(parts[0].shape)
+        return out
 
     def rotate_depth(self, keys: Tensor, depth: Tensor) -> Tensor:
         """Bring stored keys (A, fill, S, E) to their window positions; the result is valid until the next call.

@@ -2,9 +2,9 @@
 
 A ViT-L step launches some 360 kernels, which take the host longer than the GPU (design figure: 0.3 ms of GPU time). A
 graph replays them in one launch, on the addresses and shapes it was captured with. A ring's shapes change while it
-fills, so there is one graph per set of rings, their fill and the number of tokens computed, captured when it first
-occurs; after W steps a camera needs one for each number of tokens, which the backend keeps few. Where the blocks point
-moves on between replays: Block.update writes it into the captured indices.
+fills, so there is one graph per set of rings, their fill and the number of tokens computed (with areas, of each area),
+captured when it first occurs; after W steps a camera needs one for each number of tokens, which the backend keeps few.
+Where the blocks point moves on between replays: Block.update writes it into the captured indices.
 """
 
 from collections import OrderedDict
@@ -19,6 +19,7 @@ from saccade_ros.encoder.positions import Indices
 from saccade_ros.encoder.ring import RingCache, make_blocks
 
 Run = Callable[[], list[StepOutput]]
+Counts = tuple[int, ...]
 Pool = Any  # torch's handle of the memory that graphs share; None on a CPU
 
 # One camera needs one for each number of tokens once its ring is full; each graph holds its activations.
@@ -73,7 +74,7 @@ class GraphedEncoder:
 
     def __init__(self, encoder: StreamingEncoder) -> None:
         self._encoder = encoder
-        self._steps: OrderedDict[tuple[tuple[int, int, int | None], ...], CapturedStep] = OrderedDict()
+        self._steps: OrderedDict[tuple[tuple[int, int, Counts | None], ...], CapturedStep] = OrderedDict()
         self._pool: Pool = torch.cuda.graph_pool_handle() if encoder.device.type == "cuda" else None
 
     @torch.inference_mode()
@@ -87,7 +88,8 @@ class GraphedEncoder:
 
     def _step_for(self, rings: Sequence[RingCache], token_idx: Sequence[Indices | None]) -> CapturedStep:
         """The captured step of exactly these rings at their fill. It holds the rings, so that an id stays theirs."""
-        counts = [None if chosen is None else len(chosen) for chosen in token_idx]
+        by_ring = list(zip(rings, token_idx, strict=True))
+        counts = [None if chosen is None else ring.areas.counts(chosen) for ring, chosen in by_ring]
         key = tuple((id(ring), ring.next_step.fill, count) for ring, count in zip(rings, counts, strict=True))
         if key not in self._steps:
             self._steps[key] = CapturedStep(self._encoder, rings, token_idx, self._pool)

@@ -22,21 +22,28 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 def choose_attention(
-    spec: ModelSpec, tables: RotaryTables, device: torch.device, dtype: torch.dtype, merges: bool = False
+    spec: ModelSpec,
+    tables: RotaryTables,
+    device: torch.device,
+    dtype: torch.dtype,
+    merges: bool = False,
+    by_area: bool = False,
 ) -> Attention:
     """Choose the attention that is fastest for ViT-L at W=8.
 
-    AMX processors: ours. A layer takes 2.1 ms in bf16 and 6.7 in fp32; torch's SDPA 3.6 and 11, and the keys' rotation.
+    AMX processors: ours. A layer takes 2.1 ms in bf16 and 6.7 in fp32; torch's SDPA 3.6 and 11,
+    and the keys' rotation.
     AVX-512 BF16 without AMX (AMD Zen 4 and 5): in bf16 plain products, 354 ms a step against 567 with SDPA.
     All else: SDPA. In fp32 it takes 9.6 ms a layer, plain products 33; in bf16 with AMX, where ours does not serve, 3.5
     and 4.8; on a GPU it is flash attention.
 
     Args:
         merges: layers merge tokens; ours have no sizes of keys, so torch's serve.
+        by_area: some layers attend by area, which ours do not.
     """
     if merges:
         return MergedAttention(_torchs(spec, tables, device, dtype), spec, device)
-    if device.type == "cpu" and amx.AmxAttention.serves(spec, dtype):
+    if device.type == "cpu" and not by_area and amx.AmxAttention.serves(spec, dtype):
         return amx.AmxAttention(spec, tables, dtype)
     return _torchs(spec, tables, device, dtype)
 

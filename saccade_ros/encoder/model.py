@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.attention import Attention
 from saccade_ros.encoder.kernels import choose_attention, pack_linears, prepare_norms
 from saccade_ros.encoder.linear import Linear
@@ -111,7 +112,7 @@ class StreamingEncoder(nn.Module):
     def __init__(self, spec: ModelSpec, window: int, recompute: int = 1, merge: int = 0) -> None:
         super().__init__()
         spec.check_window(window, recompute)
-        self.spec, self.window, self.recompute = spec, window, recompute
+        self.spec, self.window, self.recompute, self.areas = spec, window, recompute, Areas.whole(spec)
         self.merging = choose_merging(spec, merge, recompute)
         self.patch_embed = nn.Linear(spec.patch_values, spec.width)
         self.layers = nn.ModuleList(Layer(spec, i) for i in range(spec.depth))
@@ -158,14 +159,27 @@ class StreamingEncoder(nn.Module):
             pack_linears(layer.attention, dtype, self.recompute * entering, int8)
             pack_linears(layer, dtype, self.recompute * left, int8)
 
+    def attend_by_area(self, areas: Areas) -> "StreamingEncoder":
+        """Confine the first layers' attention to areas; returns self. Weights stay, rings are to be made anew.
+
+        Raises:
+            ValueError: the encoder merges tokens, and a merged one may stand for several areas.
+        """
+        if areas.are_on and self.merging.merge:
+            raise ValueError(f"merge {self.merging.merge} with {areas.name}: merged tokens have no area; turn one off")
+        self.areas = areas
+        self._choose_attention(self.device, self.dtype)
+        return self
+
     def _choose_attention(self, device: torch.device, dtype: torch.dtype) -> None:
-        tables = rotary_tables(self.spec, self.window)
-        self.attention: Attention = choose_attention(self.spec, tables, device, dtype, self.merging.merge > 0)
+        tables, variants = rotary_tables(self.spec, self.window), (self.merging.merge > 0, self.areas.are_on)
+        self.attention: Attention = choose_attention(self.spec, tables, device, dtype, *variants)
 
     def new_ring(self) -> RingCache:
         """Allocate an empty cache for one more stream."""
         slots = self.attention.key_slot, self.attention.value_slot
-        return RingCache(self.spec, self.window, self.recompute, *slots, self.device, self.dtype, self.merging.merge)
+        variants = self.merging.merge, self.areas
+        return RingCache(self.spec, self.window, self.recompute, *slots, self.device, self.dtype, *variants)
 
     @torch.inference_mode()
     def embed(self, pixels: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.positions import Indices, StepIndices, filled_slots
 from saccade_ros.encoder.spec import ModelSpec
 
@@ -29,11 +30,16 @@ class RingCache:
     Args:
         key_slot, value_slot: shape of one tubelet of one head in memory; the attention kernel's choice.
         merge: tokens merged by each layer. A layer's slots hold as many tokens as it attends with.
+        areas: order of the tokens in a slot; None keeps their own.
 
     Attributes:
         keys, values: of each layer, (A, W, key slot) and (A, W, value slot).
         log_sizes: with merging, of each layer, the logarithms of the patches that its keys stand for, (W, tokens).
+        order, place: index that brings the tokens of tubelets to the order they have in a slot, and back.
     """
+
+    order: slice | Tensor = slice(None)
+    place: slice | Tensor = slice(None)
 
     def __init__(
         self,
@@ -45,6 +51,7 @@ class RingCache:
         device: torch.device,
         dtype: torch.dtype,
         merge: int = 0,
+        areas: Areas | None = None,
     ) -> None:
         self.window, self.recompute, self.tokens, self.merges = window, recompute, spec.tokens, merge > 0
         counts = spec.token_counts(merge)
@@ -64,6 +71,10 @@ class RingCache:
         self.patches = torch.zeros(recompute, spec.tokens, spec.width, device=device)  # fp32
         self.means = torch.zeros(window, spec.width, device=device, dtype=dtype)  # pooled outputs
         self.canvas = torch.zeros(counts[-1], spec.width, device=device, dtype=dtype)  # newest tubelet's outputs
+        self.areas = areas or Areas.whole(spec)
+        if self.areas.are_on:
+            self.order = torch.from_numpy(self.areas.token_idx).to(device)  # (S,)
+            self.place = torch.from_numpy(self.areas.place_idx).to(device)  # (S,)
         self.count = 0
 
     @staticmethod
@@ -142,8 +153,9 @@ class Block:
         rows: tokens computed: m*S, or M.
         slot_idx, position_idx: slots and window positions of the block's tubelets, newest last: (m,).
         key_position_idx: window position of the tubelet in each slot: (fill,).
-        token_idx: place in its tubelet of each token computed, (rows,).
+        token_idx: place in its tubelet of each token computed, (rows,); ascending, with areas one area after the other.
         row_idx: place of each in a layer's ring, slots one after the other, (rows,).
+        area_rows: of each area, its tokens' places among those computed of one tubelet; see areas.py.
         rotations: what the attention kernel rotates by in this step; its own business.
         sizes, places: with merging, of the tokens at the present layer, patches that each stands for, (n,), and its
             rotary row and column, (n, 2), in fp32; merging.py sets them.
@@ -177,11 +189,13 @@ class Block:
         Args:
             token_idx: as many as when the block was made.
         """
-        ring, step = self.ring, self.ring.next_step
+        ring, step, areas = self.ring, self.ring.next_step, self.ring.areas
+        chosen = areas.token_idx if token_idx is None else areas.arrange(token_idx)  # (rows / m,)
+        self.area_rows = areas.slices_of(chosen)
         block_idx = step.block_idx[step.block_mask]  # (m,)
         slots = step.slots(block_idx)  # (m,)
-        tokens = np.tile(np.arange(ring.tokens), self.size) if token_idx is None else token_idx  # (rows,)
-        rows = np.repeat(slots, self.rows // self.size) * ring.tokens + tokens  # (rows,)
+        tokens = np.tile(chosen, self.size)  # (rows,)
+        rows = np.repeat(slots, len(chosen)) * ring.tokens + areas.place_idx[tokens]  # (rows,)
         by_slot = step.positions(step.slot_tubelet_idx[: step.fill])  # (fill,)
         previous = np.array([step.slots(step.newest - 1)])  # (1,)
         parts = slots, step.positions(block_idx), block_idx % ring.recompute, by_slot, tokens, rows, previous
@@ -195,7 +209,7 @@ class Block:
             self._repeat_previous_slot()
             return patches[self.token_idx]  # (M, D)
         self.ring.patches.index_copy_(0, self._patch_idx[-1:], patches[None])
-        return self.ring.patches[self._patch_idx].flatten(0, 1)  # (m*S, D)
+        return self.ring.patches[self._patch_idx][:, self.ring.order].flatten(0, 1)  # (m*S, D)
 
     def _repeat_previous_slot(self) -> None:
         """Copy the previous tubelet's keys and values to the slot of the new one, in every layer."""
@@ -205,8 +219,8 @@ class Block:
     def paint(self, tokens: Tensor) -> Tensor:
         """Complete the computed tokens' outputs (rows, D) to whole tubelets: (m, S, D)."""
         if self.is_sparse:
-            tokens = self.ring.canvas.index_copy(0, self.token_idx, tokens)  # (S, D)
-        whole: Tensor = tokens.unflatten(0, (self.size, -1))  # (m, S, D)
+            return self.ring.canvas.index_copy(0, self.token_idx, tokens)[None]  # (1, S, D)
+        whole: Tensor = tokens.unflatten(0, (self.size, -1))[:, self.ring.place]  # (m, S, D)
         return whole
 
     def pool(self, means: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def measure_fidelity(
     """
     settings = [(curve.name, setting) for curve in curves(encoder) for setting in curve.settings]
     progress("the clip encoder", 0.0)
-    clip_encoder = load(replace(encoder, adapter="", recompute=encoder.window))
+    clip_encoder = load(replace(encoder, adapter="", area_layers=0, recompute=encoder.window))
     references = [stream(clip_encoder, clip).vectors for clip in clips]
     rows = []
     for i, (name, setting) in enumerate(settings):

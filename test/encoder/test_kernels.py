@@ -53,6 +53,12 @@ def test_ours_serve_where_the_processor_has_amx(dtype):
 
 
 @pytest.mark.usefixtures("with_amx")
+def test_areas_are_left_to_torch():
+    chosen = choose_attention(SPEC, rotary_tables(SPEC, 2), CPU, torch.float32, by_area=True)
+    assert type(chosen) is FusedAttention
+
+
+@pytest.mark.usefixtures("with_amx")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_precisions_are_left_to_torch(dtype):
     layers = nn.Sequential(Linear(64, 64))
