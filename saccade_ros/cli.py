@@ -39,6 +39,7 @@ COMMANDS = {
     "evaluate probe": Command("studies.probe", "classify labelled clips by a linear and an attentive probe"),
     "evaluate retrieval": Command("studies.retrieval", "find clips of the same label: R@1, R@5 and mAP"),
     "evaluate usefulness": Command("studies.usefulness", "measure the embeddings on held-out clips, beside controls"),
+    "evaluate areas": Command("studies.areas", "compare area attention with full attention, and bound its speed-up"),
     "train causal": Command("train.session", "adapt a bidirectional checkpoint to the cached step (LoRA)"),
     "train cache": Command("train.cache_command", "compute a frozen teacher's targets for views of clips, once"),
     "train student": Command("train.student_command", "train a small encoder of your own on cached targets"),

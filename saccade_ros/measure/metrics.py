@@ -1,4 +1,4 @@
-"""Centred cosine, the one measure of how alike embeddings are; summaries, and the uncertainty of a mean."""
+"""Centred cosine, the one measure of how alike embeddings are; linear CKA; summaries, and the uncertainty of a mean."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -64,6 +64,17 @@ def _directions(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     directions: npt.NDArray[np.float64] = vectors / np.where(lengths > 0, lengths, 1.0)
     return directions
+
+
+def linear_cka(features: npt.NDArray[Any], reference: npt.NDArray[Any]) -> float:
+    """Compute the linear CKA of two representations of the same N things: (N, D), (N, E) -> 0..1, in float64.
+
+    1 if one is the other up to a rotation and a scale. Kornblith et al. 2019, "Similarity of neural network
+    representations revisited", equation for the linear kernel. A representation that is constant reads 0.
+    """
+    ours, theirs = (part.astype(np.float64) - part.mean(axis=0, dtype=np.float64) for part in (features, reference))
+    scale = np.linalg.norm(ours.T @ ours) * np.linalg.norm(theirs.T @ theirs)
+    return float(np.square(ours.T @ theirs).sum() / scale) if scale else 0.0
 
 
 class Interval(NamedTuple):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saccade_ros.measure.metrics import bootstrap, centred_cosine, cosine_table, summarize
+from saccade_ros.measure.metrics import bootstrap, centred_cosine, cosine_table, linear_cka, summarize
 
 
 def test_cosine_is_taken_after_the_mean_of_the_reference():
@@ -62,3 +62,20 @@ def test_bootstrap_resamples_whole_groups():
     assert 0.38 < alone.low < 0.45 < 0.55 < alone.high < 0.62  # 0.5 +- 1.96 * 0.05
     assert (by_group.low, by_group.high) == (0.0, 1.0)
     assert bootstrap(values, ["a"] * 100) == (0.5, 0.5, 0.5)
+
+
+def test_linear_cka_is_the_alignment_of_the_centred_similarity_matrices():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((30, 5)) + 3, rng.standard_normal((30, 7)) - 2
+    ours, theirs = ((part - part.mean(0)) @ (part - part.mean(0)).T for part in (x, y))  # (30, 30) each
+    assert linear_cka(x, y) == pytest.approx(
+        (ours * theirs).sum() / np.sqrt((ours * ours).sum() * (theirs * theirs).sum())
+    )
+    assert linear_cka(x, y) < 0.5
+
+
+def test_linear_cka_sees_neither_rotation_nor_scale_nor_shift():
+    rng = np.random.default_rng(1)
+    x, rotation = rng.standard_normal((40, 6)), np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    assert linear_cka(5 * x @ rotation + 2, x) == pytest.approx(1)
+    assert linear_cka(x, np.ones((40, 3))) == 0.0
