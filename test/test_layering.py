@@ -94,13 +94,13 @@ def test_what_runs_an_export_imports_no_torch_anywhere(name):
     imports = imports_of(PACKAGE / "backends" / f"{name}.py")
     assert not {module.split(".")[0] for module in imports} & {"torch", "transformers", "onnx", "safetensors"}
     of_encoder = {module.split(".")[2] for module in imports if module.startswith("saccade_ros.encoder.")}
-    assert of_encoder <= {"spec", "positions"}
+    assert of_encoder <= {"spec", "positions", "areas"}
 
 
 def test_sizes_and_positions_of_a_step_are_had_without_torch():
     """Whatever runs an export reads the encoder's own definition of them."""
     names = [f"saccade_ros.backends.{name}" for name in exported_backends()]
-    names += ["saccade_ros.encoder.spec", "saccade_ros.encoder.positions"]
+    names += [f"saccade_ros.encoder.{name}" for name in ("spec", "positions", "areas")]
     code = f"import sys, {', '.join(names)}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "onnx", "safetensors"} & set(loaded)

@@ -41,6 +41,7 @@ def exported_info(
         recompute=shape.recompute,
         patch_scale=model.patch_scale,
         merge=shape.merge,
+        areas=shape.areas.name,
         cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
         token_counts=token_counts,
     )
@@ -80,8 +81,8 @@ class ExportedState(ABC):
         """
         self._check(token_idx)
         tables = self._tables.at(self.count, token_idx)
-        outputs = self._run(self._planned(patches, token_idx), tables)
-        tokens = self._paint(outputs["tokens"], token_idx)  # (r, S, D)
+        outputs = self._run(self._planned(patches, tables), tables)
+        tokens = self._paint(outputs["tokens"], tables)  # (r, S, D)
         means = np.average(tokens[-tables.size :], axis=1, weights=outputs.get("sizes"))  # (m, D)
         if not np.isfinite(means).all():
             raise ArithmeticError("the encoder's output is NaN or infinite: check the weights and the input")
@@ -117,23 +118,18 @@ class ExportedState(ABC):
                 "window 1 or recompute above 1, is computed whole"
             )
 
-    def _planned(self, patches: Floats, token_idx: Indices | None) -> Floats:
-        """Patches of the rows to compute: of the block (r*S, D), zeros for what is not there yet, or of M tokens."""
-        if token_idx is not None:
-            return patches[token_idx]
+    def _planned(self, patches: Floats, tables: StepTables) -> Floats:
+        """Patches of the rows to compute, of the block with zeros for what is not there yet: (M, D)."""
         recomputed = self.shape.recompute - 1
         kept = list(self._block)[-recomputed:] if recomputed else []
         missing = [np.zeros_like(patches)] * (recomputed - len(kept))
-        block: Floats = np.concatenate([*missing, *kept, patches])
-        return block
+        return tables.rows_of(np.stack([*missing, *kept, patches]))
 
-    def _paint(self, rows: Floats, token_idx: Indices | None) -> Floats:
-        """Complete the computed rows (r*S, D) or (M, D) to whole tubelets, which are memory of their own: (r, S, D)."""
+    def _paint(self, rows: Floats, tables: StepTables) -> Floats:
+        """Complete the computed rows (M, D) to whole tubelets, which are memory of their own: (r, S, D)."""
         tokens: Floats = self._tokens.copy()
-        if token_idx is None:
-            tokens[...] = rows.reshape(tokens.shape)
-        else:
-            tokens[0, token_idx] = rows
+        token_idx = tables.token_idx[: tokens.shape[1]]  # (M / r,), in merged steps those that are left
+        tokens[:, token_idx] = rows.reshape(len(tokens), -1, rows.shape[-1])  # (r, M / r, D)
         return tokens
 
     def _pooled(self, newest: Vector) -> Vector:
@@ -158,5 +154,6 @@ def step_feeds(shape: StepShape, tables: StepTables, patches: Floats) -> dict[st
     feeds: dict[str, npt.NDArray[Any]] = {"patches": patches[None], "slots": tables.slots[:, None]}
     if shape.can_be_sparse:
         feeds |= {"previous_slot": np.array([tables.previous_slot]), "select": tables.select[None]}
+        feeds |= {"area_counts": tables.area_counts} if shape.areas.are_on else {}
     names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
     return feeds | {name: getattr(tables, name)[None] for name in names}

@@ -71,7 +71,7 @@ class Manifest:
     Attributes:
         folder: the one it was read from; its files lie below.
         spec: sizes of the encoder.
-        shape: window, recompute and batch of the step.
+        shape: window, recompute, batch and areas of the step, as StepShape names them.
         artifacts: preferred first.
         refused: what was made and not kept, with the figures.
         files: path to SHA-256 and size of every file.
@@ -94,6 +94,14 @@ class Manifest:
         """Sizes of the step."""
         return StepShape(self.spec, **self.shape)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings of EncoderConfig that the step was exported for, by name."""
+        shape = self.shape
+        area_grid = f"{shape['area_rows']}x{shape['area_columns']}"
+        fixed = {name: shape[name] for name in ("window", "recompute", "merge", "area_layers")}
+        return {**fixed, "area_grid": area_grid}
+
     def pick(self, runtime: str, precision: str) -> Artifact:
         """The artifact for a runtime; of several, the first, or the one of this precision.
 
@@ -111,13 +119,12 @@ class Manifest:
         )
 
     def check_fit(self, encoder: EncoderConfig) -> None:
-        """Raise ManifestError unless the export can do what is asked: window, recompute, merge, pooling, one stream."""
-        for name in ("window", "recompute", "merge"):
-            wanted = getattr(encoder, name)
-            if self.shape[name] != wanted:
+        """Raise ManifestError unless the export can do what is asked: step, pooling, one stream a call."""
+        for name, has in self.settings.items():
+            if (wanted := getattr(encoder, name)) != has:
                 raise ManifestError(
-                    f"encoder.{name} is {wanted}, but {self.folder} was exported for {self.shape[name]}: "
-                    f"set encoder.{name} to {self.shape[name]}, or export again with --{name} {wanted}"
+                    f"encoder.{name} is {wanted}, but {self.folder} was exported for {has}: set encoder.{name} to "
+                    f"{has}, or export again with --{name.replace('_', '-')} {wanted}"
                 )
         if encoder.pooling == "probe":
             raise ManifestError(
@@ -277,10 +284,9 @@ def _spec(entry: Mapping[str, Any]) -> ModelSpec:
 
 
 def _shape(entry: Mapping[str, Any], spec: ModelSpec) -> dict[str, int]:
-    least = {"window": 1, "recompute": 1, "batch": 1, "merge": 0}
+    least = {"window": 1, "recompute": 1, "batch": 1, "merge": 0, "area_rows": 1, "area_columns": 1, "area_layers": 0}
     sizes = {name: _size(name, entry[name], least[name]) for name in least}
-    spec.check_window(sizes["window"], sizes["recompute"])
-    spec.check_merge(sizes["merge"], sizes["recompute"])
+    StepShape(spec, **sizes)  # refuses what does not suit the encoder
     return sizes
 
 

@@ -16,11 +16,13 @@ With token merging the graph knows where its tokens are, so that tables have one
 and the validity channel of a key says how many patches it stands for, by the logarithm that attention adds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.positions import Indices, StepIndices, depth_angles, head_parts, patch_angles
 from saccade_ros.encoder.spec import ModelSpec
 
@@ -41,9 +43,10 @@ class StepShape:
         recompute: newest tubelets that each step recomputes (r).
         batch: streams per call (B).
         merge: tokens that each layer merges; every layer then has its own number of them, and no step is sparse.
+        area_rows, area_columns, area_layers: areas that the first layers attend by (encoder/areas.py), G in all.
 
     Raises:
-        ValueError: window, recompute or merge does not suit the encoder.
+        ValueError: window, recompute, merge or areas do not suit the encoder, or merge and areas each other.
     """
 
     spec: ModelSpec
@@ -51,10 +54,25 @@ class StepShape:
     recompute: int = 1
     batch: int = 1
     merge: int = 0
+    area_rows: int = 1
+    area_columns: int = 1
+    area_layers: int = 0
 
     def __post_init__(self) -> None:
         self.spec.check_window(self.window, self.recompute)
         self.spec.check_merge(self.merge, self.recompute)
+        if self.areas.are_on and self.merge:
+            raise ValueError(f"merge {self.merge} with {self.areas.name}: merged tokens have no area; turn one off")
+
+    @cached_property
+    def areas(self) -> Areas:
+        """Areas of the step: the order of the rows that it computes of a tubelet, and of the tokens in a slot."""
+        return Areas.of(self.spec, self.area_rows, self.area_columns, self.area_layers)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The arguments that this was made of but the spec, by name."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "spec"}
 
     @property
     def rows(self) -> int:
@@ -124,8 +142,10 @@ class StepTables:
     Attributes:
         slots: slot of each tubelet of the block, oldest first: (r,) int64.
         previous_slot: slot of the tubelet before the newest one.
-        select: of each token j of a tubelet, j where a sparse step keeps the previous tubelet's key and value, else S +
-            its row among the computed ones: (S,) int64.
+        token_idx: token of each row of a tubelet, in area order: (M / r,).
+        area_counts: rows of a tubelet in each area: (G,) int64.
+        select: of each place j in a slot, j where a sparse step keeps the previous tubelet's key and value, else S +
+            the row among the computed ones: (S,) int64.
         query_cos, query_sin, key_cos, key_sin: factors of a row's channels, and of their pair partners: (M, K), M = r*S
             in a dense step.
         key_offset: INVALID in the validity channel of rows that stand for no tubelet (young streams): (M, K).
@@ -134,6 +154,8 @@ class StepTables:
 
     slots: Indices
     previous_slot: int
+    token_idx: Indices
+    area_counts: Indices
     select: Indices
     query_cos: Floats
     query_sin: Floats
@@ -141,6 +163,11 @@ class StepTables:
     key_sin: Floats
     key_offset: Floats
     size: int
+
+    def rows_of(self, tubelets: Floats) -> Floats:
+        """Pick the rows that the step computes of its block's tubelets: (r, S, D) -> (M, D)."""
+        rows: Floats = tubelets[:, self.token_idx].reshape(-1, tubelets.shape[-1])  # (M, D)
+        return rows
 
 
 class WindowTables:
@@ -165,17 +192,20 @@ class WindowTables:
             token_idx: tokens of a sparse step, (M,) ascending; None computes all.
         """
         shape, step = self.shape, StepIndices(count, self.shape.window, self.shape.recompute)
-        tokens = np.arange(len(self._cos)) if token_idx is None else token_idx  # (S,) or (M,)
+        tokens = shape.areas.token_idx if token_idx is None else shape.areas.arrange(token_idx)  # (S,) or (M,)
+        row_idx = np.arange(1) if shape.merge else tokens  # of the tables, (M / r,)
         block_idx = np.where(step.block_mask, step.block_idx, 0)  # (r,); rows of no tubelet only have to be finite
-        query_cos, query_sin = self._query_factors(step.positions(block_idx), step.shift, tokens)  # (M, K)
-        key_cos, key_sin = self._key_factors(block_idx, tokens)  # (M, K)
-        offset = np.zeros((shape.recompute, len(tokens), shape.key_width), np.float32)
+        query_cos, query_sin = self._query_factors(step.positions(block_idx), step.shift, row_idx)  # (M, K)
+        key_cos, key_sin = self._key_factors(block_idx, row_idx)  # (M, K)
+        offset = np.zeros((shape.recompute, len(row_idx), shape.key_width), np.float32)
         offset[~step.block_mask, :, shape.validity] = INVALID
         select = np.arange(shape.spec.tokens)  # (S,)
-        select[tokens] = shape.spec.tokens + np.arange(len(tokens))
+        select[shape.areas.place_idx[tokens]] = shape.spec.tokens + np.arange(len(tokens))
         return StepTables(
             slots=step.slots(step.block_idx),
             previous_slot=step.slots(step.newest - 1),
+            token_idx=tokens,
+            area_counts=np.array(shape.areas.counts(tokens)),
             select=select,
             query_cos=query_cos,
             query_sin=query_sin,

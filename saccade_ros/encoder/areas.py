@@ -30,13 +30,13 @@ class Areas:
         layers: the first layers of the encoder that attend by area; 0 where areas are off.
         token_idx: tokens in area order, ascending within an area: (S,).
         bounds: place in area order at which each area begins, and S: (G + 1,).
-        name: what tells embeddings of these areas from others; empty where areas are off.
+        grid: rows and columns of areas.
     """
 
     layers: int
     token_idx: Indices
     bounds: Indices
-    name: str = ""
+    grid: tuple[int, int] = (1, 1)
 
     @classmethod
     def whole(cls, spec: ModelSpec) -> "Areas":
@@ -64,7 +64,7 @@ class Areas:
         area = _bands(spec.grid, rows)[:, None] * columns + _bands(spec.grid, columns)  # (g, g)
         sizes = np.bincount(area.ravel(), minlength=rows * columns)  # (G,)
         bounds = np.concatenate(([0], np.cumsum(sizes)))  # (G + 1,)
-        return cls(layers, np.argsort(area.ravel(), kind="stable"), bounds, f"areas-{rows}x{columns}-{layers}")
+        return cls(layers, np.argsort(area.ravel(), kind="stable"), bounds, (rows, columns))
 
     @property
     def are_on(self) -> bool:
@@ -72,9 +72,25 @@ class Areas:
         return self.layers > 0
 
     @property
+    def name(self) -> str:
+        """What tells embeddings of these areas from others; empty where areas are off."""
+        return f"areas-{self.grid[0]}x{self.grid[1]}-{self.layers}" if self.are_on else ""
+
+    @property
+    def number(self) -> int:
+        """Number of areas (G)."""
+        return len(self.bounds) - 1
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of tokens of each area: G numbers."""
+        sizes: list[int] = np.diff(self.bounds).tolist()
+        return sizes
+
+    @property
     def are_equal(self) -> bool:
         """True if all areas have the same number of tokens."""
-        return len(set(np.diff(self.bounds).tolist())) == 1
+        return len(set(self.sizes)) == 1
 
     @property
     def place_idx(self) -> Indices:
@@ -95,7 +111,7 @@ class Areas:
     def counts(self, token_idx: Indices) -> tuple[int, ...]:
         """Count the tokens of each area among some: (M,) -> G numbers."""
         area_idx = np.searchsorted(self.bounds, self.place_idx[token_idx], side="right") - 1  # (M,)
-        return tuple(np.bincount(area_idx, minlength=len(self.bounds) - 1).tolist())
+        return tuple(np.bincount(area_idx, minlength=self.number).tolist())
 
     def slices_of(self, token_idx: Indices) -> list[slice]:
         """List the places of each area's tokens among some in area order: (M,) -> G slices."""

@@ -18,6 +18,7 @@ from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo, describ
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
 from saccade_ros.backends.window import WindowTables
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
+from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
 from saccade_ros.export.onnx_graph import Contract
@@ -52,6 +53,8 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
     loaded = load_encoder(
         options.model, options.window, options.recompute, options.seed, adapter=options.adapter, merge=options.merge
     )
+    areas = EncoderConfig(area_grid=options.area_grid).area_shape
+    loaded.encoder.attend_by_area(Areas.of(loaded.encoder.spec, *areas, options.area_layers))
     with whole_folder(options.out, is_ours=lambda folder: is_export(str(folder))) as folder:
         manifest = _Export(options, loaded, folder, progress).run()
         manifest.save()
@@ -204,10 +207,12 @@ class _Export:
 
     def _feeds(self, step: Path) -> Iterator[dict[str, Any]]:
         """Inputs of each step on the calibration clip, the ring as it was before."""
-        state, block = self._onnx_state(step), np.zeros((self._shape.rows, self._shape.spec.width), np.float32)
+        spec, state = self._shape.spec, self._onnx_state(step)
+        block = np.zeros((self._shape.recompute, spec.tokens, spec.width), np.float32)
         for count, patches in enumerate(self._calibration.patches):
-            block = np.concatenate([block[self._shape.spec.tokens :], patches])
-            feeds = step_feeds(self._shape, self._tables.at(count), block)
+            block = np.concatenate([block[1:], patches[None]])
+            tables = self._tables.at(count)
+            feeds = step_feeds(self._shape, tables, tables.rows_of(block))
             yield feeds | state.ring()
             state.step(patches)
 
@@ -226,12 +231,7 @@ class _Export:
             machine=describe_machine(),
             model=model,
             spec=shape.spec,
-            shape={
-                "window": shape.window,
-                "recompute": shape.recompute,
-                "batch": self._options.batch,
-                "merge": shape.merge,
-            },
+            shape=replace(shape, batch=self._options.batch).sizes,
             artifacts=tuple(artifacts),
             refused=tuple(self._refused),
             files=describe_files(self._folder),

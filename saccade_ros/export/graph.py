@@ -11,13 +11,15 @@ one row for all tokens, and each layer's S is the number that it attends with (m
     previous_slot (B,), select (B, S)           where sparse steps can be: slot of the previous tubelet; of each token j
                                                 of the new one, j where it keeps the previous one's key and value, else
                                                 S + its row among the computed ones
+    area_counts (G,)                            where sparse steps can be and layers attend by area: rows of each area
     keys_i (B, A, W*S, K), values_i (B, A, W*S, E)      the ring, of each layer; invalid slots say so themselves
 ->  tokens (B, M, D)                            after the final norm; a tubelet's embedding is the mean of its S
     sizes (B, M)                                where tokens merge: patches that each stands for; weights of that mean
 
-Streams that compute fewer tokens than others of a batch fill up with rows of zeros: what no `select` names is attended
-to by nobody. Keys and values have the precision of the graph, all else is fp32. The block's come by one of two
-contracts:
+With areas (encoder/areas.py) rows and slots are in area order, and attention splits both at the bounds of the areas.
+Streams that compute fewer tokens than others of a batch fill up with rows of zeros, with areas each of them by itself:
+what no `select` names is attended to by nobody. Keys and values have the precision of the graph, all else is fp32. The
+block's come by one of two contracts:
 
     host     keys_new_i, values_new_i (B, A, r*S, .): the caller writes them into its slots. Plain operators only.
     scatter  keys_out_i, values_out_i: the ring itself, updated by TensorScatter. Bind the input's own buffer as the
@@ -39,6 +41,7 @@ from onnx import TensorProto, helper
 from saccade_ros.backends.window import ROWS, StepShape
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.positions import depth_angles, head_parts, pair_partners
+from saccade_ros.export.area_attention import AreaAttention
 from saccade_ros.export.merged_rows import TABLES, MergedRows, PlainRows, Rows
 from saccade_ros.export.onnx_graph import Contract, OnnxGraph
 
@@ -52,7 +55,8 @@ class ExportError(ValueError):
 
 def step_shape(encoder: StreamingEncoder, batch: int = 1) -> StepShape:
     """Read the static sizes of an encoder's step."""
-    return StepShape(encoder.spec, encoder.window, encoder.recompute, batch, encoder.merging.merge)
+    areas, merge = encoder.areas, encoder.merging.merge
+    return StepShape(encoder.spec, encoder.window, encoder.recompute, batch, merge, *areas.grid, areas.layers)
 
 
 def linear_nodes(depth: int) -> list[str]:
@@ -134,7 +138,10 @@ def build_step(
 def step_inputs(shape: StepShape, cached: int = TensorProto.FLOAT, steps: Steps = "any") -> list[onnx.ValueInfoProto]:
     """Names, types and shapes of a step's inputs."""
     rows = [shape.batch, shape.rows if steps == "dense" else ROWS]
-    kept = [("previous_slot", [shape.batch]), ("select", [shape.batch, shape.spec.tokens])] * (steps != "dense")
+    kept: list[tuple[str, list[int]]] = []
+    if steps != "dense":
+        kept += [("previous_slot", [shape.batch]), ("select", [shape.batch, shape.spec.tokens])]
+        kept += [("area_counts", [shape.areas.number])] * shape.areas.are_on
     tables = [*TABLES, *["key_offset"] * (shape.recompute > 1)]
     table_rows = [shape.batch, shape.table_rows if steps == "dense" else ROWS]
     ring = [(f"keys_{i}", shape.keys(i)) for i in range(shape.spec.depth)]
@@ -193,6 +200,7 @@ class _StepBuilder:
         self._tables: dict[str, str] = {}  # of the present layer
         counts = dict.fromkeys(shape.counts[:-1])
         self._slots = {count: [self._slot(j, count) for j in range(shape.recompute)] for count in counts}
+        self._attend_by_area = AreaAttention(shape, graph, self._attend, rows_vary=steps != "dense")
         self._fill = {"any": self._fill_any, "dense": self._fill_whole, "sparse": self._fill_some}[steps]
         if steps != "dense":
             self._prepare_sparse_steps()
@@ -227,12 +235,19 @@ class _StepBuilder:
         add, shape = self._graph.add, self._shape
         query = add("Add", self._rotate(self._heads(query), "query"), self._query_validity)  # (B, A, M, K)
         keys, values = self._cache(i, key, value)  # (B, A, W*S, K or E)
-        # Not the Attention operator: TensorRT's wants values as wide as keys, and ONNX Runtime's is no faster. The
-        # scale is in the query's tables.
-        scores = add("MatMul", query, add("Transpose", keys, perm=[0, 1, 3, 2]))  # (B, A, M, W*S)
-        out = add("MatMul", add("Softmax", scores, axis=-1), values)  # (B, A, M, E)
+        out = (self._attend_by_area if i < shape.areas.layers else self._attend)(query, keys, values)  # (B, A, M, E)
         joined = self._graph.reshape(add("Transpose", out, perm=[0, 2, 1, 3]), shape.batch, -1, self._spec.width)
         return self._linear(f"layer{i}.proj", f"layers.{i}.attention.proj", joined)
+
+    def _attend(self, query: str, keys: str, values: str) -> str:
+        """Attend to N keys, those of the ring or of an area: (B, A, M, K), (B, A, N, K), (B, A, N, E) -> (B, A, M, E).
+
+        Not the Attention operator: TensorRT's wants values as wide as keys, and ONNX Runtime's is no faster. The scale
+        is in the query's tables.
+        """
+        add = self._graph.add
+        scores = add("MatMul", query, add("Transpose", keys, perm=[0, 1, 3, 2]))  # (B, A, M, N)
+        return add("MatMul", add("Softmax", scores, axis=-1), values)
 
     def _projections(self, i: int, x: str) -> list[str]:
         """Queries, keys and values of the rows, (B, M, D) each."""

@@ -31,10 +31,14 @@ class OnnxGraph:
         self.nodes.append(helper.make_node(operator, inputs, [output], name or f"n_{output}", **attributes))
         return output
 
-    def split(self, x: str, *sizes: int) -> list[str]:
-        """Add a Split of the last axis into parts of these sizes."""
-        parts = [self._new_name() for _ in sizes]
-        self.nodes.append(helper.make_node("Split", [x, self.ints(*sizes)], parts, f"n_{parts[0]}", axis=-1))
+    def split(self, x: str, *sizes: int, axis: int = -1) -> list[str]:
+        """Add a Split of an axis into parts of these sizes."""
+        return self.split_by(x, self.ints(*sizes), len(sizes), axis)
+
+    def split_by(self, x: str, sizes: str, count: int, axis: int) -> list[str]:
+        """Add a Split of an axis into so many parts, of sizes that are known when the graph runs."""
+        parts = [self._new_name() for _ in range(count)]
+        self.nodes.append(helper.make_node("Split", [x, sizes], parts, f"n_{parts[0]}", axis=axis))
         return parts
 
     def largest(self, x: str, number: int) -> str:

@@ -34,6 +34,8 @@ class ExportOptions(Settings):
     window: int = same_as(EncoderConfig, "window")
     recompute: int = same_as(EncoderConfig, "recompute")
     merge: int = same_as(EncoderConfig, "merge")
+    area_grid: str = same_as(EncoderConfig, "area_grid")
+    area_layers: int = same_as(EncoderConfig, "area_layers")
     batch: int = knob(1, "Streams per call. The encoder node takes 1.", at_least=1, at_most=1024)
     adapter: str = same_as(EncoderConfig, "adapter")
     seed: int = same_as(EncoderConfig, "seed")

@@ -65,13 +65,13 @@ def _models(encoder: StreamingEncoder, batch: int, contract: Contract, precision
     """Graphs of an artifact by role, and the numbers of rows that the engine is to compute where the graph has any.
 
     Dense steps have a graph of their own, which none of what sparse steps need slows down: a CUDA graph, which replays
-    the engine, cannot branch.
+    the engine, cannot branch. With areas there are dense steps only: the rows of each area vary with the plan.
     """
     models: list[_Model] = [
         ("embed_engine", lambda: build_embed(encoder), ()),
         ("engine", lambda: build_step(encoder, batch, contract, precision, "dense"), ()),
     ]
-    if step_shape(encoder).can_be_sparse:
+    if step_shape(encoder).can_be_sparse and not encoder.areas.are_on:
         few = token_buckets(encoder.spec.tokens)[:-1]
         models.append(("sparse_engine", lambda: build_step(encoder, batch, contract, precision, "sparse"), few))
     return models

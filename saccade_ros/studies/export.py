@@ -71,8 +71,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
 
 
 def _encoder(model: str, manifest: Manifest) -> EncoderConfig:
-    shape = manifest.step_shape
-    return EncoderConfig(model=model, window=shape.window, recompute=shape.recompute, merge=shape.merge)
+    return EncoderConfig(model=model, **manifest.settings)
 
 
 def _onnx_artifacts(manifest: Manifest) -> list[Artifact]:
@@ -113,6 +112,7 @@ def _parity(options: Options, manifest: Manifest, clip: str, progress: Progress)
     """Each ONNX artifact against torch fp32 over three windows of a clip."""
     settings, artifacts = _encoder(options.folder, manifest), _onnx_artifacts(manifest)
     encoder = load_encoder(options.model, settings.window, settings.recompute, merge=settings.merge).encoder
+    encoder.attend_by_area(manifest.step_shape.areas)
     tubelets = list(read_tubelets(clip, Config(), manifest.spec.input_size, 3 * settings.window))
     span = 1 / (len(artifacts) + 1)
     reference = compute_reference(encoder, Path(clip).name, tubelets, subrange(progress, 0.0, span))

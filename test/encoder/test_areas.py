@@ -139,7 +139,7 @@ def test_one_area_or_no_layers_is_off_to_the_bit(rows, columns, layers):
 
 
 def test_one_area_attended_to_as_an_area_is_full_attention():
-    one, clip = Areas(4, np.arange(64), np.array([0, 64]), "one"), random_clip(3 * WINDOW)
+    one, clip = Areas(4, np.arange(64), np.array([0, 64])), random_clip(3 * WINDOW)
     assert relative_error(run(make(one), clip), run(make(), clip)) <= 1e-5
     sparse = (plans() * 2)[: len(clip)]
     assert relative_error(run(make(one), clip, sparse), run(make(), clip, sparse)) <= 1e-5

@@ -56,6 +56,19 @@ def test_default_model_exports_as_any_checkpoint(options):
     assert (info.weights, info.weights_random) == (default_model.SOURCE, False)
 
 
+def test_areas_are_exported_and_their_embeddings_have_torchs_id(options):
+    kept = export(options(precisions=("fp32",), area_grid="3x2", area_layers=2), silent)
+    assert kept.pick("onnxruntime", "fp32").parity["held_out"]["max_relative_error"] <= 1e-4
+    encoder = EncoderConfig(model=str(kept.folder), window=3, area_grid="3x2", area_layers=2)
+    exported, torchs = (
+        load_backend(e, BackendConfig(threads=1)).info for e in (encoder, replace(encoder, model="tiny"))
+    )
+    assert exported.encoder_id == torchs.encoder_id
+    assert exported.encoder_id.endswith(":areas-3x2-2")
+    with pytest.raises(ManifestError, match=r"encoder.area_grid is 1x1, but .* was exported for 3x2: set"):
+        load_backend(replace(encoder, area_grid="1x1"), BackendConfig())
+
+
 def test_every_artifact_says_how_fast_it_was_and_against_what(manifest):
     for artifact in manifest.artifacts:
         assert {"torch_fp32", "step"} <= set(artifact.latency_ms)
@@ -295,6 +308,7 @@ def test_onnx_runtime_may_be_installed_as_another_package(monkeypatch):
     [
         ({"window": 4}, {}, "encoder.window is 4, but .* was exported for 3: set encoder.window to 3"),
         ({"recompute": 2}, {}, "encoder.recompute is 2, but .* was exported for 1"),
+        ({"area_layers": 2}, {}, "encoder.area_layers is 2, but .* for 0: .* export again with --area-layers 2"),
         ({}, {"precision": "bf16"}, "holds no onnxruntime artifact of precision bf16; it has onnxruntime"),
         ({}, {"name": "tensorrt"}, "holds no tensorrt artifact"),
         ({}, {"name": "torch"}, "is an exported folder: set backend.name to auto"),

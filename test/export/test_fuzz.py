@@ -161,6 +161,8 @@ def test_manifest_without_a_table_of_files_is_refused(manifest, tmp_path, files)
         ("shape", "window", 0),
         ("shape", "recompute", 4),
         ("shape", "batch", 2**40),
+        ("shape", "area_rows", 100),
+        ("shape", "area_layers", -1),
     ],
 )
 def test_manifest_of_an_impossible_step_is_refused(manifest, tmp_path, part, name, value):

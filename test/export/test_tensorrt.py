@@ -12,6 +12,7 @@ from saccade_ros.backends.tensorrt_backend import as_stored, open_state
 from saccade_ros.backends.tensorrt_engine import check_built_for, describe_tensorrt, load_tensorrt
 from saccade_ros.backends.window import INVALID
 from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.export import tensorrt_builder
 from saccade_ros.export.exporter import export
@@ -75,6 +76,13 @@ def test_merged_steps_build_without_a_gpu(trt, tmp_path, precision):
     encoder = load_encoder("tiny", 3, merge=8).encoder
     artifact = tensorrt_builder.build_artifact(encoder, 1, precision, tmp_path, silent)
     assert set(artifact.files) == {"embed_engine", "engine"}, "no engine of sparse steps"
+
+
+def test_areas_build_for_dense_steps_alone(trt, tmp_path):
+    encoder = load_encoder("tiny", 3).encoder
+    encoder.attend_by_area(Areas.of(encoder.spec, 3, 2, 2))
+    artifact = tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, silent)
+    assert set(artifact.files) == {"embed_engine", "engine"}
 
 
 def test_build_reports_and_stops_when_told(trt, tmp_path, monkeypatch):
