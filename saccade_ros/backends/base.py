@@ -96,6 +96,18 @@ class Embedded(NamedTuple):
     features: npt.NDArray[np.float32]
 
 
+class Movement(NamedTuple):
+    """Change that a sparse step made to the outputs of some tokens.
+
+    Attributes:
+        mean: mean over these tokens of their outputs' change, (dim,).
+        spread: root mean square distance of all the tubelet's outputs from their mean, a scale for its length.
+    """
+
+    mean: Vector
+    spread: float
+
+
 def token_buckets(tokens: int) -> tuple[int, ...]:
     """Numbers of tokens, of S, that a runtime computes which has to prepare each: an eighth, a quarter, half, all."""
     return tuple(-(-tokens * eighths // 8) for eighths in (1, 2, 4, 8))
@@ -117,11 +129,23 @@ class EncoderState(Protocol):
         ...
 
     def step(self, patches: Any, token_idx: npt.NDArray[np.int64] | None = None) -> Vector:
-        """Encode a tubelet: pooled embedding (dim,). On an exception the state is as before.
+        """Encode a tubelet: pooled embedding (dim,), not scaled. On an exception the state is as before.
 
         Args:
             token_idx: tokens to compute, (M,) ascending, M one of EncoderInfo.token_counts; the others stay as they
                 were computed last. None computes all, which a stream's first tubelet needs.
+        """
+        ...
+
+    def movement(self, token_idx: npt.NDArray[np.int64]) -> Movement:
+        """Tell how the last step changed the outputs of some tokens that it computed, (N,) of them, at least one."""
+        ...
+
+    def complete(self, patches: Any) -> Vector:
+        """Encode the tubelet of the last step, a sparse one, again, with all its tokens; on an exception it is lost.
+
+        Args:
+            patches: the same as that step's.
         """
         ...
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from saccade_ros.backends.base import EncoderInfo, unit
+from saccade_ros.backends.base import EncoderInfo, Movement
 from saccade_ros.backends.manifest import Artifact, Manifest
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables
 from saccade_ros.config import EncoderConfig
@@ -56,9 +56,10 @@ class ExportedState(ABC):
 
     def __init__(self, shape: StepShape, tables: WindowTables, encoder: EncoderConfig) -> None:
         self.shape, self._tables = shape, tables
-        self._pooling, self._normalize = encoder.pooling, encoder.normalize
+        self._pooling = encoder.pooling
         self._block: deque[Floats] = deque(maxlen=shape.recompute)
         self._tokens: Floats = np.zeros((shape.recompute, shape.counts[-1], shape.spec.width), np.float32)
+        self._tokens_before = self._tokens  # the same before the last step
         self._means = np.zeros((shape.window, shape.spec.width), np.float32)
         self.count = 0
 
@@ -87,25 +88,36 @@ class ExportedState(ABC):
         if not np.isfinite(means).all():
             raise ArithmeticError("the encoder's output is NaN or infinite: check the weights and the input")
         self._block.append(patches)
-        self._tokens = tokens
+        self._tokens_before, self._tokens = self._tokens, tokens
         self._means[tables.slots[-tables.size :]] = means
         self.count += 1
         return self._pooled(means[-1])
 
     def peek(self, patches: Floats) -> Vector:
         """See EncoderState. A step that is not counted: the next one writes the same slots first."""
-        count, block, tokens = self.count, self._block.copy(), self._tokens
+        kept = self.count, self._block.copy(), self._tokens, self._tokens_before
         try:
             return self.step(patches)
         finally:
-            self.count, self._block, self._tokens = count, block, tokens
+            self.count, self._block, self._tokens, self._tokens_before = kept
+
+    def movement(self, token_idx: Indices) -> Movement:
+        """See EncoderState."""
+        now, before = self._tokens[-1], self._tokens_before[-1]  # (S, D)
+        spread = np.sqrt(np.square(now - now.mean(axis=0)).sum(axis=1).mean())
+        return Movement((now[token_idx] - before[token_idx]).mean(axis=0), float(spread))
+
+    def complete(self, patches: Floats) -> Vector:
+        """See EncoderState."""
+        self.count, self._tokens = self.count - 1, self._tokens_before
+        return self.step(patches)
 
     def reset(self) -> None:
         """See EncoderState."""
         if self.count:
             self._empty_ring()
         self._block.clear()
-        self._tokens = np.zeros_like(self._tokens)
+        self._tokens = self._tokens_before = np.zeros_like(self._tokens)
         self.count = 0
 
     def _check(self, token_idx: Indices | None) -> None:
@@ -134,7 +146,8 @@ class ExportedState(ABC):
 
     def _pooled(self, newest: Vector) -> Vector:
         pooled = newest if self._pooling == "newest" else self._means[: self.fill].mean(axis=0)
-        return unit(pooled) if self._normalize else pooled.copy()
+        vector: Vector = pooled.copy()
+        return vector
 
     @abstractmethod
     def _run(self, patches: Floats, tables: StepTables) -> dict[str, Floats]:

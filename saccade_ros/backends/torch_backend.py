@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, token_buckets, unit
+from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, Movement, token_buckets
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
@@ -55,7 +55,6 @@ class TorchBackend:
         areas = Areas.of(self.spec, *encoder.area_shape, encoder.area_layers)
         prepared = loaded.encoder.attend_by_area(areas).prepare(device, DTYPES[precision], int8=precision == "int8")
         self._encoder = prepared
-        self._normalize = encoder.normalize
         self.head = _head(loaded.probe)
         self._new_pooling = _pooling(encoder.pooling, loaded.probe, self._encoder)
         self.info = EncoderInfo.of(
@@ -84,14 +83,14 @@ class TorchBackend:
 
     def new_state(self) -> "TorchState":
         """See Backend."""
-        return TorchState(self._encoder.new_ring(), _step(self._encoder), self._new_pooling(), self._normalize)
+        return TorchState(self._encoder.new_ring(), _step(self._encoder), self._new_pooling())
 
 
 class TorchState:
     """One stream's ring, stepped by the shared model."""
 
-    def __init__(self, ring: RingCache, step: Step, pooling: Pooling, normalize: bool) -> None:
-        self._ring, self._step, self._pooling, self._normalize = ring, step, pooling, normalize
+    def __init__(self, ring: RingCache, step: Step, pooling: Pooling) -> None:
+        self._ring, self._step, self._pooling = ring, step, pooling
 
     @property
     def fill(self) -> int:
@@ -108,7 +107,20 @@ class TorchState:
         newest = self._ring.count
         (output,) = self._step([patches], [self._ring], [token_idx])
         vector: Vector = self._pooling.pool(output, newest).float().cpu().numpy()
-        return unit(vector) if self._normalize else vector
+        return vector
+
+    def movement(self, token_idx: Indices) -> Movement:
+        """See EncoderState."""
+        now, before = self._ring.canvas.float(), self._ring.canvas_before.float()  # (S, D)
+        chosen_idx = torch.from_numpy(token_idx).to(now.device)
+        mean = (now - before)[chosen_idx].mean(dim=0)  # (D,)
+        spread = (now - now.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+        return Movement(mean.cpu().numpy(), float(spread))
+
+    def complete(self, patches: Tensor) -> Vector:
+        """See EncoderState."""
+        self._ring.step_back()
+        return self.step(patches)
 
     def peek(self, patches: Tensor) -> Vector:
         """See EncoderState."""
@@ -131,7 +143,7 @@ def _token_counts(encoder: StreamingEncoder) -> tuple[int, ...]:
     With areas on a GPU all of them: graphs would differ by the number in each area, too many to capture.
     """
     tokens, on_gpu = encoder.spec.tokens, encoder.device.type == "cuda"
-    if encoder.recompute > 1 or encoder.merging.merge or (on_gpu and encoder.areas.are_on):
+    if encoder.window == 1 or encoder.recompute > 1 or encoder.merging.merge or (on_gpu and encoder.areas.are_on):
         return (tokens,)
     return token_buckets(tokens) if on_gpu else ()
 

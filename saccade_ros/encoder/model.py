@@ -241,7 +241,7 @@ class StreamingEncoder(nn.Module):
         if not all(bool(torch.isfinite(output.window).all()) for output in outputs):
             raise NonFiniteError("the encoder's output is NaN or infinite: check the weights and the input")
         for ring, output in zip(rings, outputs, strict=True):
-            ring.canvas.copy_(output.tokens[-1])
+            ring.keep(output.tokens[-1])
             ring.advance()
         return outputs
 

@@ -71,6 +71,7 @@ class RingCache:
         self.patches = torch.zeros(recompute, spec.tokens, spec.width, device=device)  # fp32
         self.means = torch.zeros(window, spec.width, device=device, dtype=dtype)  # pooled outputs
         self.canvas = torch.zeros(counts[-1], spec.width, device=device, dtype=dtype)  # newest tubelet's outputs
+        self.canvas_before = torch.zeros_like(self.canvas)  # the same before the last step
         self.areas = areas or Areas.whole(spec)
         if self.areas.are_on:
             self.order = torch.from_numpy(self.areas.token_idx).to(device)  # (S,)
@@ -81,7 +82,7 @@ class RingCache:
     def bytes_needed(
         spec: ModelSpec, window: int, recompute: int, key_slot: tuple[int, ...], dtype: torch.dtype, merge: int = 0
     ) -> int:
-        """Memory of one stream's cache in bytes: L*W*A*(K + S*E) + W*D + S*D values, and r*S*D of fp32.
+        """Memory of one stream's cache in bytes: L*W*A*(K + S*E) + W*D + 2*S*D values, and r*S*D of fp32.
 
         K, a head's keys of one tubelet, is S*E; the AMX kernel pads E to 32, so that it is more for ViT-H, of width 80.
         With merging, each layer has its own number of tokens n for S (ModelSpec.token_counts), the canvas what the last
@@ -90,13 +91,13 @@ class RingCache:
         counts = spec.token_counts(merge)
         slots = sum(prod(_slot(key_slot, count, spec)) + count * spec.head_width for count in counts[:-1])
         sizes = sum(counts[:-1]) if merge else 0
-        values = window * (spec.heads * slots + sizes) + (window + counts[-1]) * spec.width
+        values = window * (spec.heads * slots + sizes) + (window + 2 * counts[-1]) * spec.width
         return values * dtype.itemsize + recompute * spec.tokens * spec.width * torch.float32.itemsize
 
     @property
     def nbytes(self) -> int:
         """Memory this cache holds, in bytes."""
-        return sum(t.nbytes for t in (*self._memory, *self.log_sizes, self.patches, self.means, self.canvas))
+        return sum(t.nbytes for t in (*self._memory, *self.log_sizes, self.patches, self.means, *self._canvases))
 
     @property
     def fill(self) -> int:
@@ -112,22 +113,37 @@ class RingCache:
         """Empty the ring. The memory stays; `count` says what of it is valid."""
         self.count = 0
 
+    def keep(self, tokens: Tensor) -> None:
+        """Keep the outputs of the newest tubelet, (S, D), beside those before it."""
+        self.canvas_before.copy_(self.canvas)
+        self.canvas.copy_(tokens)
+
     def advance(self) -> None:
         """Count one more encoded tubelet. Called in one place, at the end of a step that succeeded."""
         self.count += 1
 
+    def step_back(self) -> None:
+        """Undo the last step: the next one overwrites its slots before it reads them."""
+        self.canvas.copy_(self.canvas_before)
+        self.count -= 1
+
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Undo the steps made inside at its end: the next step overwrites their slots before it reads them.
+        """Undo the steps made inside at its end.
 
-        So no copy of the cache is needed, which for ViT-L is hundreds of megabytes.
+        No copy of the cache is needed for it, which for ViT-L is hundreds of megabytes.
         """
-        count, canvas = self.count, self.canvas.clone()
+        count, canvases = self.count, [canvas.clone() for canvas in self._canvases]
         try:
             yield
         finally:
             self.count = count
-            self.canvas.copy_(canvas)
+            for canvas, kept in zip(self._canvases, canvases, strict=True):
+                canvas.copy_(kept)
+
+    @property
+    def _canvases(self) -> tuple[Tensor, Tensor]:
+        return self.canvas, self.canvas_before
 
 
 def _slot(slot: tuple[int, ...], count: int, spec: ModelSpec) -> tuple[int, ...]:
@@ -161,18 +177,19 @@ class Block:
             rotary row and column, (n, 2), in fp32; merging.py sets them.
 
     Raises:
-        ValueError: a sparse step of an empty ring, or of one that recomputes more than the newest tubelet or merges.
+        ValueError: a sparse step of an empty ring, or of one that has one slot, or recomputes more than the newest
+            tubelet, or merges.
     """
 
     def __init__(self, ring: RingCache, token_idx: Indices | None = None) -> None:
         self.ring, self.is_sparse = ring, token_idx is not None
         self.size, self.fill = ring.next_step.size, ring.next_step.fill
         self.rows = self.size * ring.tokens if token_idx is None else len(token_idx)
-        if self.is_sparse and (ring.recompute > 1 or ring.merges or not ring.count):
+        if self.is_sparse and (ring.window == 1 or ring.recompute > 1 or ring.merges or not ring.count):
             raise ValueError(
-                f"{self.rows} of {ring.tokens} tokens are to be computed, after {ring.count} tubelets and with "
-                f"recompute {ring.recompute}: the first tubelet, and any with recompute above 1 or merging, is "
-                "computed whole"
+                f"{self.rows} of {ring.tokens} tokens are to be computed, after {ring.count} tubelets, with window "
+                f"{ring.window} and recompute {ring.recompute}: the first tubelet, and any with window 1 (whose only "
+                "slot would be copied onto itself), recompute above 1 or merging, is computed whole"
             )
         self.rotations: tuple[Tensor, ...] = ()
         self.sizes = self.places = torch.empty(0)

@@ -214,7 +214,7 @@ def test_streams_of_different_age_share_a_batch():
 def test_memory_is_the_formula(merge, dtype):
     encoder = load(merge).prepare(CPU, dtype)
     counts, kept = TINY.token_counts(merge)[:-1], TINY.token_counts(merge)[-1]
-    values = sum(3 * count * (2 * 192 + 1) for count in counts) + (3 + kept) * 192
+    values = sum(3 * count * (2 * 192 + 1) for count in counts) + (3 + 2 * kept) * 192
     assert encoder.new_ring().nbytes == encoder.cache_bytes == dtype.itemsize * values + 4 * 64 * 192
 
 

@@ -19,8 +19,8 @@ def test_memory_is_the_formula(window, recompute, dtype):
 
 
 def test_memory_of_vitl_is_as_documented():
-    """L*W*A*2*S*E + (W + S)*D values and r*S*D of fp32: 24 layers, 8 tubelets of 256 tokens, 16 heads of 64."""
-    values, patches = 24 * 8 * 16 * 2 * 256 * 64 + (8 + 256) * 1024, 256 * 1024
+    """L*W*A*2*S*E + (W + 2*S)*D values and r*S*D of fp32: 24 layers, 8 tubelets of 256 tokens, 16 heads of 64."""
+    values, patches = 24 * 8 * 16 * 2 * 256 * 64 + (8 + 2 * 256) * 1024, 256 * 1024
     assert RingCache.bytes_needed(SIZES["vitl"], 8, 1, (256, 64), torch.bfloat16) == 2 * values + 4 * patches
 
 
