@@ -73,7 +73,8 @@ class GateConfig(Settings):
         0.2,
         "Novelty at or above which a tubelet is encoded. Novelty is the relative change since the last encoded "
         "tubelet, compensated for illumination and noise; 0 = identical. A tau of 0 encodes everything. "
-        "`saccade calibrate` finds the value for a fidelity.",
+        "`saccade calibrate` finds the value for a fidelity. With tokens.select, a fixed tau decides on events alone: "
+        "the tokens that changed are computed whatever it is.",
         at_least=0.0,
         at_most=10.0,
         live=True,
@@ -112,7 +113,11 @@ class GateConfig(Settings):
         choices=("fixed", "budget"),
     )
     budget_fraction: float = knob(
-        0.25, "Budget mode: fraction of the tubelets to encode.", at_least=0.001, at_most=1.0, live=True
+        0.25,
+        "Budget mode: fraction of all tokens to compute; with tokens.select all, of the tubelets to encode.",
+        at_least=0.001,
+        at_most=1.0,
+        live=True,
     )
     budget_hz: float = knob(
         0.0,
@@ -152,6 +157,49 @@ class GateConfig(Settings):
             raise ConfigError(
                 f"gate.tau_min is {self.tau_min}, more than gate.tau_max {self.tau_max}: lower one or raise the other"
             )
+
+
+@dataclass(frozen=True)
+class TokensConfig(Settings):
+    """Choice of the tokens that are computed in an encoded tubelet; the others stay as they were computed last."""
+
+    prefix: ClassVar[str] = "tokens"
+
+    select: str = knob(
+        "changed",
+        "Tokens to compute: 'all' of them; 'changed', the fewest that leave no more change than tokens.threshold; "
+        "'ratio', the tokens.ratio most changed; 'error', the fewest that show the picture within tokens.psnr_db.",
+        choices=("all", "changed", "ratio", "error"),
+    )
+    threshold: float = knob(
+        0.021,
+        "Select 'changed': mean relative change, over all patches, of those that are not computed.",
+        at_least=0.0,
+        at_most=10.0,
+        live=True,
+    )
+    ratio: float = knob(0.25, "Select 'ratio': share of the tokens to compute.", at_least=0.001, at_most=1.0, live=True)
+    psnr_db: float = knob(
+        30.0,
+        "Select 'error': peak signal-to-noise ratio in dB of the picture that the computed patches make up.",
+        at_least=1.0,
+        at_most=100.0,
+        live=True,
+    )
+    max_age_s: float = knob(
+        10.0,
+        "Seconds of header time after which a token is computed even if nothing changed. 0 never.",
+        at_least=0.0,
+        at_most=86400.0,
+        live=True,
+    )
+    dilate: int = knob(
+        0,
+        "Patches around a changed one that are computed with it, in each direction.",
+        at_least=0,
+        at_most=64,
+        live=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -313,6 +361,7 @@ class Config:
     stream: StreamConfig = StreamConfig()
     vision: VisionConfig = VisionConfig()
     gate: GateConfig = GateConfig()
+    tokens: TokensConfig = TokensConfig()
     encoder: EncoderConfig = EncoderConfig()
     backend: BackendConfig = BackendConfig()
     node: NodeConfig = NodeConfig()

@@ -1,4 +1,4 @@
-"""Values that flow through the pipeline: Frame -> Tubelet -> TokenPlan -> EmbeddingResult."""
+"""Values that flow through the pipeline: Frame -> Tubelet -> Observation -> TokenPlan -> EmbeddingResult."""
 
 import math
 import time
@@ -104,6 +104,20 @@ class TokenPlan:
         return cls(np.empty(0, np.int64), "")
 
 
+class Observation(NamedTuple):
+    """A tubelet as the stages of the plan see it.
+
+    Attributes:
+        features: patch embeddings, (S, D).
+        stamp_ns: of its newer frame, in nanoseconds.
+        pixels: what they are embedded from, (2, 3, size, size).
+    """
+
+    features: Features
+    stamp_ns: int
+    pixels: Pixels
+
+
 class View(NamedTuple):
     """The part of a camera's picture that the encoder sees, in pixels of that picture."""
 
@@ -121,6 +135,8 @@ class EmbeddingResult:
         vector: float32 (dim,). The fresh embedding, or the last one again if no token was computed.
         plan: the tokens that were computed, and why.
         tokens: how many the tubelet has (S), in a square grid.
+        tokens_computed: how many were computed for it, 0 when reused: M of the plan; S more where all followed, because
+            a sparse step could not stand (plan/context.py).
         novelty: change since the last encoded tubelet, 0 = identical; NaN where none could be measured
             (first tubelet of an epoch, or gate off).
         novelty_threshold: the tau it was compared with; NaN with the gate off.
@@ -142,6 +158,7 @@ class EmbeddingResult:
     vector: Vector
     plan: TokenPlan
     tokens: int
+    tokens_computed: int
     novelty: float
     novelty_threshold: float
     onset: bool
@@ -170,11 +187,6 @@ class EmbeddingResult:
     def reason(self) -> str:
         """Reason of the plan."""
         return self.plan.reason
-
-    @property
-    def tokens_computed(self) -> int:
-        """Number of tokens that were computed, M; 0 when not encoded."""
-        return self.plan.size
 
     @property
     def computed_mask(self) -> npt.NDArray[np.bool_]:

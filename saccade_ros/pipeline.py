@@ -16,19 +16,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from saccade_ros.backends import Backend, load_backend
-from saccade_ros.config import Config, ConfigError, GateConfig
-from saccade_ros.frames import EmbeddingResult, Figures, Frame, Picture, Tubelet, Vector
-from saccade_ros.heads import UNCLASSIFIED, Head, load_head
-from saccade_ros.plan.centre import decode_centre
+from saccade_ros.config import Config, ConfigError, GateConfig, TokensConfig
+from saccade_ros.encoding import Encoding
+from saccade_ros.frames import EmbeddingResult, Figures, Frame, Observation, Picture, Tubelet
+from saccade_ros.heads import Head, load_head
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
-from saccade_ros.plan.shadow import FidelityMonitor, is_shadowed
+from saccade_ros.plan.shadow import FidelityMonitor
 from saccade_ros.plan.stages import Planner, Stage
+from saccade_ros.plan.tokens import select_tokens
 from saccade_ros.vision.images import Convert, MalformedImage, check_image, convert_with_rosbags, decode_image
 from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.preprocess import tubelet_pixels, view_of
@@ -182,24 +182,19 @@ class Stream:
         published, encoded: tubelets emitted, and those of them that the encoder ran for.
         tokens, tokens_computed: of the tubelets emitted, all tokens, and those that the encoder computed.
         latency_ms: of the last embedding, from its newer frame received to emitted.
-        shadow: shadow evaluations of reused embeddings.
     """
-
-    _vector: Vector | None
 
     def __init__(self, pipeline: Pipeline, name: str, convert: Convert, stages: Sequence[Stage]) -> None:
         config, backend = pipeline.config, pipeline.backend
         self.name, self.intake = name, Intake(config, convert)
-        self._backend, self._head, self._fit = backend, pipeline.head, config.vision.fit
-        self._state = backend.new_state()
+        self._backend, self._fit = backend, config.vision.fit
+        self._encoding = Encoding(config, backend, pipeline.head)
+        response, info = patch_response(backend), backend.info
         self._gate: Gate = OpenGate(config.gate)
         if config.gate.enabled:
-            self._gate = SurpriseGate(config.gate, patch_response(backend))
-        self._planner = Planner((self._gate, *stages))
-        centre = decode_centre(config.gate.centre, backend.info.dim) if config.gate.centre else None
-        self.shadow = FidelityMonitor(centre)
-        self._skips = 0
-        self._skipped: Any = None  # patches of the last tubelet, if its embedding was reused
+            self._gate = SurpriseGate(config.gate, response, selects_tokens=config.tokens.select != "all")
+        self._selection = select_tokens(config.tokens, response, info.window, info.token_counts)
+        self._planner = Planner((self._gate, self._selection, *stages))
         self.published = self.encoded = 0
         self.tokens = self.tokens_computed = 0
         self.latency_ms = 0.0
@@ -272,24 +267,27 @@ class Stream:
         decode_ms = clock.lap_ms()
 
         patches, features = self._backend.embed(pixels)
-        plan = self._planner.propose(features, tubelet.stamp_ns)
+        seen = Observation(features, tubelet.stamp_ns, pixels)
+        plan = self._planner.propose(seen)
         gate_ms = clock.lap_ms()
 
+        encoding = self._encoding
         if plan.size:
-            self._step(patches, tubelet.stamp_ns)
+            plan = encoding.encode(patches, plan, len(features), self._selection.sample, tubelet.stamp_ns)
         else:
-            self._reuse(patches)
+            encoding.reuse(patches)
         encode_ms = clock.lap_ms() if plan.size else 0.0
-        self._planner.commit(features, tubelet.stamp_ns, plan)
-        self.shadow.record_age((tubelet.stamp_ns - self._encoded_stamp_ns) / 1e9)
+        self._planner.commit(seen, plan)
+        self.shadow.record_age((tubelet.stamp_ns - encoding.encoded_stamp_ns) / 1e9)
         gate_ms += clock.lap_ms()
 
-        assert self._vector is not None  # a gate that remembers nothing asks for a dense step
+        assert encoding.vector is not None  # a gate that remembers nothing asks for a dense step
         measured, grid = self._gate.measured, int(len(features) ** 0.5)
         return EmbeddingResult(
-            vector=self._vector,
+            vector=encoding.vector,
             plan=plan,
             tokens=len(features),
+            tokens_computed=encoding.tokens_computed,
             novelty=measured.novelty,
             novelty_threshold=measured.threshold,
             onset=self._gate.onset,
@@ -297,45 +295,34 @@ class Stream:
             view=view_of(newer.shape[0], newer.shape[1], size, self._fit),
             stamp_ns=tubelet.stamp_ns,
             frame_id=tubelet.frame_id,
-            encoded_stamp_ns=self._encoded_stamp_ns,
-            reuse_count=self._reuse_count,
+            encoded_stamp_ns=encoding.encoded_stamp_ns,
+            reuse_count=encoding.reuse_count,
             stream_epoch=tubelet.epoch,
             tubelet_index=tubelet.index,
-            window_fill=self._state.fill,
+            window_fill=encoding.fill,
             queue_ms=queue_ms,
             decode_ms=decode_ms,
             gate_ms=gate_ms,
             encode_ms=encode_ms,
-            label=self._classification.label,
-            score=self._classification.score,
+            label=encoding.classification.label,
+            score=encoding.classification.score,
         )
-
-    def _step(self, patches: Any, stamp_ns: int) -> None:
-        """Encode the tubelet; its embedding is the stream's from now on."""
-        self._vector = self._state.step(patches)
-        self._classification = self._head.classify(self._vector)
-        self._encoded_stamp_ns, self._reuse_count, self._skipped = stamp_ns, 0, None
-        self.shadow.record_fresh(self._vector)
-
-    def _reuse(self, patches: Any) -> None:
-        """Let the last embedding serve again; keep the patches for a shadow evaluation."""
-        self._reuse_count, self._skips, self._skipped = self._reuse_count + 1, self._skips + 1, patches
 
     def _begin(self, epoch: int) -> None:
         """Forget everything seen: an empty cache, and nothing to reuse."""
         self._epoch = epoch
-        self._state.reset()
+        self._encoding.reset()
         self._planner.reset()
-        self._vector = None
-        self._skipped = None
-        self._classification = UNCLASSIFIED
-        self._encoded_stamp_ns = 0
-        self._reuse_count = 0
+
+    @property
+    def shadow(self) -> FidelityMonitor:
+        """Shadow evaluations of reused embeddings."""
+        return self._encoding.shadow
 
     @property
     def shadow_due(self) -> bool:
         """True if the last tubelet was reused and gate.shadow_rate asks for its shadow evaluation."""
-        return self._skipped is not None and is_shadowed(self._skips, self._gate.config.shadow_rate)
+        return self._encoding.is_shadow_due(self._gate.config.shadow_rate)
 
     def evaluate_shadow(self) -> float:
         """Encode the tubelet that was just skipped, without a trace, and note how wrong reuse was.
@@ -348,12 +335,11 @@ class Stream:
         Raises:
             RuntimeError: no tubelet was skipped.
         """
-        if self._skipped is None or self._vector is None:
-            raise RuntimeError("no skipped tubelet to evaluate: ask shadow_due first")
-        clock = _StageClock()
-        patches, self._skipped = self._skipped, None
-        self.shadow.record_shadow(self._vector, self._state.peek(patches))
-        return clock.lap_ms()
+        return self._encoding.evaluate_shadow()
+
+    def set_tokens(self, config: TokensConfig) -> None:
+        """Use these settings of the token selection from the next tubelet on."""
+        self._selection.config = config
 
     def set_gate(self, config: GateConfig) -> None:
         """Use these thresholds from the next tubelet on."""

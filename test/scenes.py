@@ -4,16 +4,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from saccade_ros.config import BackendConfig, Config, EncoderConfig, StreamConfig
+from saccade_ros.config import BackendConfig, Config, EncoderConfig, StreamConfig, TokensConfig
 from saccade_ros.frames import Frame, Picture
 
 PERIOD_NS = 40_000_000  # a 25 Hz camera
 
 
 def tiny_config(**sections: object) -> Config:
-    """The tiny random model on every frame of a 25 Hz camera, window 3; one thread, so that bits can be compared."""
+    """The tiny random model on every frame of a 25 Hz camera, window 3; one thread, so that bits can be compared.
+
+    The gate decides alone: no token selection unless it is asked for.
+    """
     defaults = {
         "stream": StreamConfig(fps=0.0),
+        "tokens": TokensConfig(select="all"),
         "encoder": EncoderConfig(model="tiny", window=3),
         "backend": BackendConfig(threads=1),
     }

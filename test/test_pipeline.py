@@ -302,7 +302,7 @@ def test_facts_name_the_weights():
     assert info.weights.startswith("RANDOM")
     assert info.weights_random
     assert info.encoder_id == f"tiny-128:random-{info.weights_sha256[:12]}:fp32"
-    assert info.cache_bytes == 4 * (4 * 3 * 3 * 2 * 64 * 64 + 64 * 192 + 3 * 192)
+    assert info.cache_bytes == 4 * (4 * 3 * 3 * 2 * 64 * 64 + 3 * 64 * 192 + 3 * 192)
 
 
 def test_stamps_and_frame_id_pass_through_unchanged(gated):

@@ -1,7 +1,8 @@
-"""Surprise gate: the stage that plans all tokens of a tubelet or none.
+"""Surprise gate: the stage that keeps the plan of a tubelet, or plans nothing.
 
 A tubelet is compared with the last encoded one, not with the previous one, so that a pan or a change of illumination
-too slow to show in any single step adds up until the gate opens.
+too slow to show in any single step adds up until the gate opens. Where only some tokens were computed, each patch is
+compared with the picture in which it was computed last.
 """
 
 import math
@@ -9,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from saccade_ros.config import GateConfig
-from saccade_ros.frames import Features, Figures, PerPatch, TokenPlan
+from saccade_ros.frames import Figures, Observation, PerPatch, TokenPlan
 from saccade_ros.plan.drift import accumulate_drift, drifting_change
 from saccade_ros.plan.onset import OnsetDetector
 from saccade_ros.plan.reference import PatchReference, PatchResponse
@@ -49,10 +50,15 @@ class SurpriseGate:
     """Gate that opens for novelty of tau, for small changes that add up, and for an embedding that is max_skip_s old.
 
     It also opens when there is no embedding to reuse. The plan's reason is novelty, drift, stale or first.
+
+    Args:
+        selects_tokens: True if a token selection follows. It sees each patch, and plans nothing where none changed; so
+            a fixed tau then tells events, and the gate keeps the other plans as well, with reason change. Two
+            thresholds in a row would cost more fidelity than either. A budget is held by the gate all the same.
     """
 
-    def __init__(self, config: GateConfig, response: PatchResponse) -> None:
-        self.config = config
+    def __init__(self, config: GateConfig, response: PatchResponse, selects_tokens: bool = False) -> None:
+        self.config, self._selects_tokens = config, selects_tokens
         self._reference = PatchReference(response, config.top_fraction)
         self._threshold = choose_threshold(config)
         self._onsets = OnsetDetector()
@@ -68,14 +74,14 @@ class SurpriseGate:
         self._drift = self._drift_if_skipped = 0.0
         self._encoded_ns = 0
 
-    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+    def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         """Measure a tubelet; keep the plan, with the reason, or plan nothing.
 
         Raises:
             ValueError: the patches hold NaN or infinity.
         """
         config, tau = self.config, self._threshold.tau(self.config)
-        change = self._reference.measure(patches)
+        change = self._reference.measure(seen.features)
         if change is None:
             self.measured = Surprise(math.nan, tau, None)
             return replace(plan, reason="first")
@@ -86,18 +92,22 @@ class SurpriseGate:
             return replace(plan, reason="novelty")
         if config.drift_limit and self._drift_if_skipped >= config.drift_limit:
             return replace(plan, reason="drift")
-        if config.max_skip_s and stamp_ns - self._encoded_ns >= config.max_skip_s * 1e9:
+        if config.max_skip_s and seen.stamp_ns - self._encoded_ns >= config.max_skip_s * 1e9:
             return replace(plan, reason="stale")
+        if self._selects_tokens and config.mode == "fixed":
+            return replace(plan, reason="change")
         return TokenPlan.reuse()
 
-    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
-        """Remember the tubelet proposed last; the next ones are compared with it if it was encoded.
+    def commit(self, seen: Observation, plan: TokenPlan) -> None:
+        """Remember the tubelet proposed last; the next ones are compared with those of its patches that were computed.
+
+        The budget is in tokens: a tubelet of which a tenth is computed spends a tenth of an encode.
 
         An onset is judged by gate.tau in budget mode, too, so that an event means the same there.
         """
-        config, encoded = self.config, plan.size > 0
-        self._reference.commit(patches, encoded)
-        self._threshold.record(config, encoded, stamp_ns)
+        config, encoded, stamp_ns = self.config, plan.size > 0, seen.stamp_ns
+        self._reference.commit(seen.features, plan.token_idx)
+        self._threshold.record(config, plan.size / len(seen.features), stamp_ns)
         self._drift = 0.0 if encoded else self._drift_if_skipped
         if encoded:
             self._encoded_ns = stamp_ns
@@ -116,11 +126,11 @@ class OpenGate:
         self.measured = Surprise(math.nan, math.nan, None)
         self.onset = False
 
-    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+    def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         """Keep the plan."""
         return replace(plan, reason="open")
 
-    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+    def commit(self, seen: Observation, plan: TokenPlan) -> None:
         """Remember nothing."""
 
     def reset(self) -> None:

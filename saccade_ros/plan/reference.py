@@ -1,4 +1,4 @@
-"""Reference of one stream: its last encoded patches, which new ones are measured against.
+"""Reference of one stream: each patch as it was when it was computed last, which new ones are measured against.
 
 Everything lies in memory allocated once, so that measuring a tubelet is four passes over its patches.
 """
@@ -29,7 +29,7 @@ class PatchResponse(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Change of a tubelet against the last encoded one, beyond its noise.
+    """Change of a tubelet against its reference, beyond its noise.
 
     Attributes:
         patches: of each patch, compensated for illumination, (S,).
@@ -43,7 +43,7 @@ class Change(NamedTuple):
 
 
 class PatchReference:
-    """Last encoded patches of one stream, with the patches before the new ones and the estimate of their noise."""
+    """Patches of one stream as last computed, with the patches before the new ones and the estimate of their noise."""
 
     def __init__(self, response: PatchResponse, top_fraction: float) -> None:
         self._response, self._top_fraction = response, top_fraction
@@ -55,7 +55,7 @@ class PatchReference:
         self._noise: PerPatch | None = None
 
     def measure(self, patches: Features) -> Change | None:
-        """Compare with the last encoded patches; None if there are none. Changes nothing that is remembered.
+        """Compare with the patches as last computed; None if there are none. Changes nothing that is remembered.
 
         Raises:
             ValueError: the patches hold NaN or infinity.
@@ -79,24 +79,27 @@ class PatchReference:
     def _novelty(self, change: PerPatch, common: float) -> float:
         return combine(top_mean(change, self._top_fraction), common / float(self._scale.mean()))
 
-    def commit(self, patches: Features, encoded: bool) -> None:
-        """Learn the noise of these patches, and measure the next ones against them if they were encoded.
+    def commit(self, patches: Features, token_idx: npt.NDArray[np.int64]) -> None:
+        """Learn the noise of these patches, and measure the next ones against those that were computed, (M,).
 
         Raises:
-            ValueError: the first tubelet was not encoded.
+            ValueError: the first tubelet was not computed whole.
         """
-        if self._reference is not None:
-            self._learn_noise(patches)
-        elif encoded:
-            self._reference, self._centred, self._skipped, self._scratch = np.empty((4, *patches.shape), np.float32)
+        if self._reference is None:
+            if len(token_idx) < len(patches):
+                raise ValueError("no embedding to reuse yet: compute all of the first tubelet")
+            count = 1 + len(self._response.uniform)
+            self._reference, self._centred, self._previous, self._scratch = np.empty((4, *patches.shape), np.float32)
+            self._gram = np.empty((len(patches), count, count), np.float32)
             self._mean_weights = np.full(len(patches), 1 / len(patches), np.float32)
         else:
-            raise ValueError("no embedding to reuse yet: compute all of the first tubelet")
-        self._previous = self._reference if encoded else self._skipped
+            self._learn_noise(patches)
         np.copyto(self._previous, patches)
-        if encoded:
-            np.subtract(patches, self._response.grey, out=self._centred)
-            self._gram = illumination_gram(self._centred, self._response.uniform)
+        if len(token_idx):
+            rows = slice(None) if len(token_idx) == len(patches) else token_idx
+            self._reference[rows] = patches[rows]
+            self._centred[rows] = patches[rows] - self._response.grey
+            self._gram[rows] = illumination_gram(self._centred[rows], self._response.uniform)
             self._scale = patch_scale(self._gram[:, 0, 0], self._response.white)
 
     def _learn_noise(self, patches: Features) -> None:

@@ -8,17 +8,17 @@ from typing import Protocol
 
 import numpy as np
 
-from saccade_ros.frames import Features, Figures, TokenPlan
+from saccade_ros.frames import Figures, Observation, TokenPlan
 
 
 class Stage(Protocol):
     """One rule of one stream that removes tokens from a plan."""
 
-    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+    def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         """Narrow `plan` for this tubelet. Changes nothing that is remembered."""
         ...
 
-    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+    def commit(self, seen: Observation, plan: TokenPlan) -> None:
         """Remember the tubelet proposed last: its step succeeded.
 
         Args:
@@ -41,30 +41,26 @@ class Planner:
     def __init__(self, stages: tuple[Stage, ...]) -> None:
         self._stages = stages
 
-    def propose(self, patches: Features, stamp_ns: int) -> TokenPlan:
+    def propose(self, seen: Observation) -> TokenPlan:
         """Plan one tubelet, starting from all its tokens. Changes nothing that is remembered.
-
-        Args:
-            patches: patch embeddings, (S, D).
-            stamp_ns: of the tubelet's newer frame.
 
         Raises:
             RuntimeError: a stage added tokens to the plan it was given.
             ValueError: from a stage, the patches hold NaN or infinity.
         """
-        plan = TokenPlan.dense(len(patches), "dense")
+        plan = TokenPlan.dense(len(seen.features), "dense")
         for stage in self._stages:
-            narrowed = stage.propose(patches, stamp_ns, plan)
+            narrowed = stage.propose(seen, plan)
             if not _is_within(narrowed, plan):
                 name, added = type(stage).__name__, np.setdiff1d(narrowed.token_idx, plan.token_idx)
                 raise RuntimeError(f"{name} added tokens {added} to the plan it was given: it may only remove tokens")
             plan = narrowed
         return plan
 
-    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+    def commit(self, seen: Observation, plan: TokenPlan) -> None:
         """Let all stages remember the tubelet proposed last, of which the tokens of `plan` were computed."""
         for stage in self._stages:
-            stage.commit(patches, stamp_ns, plan)
+            stage.commit(seen, plan)
 
     def reset(self) -> None:
         """Forget the stream."""

@@ -1,9 +1,10 @@
 """Threshold of novelty: a fixed tau, or one that holds a budget of encodes.
 
 The budget's controller is an integral one on log tau: each encoded tubelet raises it, the encodes that the budget
-allows each tubelet lower it. Between two moments the encodes exceed the budget by exactly (change of log tau) / gain,
-as long as no clamp holds. So the gain follows from the promise: one e-fold of tau costs GIVE of the encodes of
-HORIZON_S seconds. The integrator is the clamped log tau itself; it cannot wind up beyond the clamps.
+allows each tubelet lower it. A sparse step spends the share of an encode that its tokens are of all. Between two
+moments the encodes exceed the budget by exactly (change of log tau) / gain, as long as no clamp holds. So the gain
+follows from the promise: one e-fold of tau costs GIVE of the encodes of HORIZON_S seconds. The integrator is the
+clamped log tau itself; it cannot wind up beyond the clamps.
 """
 
 import math
@@ -27,8 +28,8 @@ class Threshold(Protocol):
         """Give the value that the next tubelet's novelty is compared with."""
         ...
 
-    def record(self, config: GateConfig, encoded: bool, stamp_ns: int) -> None:
-        """Take note of a tubelet that was encoded or given the last embedding again."""
+    def record(self, config: GateConfig, spent: float, stamp_ns: int) -> None:
+        """Take note of a tubelet and of the share of its tokens that was computed: 0 for a reused embedding."""
         ...
 
     def restart(self) -> None:
@@ -47,7 +48,7 @@ class FixedTau:
         """Give gate.tau."""
         return config.tau
 
-    def record(self, config: GateConfig, encoded: bool, stamp_ns: int) -> None:
+    def record(self, config: GateConfig, spent: float, stamp_ns: int) -> None:
         """Note nothing."""
 
     def restart(self) -> None:
@@ -65,13 +66,13 @@ class BudgetTau:
         self._log_tau = math.log(max(config.tau, config.tau_min))
         self._period_s: float | None = None
         self._last_ns: int | None = None
-        self._recent: deque[tuple[int, bool, float]] = deque()  # stamp, encoded, encodes allowed; of HORIZON_S
+        self._recent: deque[tuple[int, float, float]] = deque()  # stamp, encodes spent and allowed; of HORIZON_S
 
     def tau(self, config: GateConfig) -> float:
         """Give the present tau, between gate.tau_min and gate.tau_max."""
         return min(max(math.exp(self._log_tau), config.tau_min), config.tau_max)
 
-    def record(self, config: GateConfig, encoded: bool, stamp_ns: int) -> None:
+    def record(self, config: GateConfig, spent: float, stamp_ns: int) -> None:
         """Move tau. The first tubelet of all, or one after a jump of time, only starts the clock."""
         elapsed_s = self._period_s or 0.0  # of a stream that started afresh
         if self._last_ns is not None:
@@ -83,9 +84,9 @@ class BudgetTau:
         period_s = self._period_s if self._period_s is not None else elapsed_s
         self._period_s = period_s + PERIOD_RATE * (elapsed_s - period_s)
         allowed = allowance(config, elapsed_s)
-        moved = math.log(self.tau(config)) + gain(config, self._period_s) * (encoded - allowed)
+        moved = math.log(self.tau(config)) + gain(config, self._period_s) * (spent - allowed)
         self._log_tau = min(max(moved, math.log(config.tau_min)), math.log(config.tau_max))
-        self._recent.append((stamp_ns, encoded, allowed))
+        self._recent.append((stamp_ns, spent, allowed))
         while stamp_ns - self._recent[0][0] >= HORIZON_S * 1e9:
             self._recent.popleft()
 
@@ -99,14 +100,14 @@ class BudgetTau:
         recent = tuple(self._recent)  # a snapshot: the encoding thread appends meanwhile
         tau, count = self.tau(config), len(recent)
         clamp = "tau_min" if tau <= config.tau_min else "tau_max" if tau >= config.tau_max else "none"
-        encoded, allowed = sum(r[1] for r in recent), sum(r[2] for r in recent)
+        spent, allowed = sum(r[1] for r in recent), sum(r[2] for r in recent)
         return {
             "mode": "budget",
             "tau": tau,
             "clamp": clamp,
-            "budget_encoded_fraction": encoded / count if count else 0.0,
+            "budget_encoded_fraction": spent / count if count else 0.0,
             "budget_allowed_fraction": allowed / count if count else 0.0,
-            "budget_use": encoded / allowed if allowed else 0.0,
+            "budget_use": spent / allowed if allowed else 0.0,
         }
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.config import GateConfig
-from saccade_ros.frames import TokenPlan
+from saccade_ros.frames import Observation, TokenPlan
 from saccade_ros.measure.metrics import centred_cosine, summarize
 from saccade_ros.plan.gate import SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.studies.trace import Trace
 
+NO_PIXELS = np.empty((2, 3, 0, 0), np.float32)  # a trace keeps none; the gates see patches
 Encoded = npt.NDArray[np.bool_]  # (T,)
 Replay = Callable[[float], Encoded]  # by threshold
 
@@ -51,10 +52,11 @@ def surprise_gate(trace: Trace, config: GateConfig, response: PatchResponse, win
         for t, (features, stamp_ns) in enumerate(zip(trace.features, trace.stamps_ns.tolist(), strict=True)):
             if t and trace.epochs[t] != trace.epochs[t - 1]:
                 gate.reset()
-            plan = gate.propose(features, stamp_ns, dense)
+            seen = Observation(features, stamp_ns, NO_PIXELS)
+            plan = gate.propose(seen, dense)
             if warm[t]:
                 plan = dense
-            gate.commit(features, stamp_ns, plan)
+            gate.commit(seen, plan)
             encoded[t] = plan.size > 0
         return encoded
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from saccade_ros.backends.base import Backend
 from saccade_ros.config import Config, EncoderConfig
-from saccade_ros.frames import Pixels, TokenPlan
+from saccade_ros.frames import Observation, Pixels, TokenPlan
 from saccade_ros.knobs import Settings, knob
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.records import record_head
@@ -72,7 +72,8 @@ class _Workload:
 
     def embed(self) -> None:
         """Embed the patches of the next picture."""
-        self._embedded = self._backend.embed(next(self._pictures))
+        self._pixels = next(self._pictures)
+        self._embedded = self._backend.embed(self._pixels)
         self._stamp_ns += 1
 
     def skip(self) -> None:
@@ -88,8 +89,9 @@ class _Workload:
         self._state.step(self._embedded.patches)
 
     def _plan(self, plan: TokenPlan) -> None:
-        self._planner.propose(self._embedded.features, self._stamp_ns)
-        self._planner.commit(self._embedded.features, self._stamp_ns, plan)
+        seen = Observation(self._embedded.features, self._stamp_ns, self._pixels)
+        self._planner.propose(seen)
+        self._planner.commit(seen, plan)
 
 
 def _drifting(size: int, count: int) -> Iterator[Pixels]:

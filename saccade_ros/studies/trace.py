@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from saccade_ros.backends import Backend
 from saccade_ros.config import Config
-from saccade_ros.frames import Features, Figures, Frame, TokenPlan
+from saccade_ros.frames import Figures, Frame, Observation, TokenPlan
 from saccade_ros.measure.progress import Progress, silent
 from saccade_ros.pipeline import Pipeline
 from saccade_ros.vision.preprocess import resize_to_square
@@ -73,14 +73,14 @@ class _FeatureFile:
         self._shape: tuple[int, ...] = ()
         self._count = 0
 
-    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+    def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         """Leave the plan as it is."""
         return plan
 
-    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+    def commit(self, seen: Observation, plan: TokenPlan) -> None:
         """Write the patches."""
-        self._file.write(np.ascontiguousarray(patches, np.float32).data)
-        self._shape, self._count = patches.shape, self._count + 1
+        self._file.write(np.ascontiguousarray(seen.features, np.float32).data)
+        self._shape, self._count = seen.features.shape, self._count + 1
 
     def reset(self) -> None:
         """Keep what is written: epochs follow each other."""
@@ -118,7 +118,7 @@ def record(
     rows: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], int, int]] = []
     with tempfile.TemporaryFile() as file:
         features = _FeatureFile(file)
-        ungated = replace(config, gate=replace(config.gate, enabled=False))
+        ungated = replace(config, gate=replace(config.gate, enabled=False), tokens=replace(config.tokens, select="all"))
         stream = Pipeline(ungated, backend).open_stream(name, stages=(features,))
         for tubelet, result in stream.run(frames):
             square = resize_to_square(stream.intake.decode(tubelet.newer), size, fit)

@@ -8,7 +8,7 @@ import pytest
 from scenes import PERIOD_NS, frames_of, textured, tiny_config
 
 from saccade_ros.config import EncoderConfig, GateConfig
-from saccade_ros.frames import TokenPlan
+from saccade_ros.frames import Observation, TokenPlan
 from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
@@ -26,12 +26,17 @@ def changed(by: float, patch: int = 3) -> np.ndarray:
 
 
 DENSE = TokenPlan.dense(4, "dense")
+NO_PIXELS = np.empty((2, 3, 0, 0), np.float32)
+
+
+def seen(features: np.ndarray, stamp_ns: int) -> Observation:
+    return Observation(features, stamp_ns, NO_PIXELS)
 
 
 def show(gate: Gate, features: np.ndarray, stamp_ns: int) -> TokenPlan:
     """Propose and commit one tubelet."""
-    plan = gate.propose(features, stamp_ns, DENSE)
-    gate.commit(features, stamp_ns, plan)
+    plan = gate.propose(seen(features, stamp_ns), DENSE)
+    gate.commit(seen(features, stamp_ns), plan)
     return plan
 
 
@@ -49,7 +54,7 @@ def expected(by: float) -> float:
 
 def test_novelty_is_half_the_top_and_half_the_common_change():
     gate = gate_for()
-    gate.propose(changed(0.1), 1, DENSE)
+    gate.propose(seen(changed(0.1), 1), DENSE)
     assert gate.measured.novelty == pytest.approx(expected(0.1), rel=1e-4)
     assert gate.measured.patches == pytest.approx([0, 0, 0, 0.1], abs=1e-5)
 
@@ -57,7 +62,7 @@ def test_novelty_is_half_the_top_and_half_the_common_change():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_a_finite_number_is_an_error(bad):
     with pytest.raises(ValueError, match="NaN or infinity"):
-        gate_for().propose(changed(bad), 1, DENSE)
+        gate_for().propose(seen(changed(bad), 1), DENSE)
 
 
 def test_budget_takes_no_pause_before_a_reset_for_an_interval():
@@ -77,49 +82,49 @@ def test_first_tubelet_and_the_one_after_a_reset_are_encoded():
         assert (plan.size, plan.reason) == (4, "first")
         assert math.isnan(gate.measured.novelty)
         assert (gate.measured.threshold, gate.measured.patches) == (0.3, None)
-        assert gate.propose(SCENE, 1, DENSE).size == 0
+        assert gate.propose(seen(SCENE, 1), DENSE).size == 0
         gate.reset()
 
 
 def test_first_tubelet_cannot_be_reused():
     gate = SurpriseGate(GateConfig(), BLIND)
-    gate.propose(SCENE, 0, DENSE)
+    gate.propose(seen(SCENE, 0), DENSE)
     with pytest.raises(ValueError, match="compute all of the first tubelet"):
-        gate.commit(SCENE, 0, TokenPlan.reuse())
+        gate.commit(seen(SCENE, 0), TokenPlan.reuse())
 
 
 def test_gate_plans_all_tokens_or_none():
     gate = gate_for(tau=expected(0.2))
-    opened, shut = gate.propose(changed(0.3), 1, DENSE), gate.propose(changed(0.1), 1, DENSE)
+    opened, shut = gate.propose(seen(changed(0.3), 1), DENSE), gate.propose(seen(changed(0.1), 1), DENSE)
     assert opened.token_idx.tolist() == [0, 1, 2, 3]
     assert (shut.token_idx.tolist(), shut.reason) == ([], "")
 
 
 def test_threshold_is_inclusive_and_reported():
     gate = gate_for(tau=expected(0.2))
-    plan = gate.propose(changed(0.2001), 1, DENSE)
+    plan = gate.propose(seen(changed(0.2001), 1), DENSE)
     assert (plan.size, plan.reason) == (4, "novelty")
-    plan = gate.propose(changed(0.199), 1, DENSE)
+    plan = gate.propose(seen(changed(0.199), 1), DENSE)
     assert (plan.size, plan.reason, gate.measured.threshold) == (0, "", expected(0.2))
 
 
 def test_replaced_config_holds_from_the_next_tubelet_on():
     gate = gate_for(tau=10.0)
-    assert gate.propose(changed(0.2), 1, DENSE).size == 0
+    assert gate.propose(seen(changed(0.2), 1), DENSE).size == 0
     gate.config = GateConfig(tau=0.1)
-    assert gate.propose(changed(0.2), 1, DENSE).reason == "novelty"
+    assert gate.propose(seen(changed(0.2), 1), DENSE).reason == "novelty"
     assert gate.measured.threshold == 0.1
 
 
 def test_staleness_is_bounded_in_header_time():
     gate = SurpriseGate(GateConfig(max_skip_s=1.0), BLIND)
     show(gate, SCENE, 5 * 10**9)
-    assert gate.propose(SCENE, 6 * 10**9 - 1, DENSE).size == 0
-    assert gate.propose(SCENE, 6 * 10**9, DENSE).reason == "stale"
+    assert gate.propose(seen(SCENE, 6 * 10**9 - 1), DENSE).size == 0
+    assert gate.propose(seen(SCENE, 6 * 10**9), DENSE).reason == "stale"
 
 
 def test_zero_max_skip_never_forces():
-    assert gate_for(max_skip_s=0.0).propose(SCENE, 10**15, DENSE).size == 0
+    assert gate_for(max_skip_s=0.0).propose(seen(SCENE, 10**15), DENSE).size == 0
 
 
 def test_small_change_that_stays_is_encoded_in_time():
@@ -134,7 +139,7 @@ def test_proposing_changes_nothing():
     plain, disturbed = (gate_for(tau=0.5, drift_limit=1.0, mode="budget") for _ in range(2))
     for t in range(1, 9):
         for by in (9.0, 0.3, 0.0):
-            disturbed.propose(changed(by), t * PERIOD_NS + 1, DENSE)
+            disturbed.propose(seen(changed(by), t * PERIOD_NS + 1), DENSE)
         plans = [show(gate, changed(0.05 * t), t * PERIOD_NS) for gate in (plain, disturbed)]
         assert plans[0].reason == plans[1].reason
         assert plain.measured[:2] == disturbed.measured[:2]
@@ -144,9 +149,9 @@ def test_proposing_changes_nothing():
 def test_what_counts_is_what_was_computed_in_the_end():
     """A caller that encodes more than was planned, as the studies' warm-up does, moves the reference."""
     gate = gate_for(tau=10.0)
-    assert gate.propose(changed(0.5), 1, DENSE).size == 0
-    gate.commit(changed(0.5), 1, DENSE)
-    gate.propose(changed(0.5), 2, DENSE)
+    assert gate.propose(seen(changed(0.5), 1), DENSE).size == 0
+    gate.commit(seen(changed(0.5), 1), DENSE)
+    gate.propose(seen(changed(0.5), 2), DENSE)
     assert gate.measured.novelty == 0
 
 
@@ -163,8 +168,8 @@ def test_gate_switched_off_keeps_each_plan_and_measures_nothing():
     gate = OpenGate(GateConfig())
     narrow = TokenPlan(np.array([1, 3]), "dense")
     for plan in (DENSE, narrow):
-        kept = gate.propose(SCENE, 0, plan)
-        gate.commit(SCENE, 0, kept)
+        kept = gate.propose(seen(SCENE, 0), plan)
+        gate.commit(seen(SCENE, 0), kept)
         assert (kept.token_idx.tolist(), kept.reason) == (plan.token_idx.tolist(), "open")
         assert math.isnan(gate.measured.novelty)
         assert math.isnan(gate.measured.threshold)

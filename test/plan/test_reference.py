@@ -17,17 +17,20 @@ def changed(by: float) -> np.ndarray:
     return patches
 
 
+ALL, NONE = np.arange(4), np.empty(0, np.int64)
+
+
 def reference(*committed: tuple[np.ndarray, bool], response: PatchResponse = BLIND) -> PatchReference:
     kept = PatchReference(response, top_fraction=0.0)
     for patches, encoded in committed:
-        kept.commit(patches, encoded)
+        kept.commit(patches, ALL if encoded else NONE)
     return kept
 
 
 def test_nothing_is_measured_before_the_first_commit_or_after_a_reset():
     kept = reference()
     assert kept.measure(SCENE) is None
-    kept.commit(SCENE, True)
+    kept.commit(SCENE, ALL)
     assert kept.measure(SCENE) is not None
     kept.reset()
     assert kept.measure(SCENE) is None
@@ -36,8 +39,17 @@ def test_nothing_is_measured_before_the_first_commit_or_after_a_reset():
 def test_change_is_measured_against_the_last_encoded_patches_not_the_last():
     kept = reference((SCENE, True), (changed(0.1), False), (changed(0.2), False))
     assert kept.measure(changed(0.3)).patches == pytest.approx([0, 0, 0, 0.3], abs=0.01)
-    kept.commit(changed(0.3), True)
+    kept.commit(changed(0.3), ALL)
     assert kept.measure(changed(0.3)).novelty == 0
+
+
+def test_each_patch_is_measured_against_the_picture_in_which_it_was_computed_last():
+    """The last patch changes: it goes on being new until it is computed itself."""
+    kept = reference((SCENE, True))
+    kept.commit(changed(0.3), np.array([0, 2]))
+    assert kept.measure(changed(0.3)).patches == pytest.approx([0, 0, 0, 0.3], abs=0.01)
+    kept.commit(changed(0.3), np.array([3]))
+    assert kept.measure(changed(0.3)).patches == pytest.approx([0, 0, 0, 0], abs=1e-6)
 
 
 def test_patches_are_copied():

@@ -8,7 +8,7 @@ import pytest
 from scenes import PERIOD_NS
 
 from saccade_ros.config import GateConfig
-from saccade_ros.frames import Features, Figures, TokenPlan
+from saccade_ros.frames import Features, Figures, Observation, TokenPlan
 from saccade_ros.plan.gate import SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.plan.stages import Planner
@@ -16,6 +16,11 @@ from saccade_ros.plan.stages import Planner
 BLIND = PatchResponse(grey=np.zeros(8, np.float32), uniform=np.zeros((3, 8), np.float32), white=0.0)
 SCENE = np.eye(4, 8, dtype=np.float32)
 ALL = np.arange(4)
+NO_PIXELS = np.empty((2, 3, 0, 0), np.float32)
+
+
+def seen(features: Features, stamp_ns: int) -> Observation:
+    return Observation(features, stamp_ns, NO_PIXELS)
 
 
 def changed(by: float, *patches: int) -> Features:
@@ -31,16 +36,16 @@ class ChangedTokens:
     def __init__(self) -> None:
         self.reset()
 
-    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+    def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         if self._computed is None:
             return plan
-        differs_mask = (patches != self._computed).any(axis=1)  # (S,)
+        differs_mask = (seen.features != self._computed).any(axis=1)  # (S,)
         return replace(plan, token_idx=plan.token_idx[differs_mask[plan.token_idx]])
 
-    def commit(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> None:
+    def commit(self, seen: Observation, plan: TokenPlan) -> None:
         if self._computed is None:
-            self._computed = np.zeros_like(patches)
-        self._computed[plan.token_idx] = patches[plan.token_idx]
+            self._computed = np.zeros_like(seen.features)
+        self._computed[plan.token_idx] = seen.features[plan.token_idx]
         self._tokens += plan.size
 
     def reset(self) -> None:
@@ -58,7 +63,7 @@ class Fixed(ChangedTokens):
         super().__init__()
         self._planned = tokens
 
-    def propose(self, patches: Features, stamp_ns: int, plan: TokenPlan) -> TokenPlan:
+    def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         return TokenPlan(np.array(self._planned, np.int64), plan.reason)
 
 
@@ -70,8 +75,8 @@ def run(planner: Planner, *tubelets: Features) -> list[tuple[list[int], str]]:
     """Propose and commit each; the tokens planned, and why."""
     plans = []
     for t, patches in enumerate(tubelets):
-        plan = planner.propose(patches, t * PERIOD_NS)
-        planner.commit(patches, t * PERIOD_NS, plan)
+        plan = planner.propose(seen(patches, t * PERIOD_NS))
+        planner.commit(seen(patches, t * PERIOD_NS), plan)
         plans.append((plan.token_idx.tolist(), plan.reason))
     return plans
 
@@ -82,7 +87,7 @@ def test_gate_alone_plans_all_tokens_or_none():
 
 
 def test_plan_without_a_stage_is_dense():
-    plan = Planner(()).propose(SCENE, 0)
+    plan = Planner(()).propose(seen(SCENE, 0))
     assert np.array_equal(plan.token_idx, ALL)
 
 
@@ -107,12 +112,12 @@ def test_second_stage_narrows_what_the_gate_lets_through():
 def test_stage_that_adds_tokens_is_an_error_that_names_it(given, proposed, added):
     planner = Planner((Fixed(given), Fixed(proposed)))
     with pytest.raises(RuntimeError, match=f"Fixed added tokens {re.escape(added)}"):
-        planner.propose(SCENE, 0)
+        planner.propose(seen(SCENE, 0))
 
 
 @pytest.mark.parametrize("proposed", [[], [0], [2], [0, 2]])
 def test_stage_may_keep_any_of_the_tokens(proposed):
-    plan = Planner((Fixed([0, 2]), Fixed(proposed))).propose(SCENE, 0)
+    plan = Planner((Fixed([0, 2]), Fixed(proposed))).propose(seen(SCENE, 0))
     assert plan.token_idx.tolist() == proposed
 
 
@@ -123,9 +128,9 @@ def test_tubelet_whose_step_fails_leaves_no_trace_in_any_stage():
     expected, plans = run(plain, *shown), []
     for t, patches in enumerate(shown):
         for failed in (changed(2.0, 0, 1), SCENE):
-            disturbed.propose(failed, t * PERIOD_NS - 1)
-        plan = disturbed.propose(patches, t * PERIOD_NS)
-        disturbed.commit(patches, t * PERIOD_NS, plan)
+            disturbed.propose(seen(failed, t * PERIOD_NS - 1))
+        plan = disturbed.propose(seen(patches, t * PERIOD_NS))
+        disturbed.commit(seen(patches, t * PERIOD_NS), plan)
         plans.append((plan.token_idx.tolist(), plan.reason))
     assert plans == expected
     assert disturbed.state() == plain.state()

@@ -1,0 +1,112 @@
+"""Encoding of one stream's tubelets by their plans: step, reuse, and shadow evaluation; and the last embedding."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from saccade_ros.backends import Backend
+from saccade_ros.backends.base import unit
+from saccade_ros.config import Config
+from saccade_ros.frames import TokenPlan, Vector
+from saccade_ros.heads import UNCLASSIFIED, Head
+from saccade_ros.plan.centre import decode_centre
+from saccade_ros.plan.context import ContextDrift, Sample
+from saccade_ros.plan.shadow import FidelityMonitor, is_shadowed
+
+
+class Encoding:
+    """One stream's state in the encoder, and its last embedding.
+
+    Attributes:
+        vector: last embedding, fresh or corrected, (dim,); None before the first.
+        classification: of it.
+        encoded_stamp_ns: stamp of the tubelet that it was computed from.
+        reuse_count: how many tubelets in a row it has been reused for.
+        tokens_computed: for the last tubelet, those of a step that could not stand included.
+        shadow: shadow evaluations of reused embeddings.
+    """
+
+    vector: Vector | None
+
+    def __init__(self, config: Config, backend: Backend, head: Head) -> None:
+        self._state, self._head = backend.new_state(), head
+        self._normalize, self._is_mean = config.encoder.normalize, config.encoder.pooling == "newest"
+        self._drift = ContextDrift(backend.info.window)
+        centre = decode_centre(config.gate.centre, backend.info.dim) if config.gate.centre else None
+        self.shadow = FidelityMonitor(centre)
+        self._skips = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything seen: an empty cache, and nothing to reuse."""
+        self._state.reset()
+        self._drift.reset()
+        self.vector = None
+        self._skipped: Any = None  # patches of the last tubelet, if its embedding was reused
+        self.classification = UNCLASSIFIED
+        self.encoded_stamp_ns = self.reuse_count = self.tokens_computed = 0
+
+    @property
+    def fill(self) -> int:
+        """Tubelets in the cache."""
+        return self._state.fill
+
+    def encode(self, patches: Any, plan: TokenPlan, tokens: int, sample: Sample, stamp_ns: int) -> TokenPlan:
+        """Compute the planned tokens; the embedding is the stream's from now on.
+
+        Args:
+            patches: the backend's own, from `Backend.embed`.
+            plan: at least one token.
+            tokens: how many the tubelet has (S).
+            sample: what the plan tells of the tokens that it keeps.
+
+        Returns:
+            The plan as it was computed in the end: whole, where the sample was too far off.
+        """
+        dense = TokenPlan.dense(tokens, plan.reason)
+        if plan.size == tokens or self._drift.pauses():
+            plan, vector = dense, self._state.step(patches)
+            self._drift.forget()
+            self.tokens_computed = tokens
+        else:
+            vector, self.tokens_computed = self._state.step(patches, plan.token_idx), plan.size
+            if len(sample.token_idx) and self._drift.is_far(*self._state.movement(sample.token_idx), sample):
+                plan, vector = dense, self._state.complete(patches)
+                self.tokens_computed += tokens
+            elif self._is_mean:
+                vector = self._drift.correct(vector, sample)
+        self.vector = self._scaled(vector)
+        self.classification = self._head.classify(self.vector)
+        self.encoded_stamp_ns, self.reuse_count, self._skipped = stamp_ns, 0, None
+        self.shadow.record_fresh(self.vector)
+        return plan
+
+    def reuse(self, patches: Any) -> None:
+        """Let the last embedding serve again; keep the patches for a shadow evaluation."""
+        self.reuse_count, self._skips, self._skipped = self.reuse_count + 1, self._skips + 1, patches
+        self.tokens_computed = 0
+
+    def is_shadow_due(self, rate: float) -> bool:
+        """True if the last tubelet was reused and this rate asks for its shadow evaluation."""
+        return self._skipped is not None and is_shadowed(self._skips, rate)
+
+    def evaluate_shadow(self) -> float:
+        """Encode the tubelet that was just skipped, without a trace, and note how wrong reuse was.
+
+        Returns:
+            The milliseconds it took.
+
+        Raises:
+            RuntimeError: no tubelet was skipped.
+        """
+        if self._skipped is None or self.vector is None:
+            raise RuntimeError("no skipped tubelet to evaluate: ask shadow_due first")
+        started_s = time.perf_counter()
+        patches, self._skipped = self._skipped, None
+        self.shadow.record_shadow(self.vector, self._scaled(self._state.peek(patches)))
+        return (time.perf_counter() - started_s) * 1e3
+
+    def _scaled(self, vector: Vector) -> Vector:
+        """Scale to length 1 if encoder.normalize asks for it."""
+        return unit(vector).astype(np.float32) if self._normalize else vector
