@@ -32,9 +32,13 @@ class Work:
         return self.linear_flops + self.attention_flops
 
 
-def step_work(spec: ModelSpec, window: int, recompute: int, batch: int, precision: str) -> Work:
-    """Count the work of one cached step of `batch` streams on full rings, the patch embedding left out."""
-    rows = batch * recompute * spec.tokens
+def step_work(spec: ModelSpec, window: int, recompute: int, batch: int, precision: str, share: float = 1.0) -> Work:
+    """Count the work of one cached step of `batch` streams on full rings, the patch embedding left out.
+
+    Args:
+        share: of the tokens, that are computed.
+    """
+    rows = batch * recompute * round(share * spec.tokens)
     weights = spec.depth * (4 * spec.width**2 + 2 * spec.width * spec.mlp_width)
     attention = spec.depth * 4 * rows * window * spec.tokens * spec.width
     cache = batch * spec.depth * 2 * window * spec.tokens * spec.width

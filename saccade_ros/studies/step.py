@@ -1,7 +1,8 @@
 """Time of the cached step in every variant asked for, against transformers' re-encode: `saccade bench step`.
 
-Each step is shown beside its physical floor, so that the gap to the limit is visible, and beside its fidelity: the
-centred cosine of its embeddings to those of the fp32 step, tubelet by tubelet over four windows of the clip.
+Each step is shown beside its physical floor, so that the gap to the limit is visible, and a dense one beside its
+fidelity: the centred cosine of its embeddings to those of the fp32 step, tubelet by tubelet over four windows of the
+clip. What a sparse step costs in fidelity depends on the scene: `saccade bench economies` measures it.
 """
 
 import itertools
@@ -24,6 +25,7 @@ from saccade_ros.backends.torch_backend import DTYPES
 from saccade_ros.config import Config
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StreamingEncoder
+from saccade_ros.encoder.positions import Indices
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.knobs import Settings, knob
 from saccade_ros.measure.metrics import centred_cosine, summarize
@@ -47,6 +49,14 @@ class Options(Settings):
     precisions: tuple[str, ...] = knob(("fp32", "bf16"), "Arithmetic of the step.", choices=tuple(DTYPES))
     recomputes: tuple[int, ...] = knob((1,), "Newest tubelets recomputed in each step (r).", at_least=1, metavar="R")
     batches: tuple[int, ...] = knob((1,), "Streams in a step (B).", at_least=1, metavar="B")
+    shares: tuple[float, ...] = knob(
+        (),
+        "Sparse steps beside the dense ones: shares of the tokens that they compute; 1.0 computes all by the sparse "
+        "path.",
+        at_least=0.001,
+        at_most=1.0,
+        metavar="SHARE",
+    )
     device: str = knob("cpu", "Device of the encoder.", choices=("cpu", "cuda"))
     threads: int = knob(0, "CPU threads; 0 leaves torch's default.", at_least=0)
     rounds: int = knob(5, f"Rounds of {STEPS_PER_ROUND} steps and one re-encode each.", at_least=1)
@@ -55,13 +65,14 @@ class Options(Settings):
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to run a step. `launch` is eager, or graph on a GPU."""
+    """One way to run a step. `launch` is eager, or graph on a GPU; `share` of the tokens, or dense without one."""
 
     precision: str
     window: int
     recompute: int
     batch: int
     launch: str
+    share: float | None = None
 
 
 def run(options: Options, progress: Progress) -> dict[str, Any]:
@@ -102,6 +113,8 @@ def variants(options: Options, window: int) -> Iterator[Variant]:
     choices = itertools.product(options.precisions, options.recomputes, options.batches, launches)
     for precision, recompute, batch, launch in choices:
         yield Variant(precision, window, min(recompute, window), batch, launch)
+        for share in options.shares if recompute == 1 else ():
+            yield Variant(precision, window, 1, batch, launch, share)
 
 
 class _WindowStudy:
@@ -160,13 +173,16 @@ class _WindowStudy:
         step_of = GraphedEncoder(encoder).step if variant.launch == "graph" else encoder.step
         rings = [encoder.new_ring() for _ in range(variant.batch)]
         patches = itertools.cycle([encoder.embed(tubelet) for tubelet in self._clip[: self._window]])
+        for _ in range(self._window):
+            step_of([next(patches)] * variant.batch, rings)
+        token_idx = None if variant.share is None else _spread_evenly(variant.share, encoder.spec.tokens)
 
         def step() -> object:
             """Encode the clip's next tubelet, in every stream."""
-            return step_of([next(patches)] * variant.batch, rings)
+            return step_of([next(patches)] * variant.batch, rings, [token_idx] * variant.batch)
 
-        for _ in range(self._window + 2):
-            step()
+        step()
+        step()
         return step
 
     def _fidelity(self, precision: str, recompute: int) -> dict[str, Any]:
@@ -189,7 +205,8 @@ class _WindowStudy:
         self, variant: Variant, times_ms: list[float], full_ms: Mapping[str, list[float]], fidelity: dict[str, Any]
     ) -> dict[str, Any]:
         encoder = self._encoder(variant.precision, variant.recompute)
-        work = step_work(encoder.spec, variant.window, variant.recompute, variant.batch, variant.precision)
+        share = 1.0 if variant.share is None else variant.share
+        work = step_work(encoder.spec, variant.window, variant.recompute, variant.batch, variant.precision, share)
         floor_ms = self._rates[variant.precision].floor_ms(work)
         per_stream_ms = statistics.median(times_ms) / variant.batch
         return {
@@ -204,8 +221,13 @@ class _WindowStudy:
             "floor_ms": floor_ms,
             "over_floor": statistics.median(times_ms) / floor_ms,
             "cache_mb": encoder.cache_bytes / 1e6,
-            "centred_cosine": fidelity,
+            "centred_cosine": fidelity if variant.share is None else None,
         }
+
+
+def _spread_evenly(share: float, tokens: int) -> Indices:
+    """Choose a share of the tokens, at least one, at even distances: (M,)."""
+    return np.linspace(0, tokens - 1, max(1, round(share * tokens)), dtype=np.int64)
 
 
 def read_clip(path: str | Path, tubelets: int, size: int) -> Tensor:
@@ -229,12 +251,12 @@ def _window_tables(record: dict[str, Any]) -> Iterator[RenderableType]:
         for name in ("ms", "floor", "x floor", *(f"x {p}" for p in part["reencode_ms"]), "cosine", "worst"):
             found.add_column(name, justify="right")
         for row in part["steps"]:
-            cosine, floor_ms = row["centred_cosine"], row["floor_ms"] / row["batch"]
+            cosine, floor_ms = row["centred_cosine"] or {}, row["floor_ms"] / row["batch"]
             found.add_row(
                 _name(row),
                 *(f"{ms:.2f}" if ms < 10 else f"{ms:.0f}" for ms in (row["per_stream_ms"], floor_ms)),
                 *(f"{ratio:.1f}" for ratio in (row["over_floor"], *row["speedup"].values())),
-                *(f"{cosine[name]:.5f}" for name in ("mean", "worst")),
+                *(f"{cosine[name]:.5f}" if cosine else "–" for name in ("mean", "worst")),
             )
         yield found
         for precision, full in part["reencode_ms"].items():
@@ -256,4 +278,5 @@ def _name(row: dict[str, Any]) -> str:
     parts += [f"recompute {row['recompute']}"] if row["recompute"] > 1 else []
     parts += [f"{row['batch']} streams"] if row["batch"] > 1 else []
     parts += [row["launch"]] if row["launch"] != "eager" else []
+    parts += [f"{row['share']:.0%} of the tokens"] if row["share"] is not None else []
     return ", ".join(parts)
