@@ -71,6 +71,7 @@ def _environment(pipeline: Pipeline, source: Source) -> dict[str, Fact]:
         "gate_enabled": config.gate.enabled,
         "gate_tau": config.gate.tau,
         "gate_max_skip_s": config.gate.max_skip_s,
+        "tokens_select": config.tokens.select,
         "topic": source.topic,
         "replayed": f"in process, {time.strftime('%Y-%m-%d %H:%M')}",
         "machine": describe_machine(),

@@ -38,7 +38,7 @@ PLAN = TokenPlan(np.array([1, 2, 3]), "novelty")
 RESULT = sample(
     EmbeddingResult, vector=np.arange(3, dtype=np.float32), plan=PLAN, patch_novelty=None, view=View(0, 0, 16, 32)
 )
-RESULT = replace(RESULT, tokens=4)
+RESULT = replace(RESULT, tokens=4, tokens_computed=3)
 
 
 def embedding() -> Embedding:
@@ -70,6 +70,7 @@ def test_every_field_of_the_info_is_filled():
     assert (message.model, message.window, message.fps, message.gate_tau) == ("word", 7, 8.0, 0.25)
     assert message.token_counts.tolist() == [8, 64]
     assert (message.pooling, message.normalized, message.gate_mode) == ("window", True, "fixed")
+    assert message.tokens_select == "changed"
 
 
 def test_computed_map_is_white_where_tokens_were_computed():
