@@ -11,6 +11,7 @@
 The node, the replay in process, the library, calibration and the studies all use these classes.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,12 +30,15 @@ from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.plan.shadow import FidelityMonitor
 from saccade_ros.plan.stages import Planner, Stage
 from saccade_ros.plan.tokens import select_tokens
+from saccade_ros.plan.widening import explain_widening
 from saccade_ros.vision.images import Convert, MalformedImage, check_image, convert_with_rosbags, decode_image
 from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.preprocess import tubelet_pixels, view_of
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 Emit = Callable[[Tubelet, EmbeddingResult], None]
+
+_log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -43,12 +47,19 @@ class Pipeline:
     Args:
         backend: the model if it is loaded already; else the config's is.
         head: classifier of the embeddings; where none is given, that of encoder.head, else the checkpoint's own.
+        warn: told once if tokens are selected and the encoder can only compute all of them (plan/widening.py).
 
     Raises:
         BackendError, WeightsError, HeadError, ConfigError, ValueError: the model cannot be loaded as configured.
     """
 
-    def __init__(self, config: Config, backend: Backend | None = None, head: Head | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        backend: Backend | None = None,
+        head: Head | None = None,
+        warn: Callable[[str], object] = _log.warning,
+    ) -> None:
         self.config = config
         self.backend = backend or load_backend(config.encoder, config.backend)
         wanted, found = config.gate.calibrated_for, self.backend.info.encoder_id
@@ -61,6 +72,8 @@ class Pipeline:
         own = load_head(Path(file), info.encoder_id, info.dim) if file else self.backend.head
         self.head = head or own
         self.head.classify(np.zeros(info.dim, np.float32))  # a head of another size is refused here
+        if widened := explain_widening(config, info.backend, info.device, info.token_counts):
+            warn(widened)
 
     def warm_up(self) -> None:
         """Encode one grey tubelet on a cache of its own: broken weights or too little memory show now, not later."""

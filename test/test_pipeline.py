@@ -7,7 +7,7 @@ import pytest
 from scenes import PERIOD_NS, frames_of, textured, tiny_config
 
 from saccade_ros.backends import load_backend
-from saccade_ros.config import BackendConfig, ConfigError, EncoderConfig, GateConfig
+from saccade_ros.config import BackendConfig, ConfigError, EncoderConfig, GateConfig, TokensConfig
 from saccade_ros.frames import EmbeddingResult, Frame, Picture
 from saccade_ros.measure.metrics import centred_cosine
 from saccade_ros.pipeline import Pipeline
@@ -258,6 +258,42 @@ def test_budget_is_held_by_the_whole_engine():
     pictures = [np.roll(scene, int(shift), axis=1) for shift in np.cumsum(rng.integers(0, 9, 800))]
     results = run(pipeline, pictures)
     assert sum(r.encoded for r in results[25:]) / 375 == pytest.approx(0.25, rel=0.1)
+
+
+def test_budget_is_of_tokens_where_tokens_are_selected():
+    """400 tubelets of a still scene with small objects that jump about: far more than a quarter are encoded in part."""
+    rng, scene, objects = np.random.default_rng(0), textured(), textured(seed=3)
+    pictures = []
+    for _ in range(800):
+        picture = scene.copy()
+        for top, left in zip(rng.integers(0, 210, 3), rng.integers(0, 290, 3), strict=True):
+            picture[top : top + 30, left : left + 30] = objects[top : top + 30, left : left + 30]
+        pictures.append(picture)
+    gate = GateConfig(mode="budget", budget_fraction=0.25)
+    results = run(Pipeline(tiny_config(gate=gate, tokens=TokensConfig())), pictures)[25:]
+    assert sum(r.tokens_computed for r in results) / (375 * 64) == pytest.approx(0.25, rel=0.1)
+    assert sum(r.encoded for r in results) / 375 > 0.4
+
+
+@pytest.mark.parametrize(
+    ("encoder", "cause"),
+    [
+        ({"recompute": 2}, "encoder.recompute is 2, and a sparse step needs 1"),
+        ({"window": 1}, "encoder.window is 1, and a sparse step starts from the tubelet before"),
+        ({"merge": 4}, "encoder.merge is 4, and merged tokens cannot be kept"),
+    ],
+)
+def test_selection_that_the_encoder_cannot_follow_is_told_once_with_the_cause(encoder, cause, caplog):
+    settings = EncoderConfig(**{"model": "tiny", "window": 3, **encoder})
+    pipeline = Pipeline(tiny_config(encoder=settings, tokens=TokensConfig()))
+    run(pipeline, lively(8))
+    run(pipeline, lively(8))
+    (told,) = caplog.messages
+    assert cause in told
+    assert "all 64 tokens" in told
+    Pipeline(tiny_config(encoder=settings))
+    Pipeline(tiny_config(tokens=TokensConfig()))
+    assert len(caplog.messages) == 1, "nothing is selected, or the encoder follows"
 
 
 def test_novelty_of_each_patch_comes_with_its_place(gated):

@@ -24,7 +24,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from saccade_ros import default_model
-from saccade_ros.config import ConfigError
+from saccade_ros.config import ConfigError, GateConfig, TokensConfig
 from saccade_ros.frames import EmbeddingResult, Frame, Tubelet
 from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
 from saccade_ros.nodes.conversions import (
@@ -38,7 +38,7 @@ from saccade_ros.nodes.conversions import (
     stamp_to_ns,
 )
 from saccade_ros.nodes.diagnostics import StreamMonitor
-from saccade_ros.nodes.parameters import changed_gate, declare_parameters, read_config, refuse_bad_gate
+from saccade_ros.nodes.parameters import changed_section, declare_parameters, read_config, refuse_bad_values
 from saccade_ros.nodes.worker import EncodeWorker
 from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.vision.images import MalformedImage, convert_with_rosbags
@@ -141,7 +141,7 @@ class EncoderNode(LifecycleNode):
         self._config = config = read_config(self)
         started = time.monotonic()
         self.get_logger().info(f"loading {config.encoder.model} ...")
-        pipeline = Pipeline(config)
+        pipeline = Pipeline(config, warn=self.get_logger().warning)
         info = pipeline.backend.info
         pipeline.warm_up()
         if info.weights_random:
@@ -249,12 +249,14 @@ class EncoderNode(LifecycleNode):
         return response
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> Any:
-        return refuse_bad_gate(self, parameters)
+        return refuse_bad_values(self, parameters)
 
     def _after_set_parameters(self, parameters: list[Parameter]) -> None:
-        gate = changed_gate(self, parameters)
+        gate = changed_section(self, GateConfig, parameters)
+        tokens = changed_section(self, TokensConfig, parameters)
         for stream in self._streams:
             stream.set_gate(gate)
+            stream.set_tokens(tokens)
 
     def _publish_diagnostics(self) -> None:
         message = DiagnosticArray()

@@ -2,14 +2,18 @@
 
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from saccade_ros.config import Config, ConfigError, GateConfig
-from saccade_ros.knobs import Knob, Setting, build, settings_of
+from saccade_ros.config import Config, ConfigError, GateConfig, TokensConfig
+from saccade_ros.knobs import Knob, Setting, Settings, build, settings_of
+
+Section = TypeVar("Section", bound=Settings)
+
+LIVE_SECTIONS: tuple[type[Settings], ...] = (GateConfig, TokensConfig)  # with settings that may change at any time
 
 
 def declare_parameters(node: Node, kind: type = Config, read_only: bool = True) -> None:
@@ -48,21 +52,22 @@ def read_config(node: Node) -> Config:
     return build(Config, read_values(node, Config))
 
 
-def changed_gate(node: Node, parameters: list[Parameter]) -> GateConfig:
-    """Return the gate's settings as they are once these parameters are set.
+def changed_section(node: Node, section: type[Section], parameters: list[Parameter]) -> Section:
+    """Return one section's settings, such as GateConfig's, as they are once these parameters are set.
 
     Raises:
         ConfigError: one of them cannot work.
     """
-    names = {setting.name: f"{GateConfig.prefix}.{setting.name}" for setting in settings_of(GateConfig)}
+    names = {setting.name: f"{section.prefix}.{setting.name}" for setting in settings_of(section)}
     values = {p.name: p.value for p in (*node.get_parameters(list(names.values())), *parameters)}  # later ones win
-    return build(GateConfig, {key: values[name] for key, name in names.items()})
+    return build(section, {key: values[name] for key, name in names.items()})
 
 
-def refuse_bad_gate(node: Node, parameters: list[Parameter]) -> SetParametersResult:
+def refuse_bad_values(node: Node, parameters: list[Parameter]) -> SetParametersResult:
     """Answer whether these parameters can be set; a parameter callback."""
     try:
-        changed_gate(node, parameters)
+        for section in LIVE_SECTIONS:
+            changed_section(node, section, parameters)
     except ConfigError as refused:
         return SetParametersResult(successful=False, reason=str(refused))
     return SetParametersResult(successful=True)

@@ -34,6 +34,7 @@ TIMEOUT_S = 60.0
 _domains = itertools.cycle(range(1 + os.getpid() % 40, 101))
 
 FAST = {"encoder.model": "tiny", "encoder.window": 3, "stream.fps": 0.0, "backend.threads": 1}
+FAST |= {"tokens.select": "all"}  # the gate decides alone, as in tiny_config
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 

@@ -30,7 +30,7 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from scenes import PERIOD_NS, frames_of, textured, tiny_config  # noqa: E402
 
-from saccade_ros.config import EncoderConfig  # noqa: E402
+from saccade_ros.config import EncoderConfig, TokensConfig  # noqa: E402
 from saccade_ros.heads import LinearHead  # noqa: E402
 from saccade_ros.nodes.conversions import stamp_to_ns  # noqa: E402
 from saccade_ros.nodes.encoder_node import EncoderNode  # noqa: E402
@@ -56,7 +56,7 @@ def shared():
 
 def test_embeddings_are_the_librarys_to_the_bit():
     """Decisions, novelty and vectors: the node adds ROS and changes nothing."""
-    stream = Pipeline(tiny_config(encoder=EncoderConfig(model="tiny", window=3))).open_stream()
+    stream = Pipeline(tiny_config()).open_stream()
     expected = [r for r in map(stream.push, frames_of(clip(40))) if r is not None]
     with Graph() as graph:
         graph.wait_active()
@@ -123,9 +123,36 @@ def test_threshold_changes_while_active_at_the_next_tubelet(shared):
     assert [(e.encoded, e.novelty_threshold) for e in sleepy + awake] == [(False, 9.0), (True, 0.0)]
 
 
+def test_token_selection_changes_while_active_at_the_next_tubelet():
+    with Graph(tokens__select="ratio", tokens__ratio=0.25) as graph:
+        graph.wait_active()
+        quarter = graph.show(clip(10), start_ns=10**9)
+        assert graph.set_parameter("tokens.ratio", 0.5).successful
+        half = graph.show(clip(10), start_ns=10**9 + 10 * PERIOD_NS)
+        refused = graph.set_parameter("tokens.ratio", 2.0)
+        assert (refused.successful, "range" in refused.reason) == (False, True)
+        after = graph.show(clip(4), start_ns=10**9 + 20 * PERIOD_NS)
+    assert [e.tokens_computed for e in quarter] == [64, 64, 64, 16, 16], "all until the window of 3 is full"
+    assert [e.tokens_computed for e in half + after] == [32] * 7
+
+
+def test_selection_that_the_encoder_cannot_follow_is_warned_about_once():
+    with Graph(tokens__select="changed", encoder__recompute=2) as graph:
+        graph.wait_active()
+        assert {e.tokens_computed for e in graph.show(clip(20))} <= {0, 64}
+    assert (graph.infos[-1].tokens_select, graph.infos[-1].token_counts.tolist()) == ("changed", [64])
+    assert graph.log.count("tokens.select is 'changed', but every tubelet that is encoded is computed whole") == 1
+    assert "encoder.recompute is 2, and a sparse step needs 1" in graph.log
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
+        ("tokens.threshold", -0.1, "range"),
+        ("tokens.psnr_db", float("nan"), "range"),
+        ("tokens.max_age_s", -1.0, "range"),
+        ("tokens.dilate", 1.5, "type"),
+        ("tokens.select", "ratio", "read-only"),
         ("gate.tau", -1.0, "range"),
         ("gate.tau", float("nan"), "range"),
         ("gate.tau", "high", "type"),
@@ -413,6 +440,18 @@ def appeared(count: int) -> list:
     changed = SCENES[0].copy()
     changed[60:90, 80:110] = (200, 30, 30)
     return [SCENES[0]] * (count // 2) + [changed] * (count - count // 2)
+
+
+def test_selected_tokens_are_the_librarys_and_the_reason_says_that_some_changed():
+    stream = Pipeline(tiny_config(tokens=TokensConfig())).open_stream()
+    expected = [r for r in map(stream.push, frames_of(appeared(24))) if r is not None]
+    with Graph(tokens__select="changed") as graph:
+        graph.wait_active()
+        received = graph.show(appeared(24))
+    assert [(e.reason, e.tokens_computed) for e in received] == [(r.reason, r.tokens_computed) for r in expected]
+    assert np.array_equal(vectors(received), np.stack([r.vector for r in expected]))
+    assert any(0 < e.tokens_computed < e.tokens for e in received)
+    assert {e.reason for e in received if e.encoded} >= {"first", "novelty", "change"}
 
 
 def test_event_is_published_once_with_its_stamp_and_its_place():

@@ -237,7 +237,9 @@ def test_no_shadow_evaluation_while_any_stream_has_a_tubelet_waiting():
 def test_shadow_evaluation_that_fails_is_reported_and_costs_no_frame(evaluating, monkeypatch):
     paced(evaluating, 3600.0)
     show(evaluating, range(1))
-    monkeypatch.setattr(evaluating.streams[0]._state, "peek", lambda _: (_ for _ in ()).throw(MemoryError("no")))
+    monkeypatch.setattr(
+        evaluating.streams[0]._encoding._state, "peek", lambda _: (_ for _ in ()).throw(MemoryError("no"))
+    )
     show(evaluating, range(1, 3))
     evaluating.wait(lambda: len(evaluating.reported) == 2)
     evaluating.worker.pause()
