@@ -22,7 +22,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_replay_reports_and_accounts_for_every_frame(clip, tmp_path, capsys):
-    settings = ["--params", DEMO, "--set", "encoder.model=tiny", "--set", "gate.tau=0.4"]
+    settings = ["--params", DEMO, "--set", "encoder.model=tiny", "--set", "gate.tau=0.4", "--set", "tokens.select=all"]
     assert main(["replay", str(clip), *settings, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["frames_in"], summary["frames_used"], summary["frames_dropped"]) == (40, 40, {})
@@ -194,6 +194,7 @@ def test_calibration_is_a_params_file_that_loads_and_is_tied_to_its_encoder(clip
     config = load_config(out)
     assert config.gate.tau == pytest.approx(result["tau"])
     assert config.gate.calibrated_for == result["encoder_id"]
+    assert config.tokens.select == result["config"]["tokens"]["select"] == "all", "the promise is the gate's alone"
     assert (config.encoder.model, config.stream.fps) == ("tiny", 0.0)
     assert min(result["chosen"][part]["p5"] for part in ("tuning", "held_out")) >= 0.5
     assert set(result["curves"]) == {"surprise", "pixel difference", "previous tubelet"}

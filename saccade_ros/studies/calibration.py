@@ -3,6 +3,9 @@
 Always-encode runs once over each recording; every tau is then tried on what it left. Recordings are split in two: the
 mean embedding that fidelity is centred on comes from the first part, and tau must keep the promise on the first part
 and on the held-out one. With one recording its last third is held out, with several the last ones.
+
+The promise is the gate's, which encodes a tubelet whole or not at all; so tokens.select is all throughout, and in the
+parameters that come of it.
 """
 
 import math
@@ -37,7 +40,10 @@ HELD_OUT = 1 / 3
 
 @dataclass(frozen=True)
 class Options(Settings):
-    """Recordings to calibrate on, and the fidelity to keep; of the config's gate section all but tau is kept."""
+    """Recordings to calibrate on, and the fidelity to keep.
+
+    Of the config's gate section all but tau is kept; tokens.select is all whatever the config says.
+    """
 
     sources: tuple[Path, ...] = required(
         "Recordings of what the robot will see.", metavar="BAG_OR_VIDEO", positional=True
@@ -64,7 +70,8 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         SourceError: a recording cannot be read to its end.
         ValueError: a recording is shorter than the encoder's window, or has no tubelet.
     """
-    config, target = options.config, options.target_fidelity
+    target = options.target_fidelity
+    config = replace(options.config, tokens=replace(options.config.tokens, select="all"))
     progress("loading the model", 0.0)
     gate = replace(config.gate, enabled=True, mode="fixed", calibrated_for="", centre="", shadow_rate=1.0)
     pipeline = Pipeline(replace(config, gate=gate))
@@ -199,7 +206,7 @@ def params_text(record: dict[str, Any]) -> str:
             "lower --target-fidelity, or set gate.enabled: false to encode everything"
         )
     config = record["config"]
-    sections = {name: dict(config[name]) for name in ("stream", "vision", "gate", "encoder")}
+    sections = {name: dict(config[name]) for name in ("stream", "vision", "gate", "tokens", "encoder")}
     sections["backend"] = {"precision": config["backend"]["precision"]}
     names = ", ".join(recording["name"] for recording in record["recordings"]["held_out"])
     held_out = record["chosen"]["held_out"]
@@ -207,7 +214,8 @@ def params_text(record: dict[str, Any]) -> str:
         f"# Written by `saccade calibrate` on {record['date']} for {record['encoder_id']}.\n"
         f"# gate.tau keeps the 5th percentile of the centred cosine between reused and fresh embeddings at\n"
         f"# {record['target']:g} or above: {held_out['p5']:.4f} on what was held out ({names}), "
-        f"with {held_out['rate']:.0%} of its tubelets encoded.\n\n"
+        f"with {held_out['rate']:.0%} of its tubelets encoded.\n"
+        f"# That holds with tokens.select all: with a token selection, gate.tau decides on events alone.\n\n"
     )
     return head + yaml.safe_dump({"/**": {"ros__parameters": sections}}, sort_keys=False)
 

@@ -31,7 +31,8 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     """Time the decision, the patch embedding and the cached step on a full ring, in turn, in one run."""
     config = options.config
     progress("loading the model", 0.0)
-    backend = Pipeline(replace(config, gate=replace(config.gate, enabled=True))).backend
+    gate, tokens = replace(config.gate, enabled=True), replace(config.tokens, select="all")
+    backend = Pipeline(replace(config, gate=gate, tokens=tokens)).backend
     info, load = backend.info, _Workload(config, backend)
     calls = {"embed_ms": load.embed, "skip_ms": load.skip, "open_ms": load.open, "step_ms": load.step}
     for n in range(info.window):

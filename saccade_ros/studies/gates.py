@@ -57,7 +57,8 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     """Judge each gate on each scene and clip, at the same number of encodes; the surprise gate at gate.tau besides."""
     config = options.config
     progress("loading the model", 0.0)
-    pipeline = Pipeline(replace(config, gate=replace(config.gate, enabled=True, mode="fixed")))
+    gate, tokens = replace(config.gate, enabled=True, mode="fixed"), replace(config.tokens, select="all")
+    pipeline = Pipeline(replace(config, gate=gate, tokens=tokens))  # the gate alone: it decides on whole tubelets
     traces = _traces(options.clips, pipeline, subrange(progress, 0.0, 0.8))
     window, response, info = config.encoder.window, patch_response(pipeline.backend), pipeline.backend.info
     centre = common_centre(traces, window)
