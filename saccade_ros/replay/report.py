@@ -65,10 +65,11 @@ def render(recording: Recording) -> str:
 
 # What the figures of Recording.gate mean.
 GATE_FIGURES = {
+    "tokens_select": "rule that chooses the tokens of an encoded tubelet; all: none does",
     "mode": "fixed: gate.tau as it is; budget: moved to hold the budget; off",
     "tau": "at the end of the replay",
     "clamp": "the limit that holds tau, if any",
-    "budget_encoded_fraction": "of the last 30 s of tubelets",
+    "budget_encoded_fraction": "of the last 30 s of tubelets; one of which a tenth is computed counts a tenth",
     "budget_allowed_fraction": "of them, by gate.budget_fraction or gate.budget_hz",
     "budget_use": "the one over the other",
     "shadow_evaluations": "skipped tubelets that were encoded after all, to see how wrong reuse was",
