@@ -64,23 +64,42 @@ class Encoding:
         Returns:
             The plan as it was computed in the end: whole, where the sample was too far off.
         """
-        dense = TokenPlan.dense(tokens, plan.reason)
-        if plan.size == tokens or self._drift.pauses():
-            plan, vector = dense, self._state.step(patches)
-            self._drift.forget()
-            self.tokens_computed = tokens
+        if plan.size == tokens:
+            vector = self._whole(patches, tokens)
+        elif self._drift.pauses:
+            plan, vector = TokenPlan.dense(tokens, plan.reason), self._whole(patches, tokens)
+            self._drift.pass_pause()
         else:
-            vector, self.tokens_computed = self._state.step(patches, plan.token_idx), plan.size
-            if len(sample.token_idx) and self._drift.is_far(*self._state.movement(sample.token_idx), sample):
-                plan, vector = dense, self._state.complete(patches)
-                self.tokens_computed += tokens
-            elif self._is_mean:
-                vector = self._drift.correct(vector, sample)
+            plan, vector = self._sparse(patches, plan, tokens, sample)
         self.vector = self._scaled(vector)
         self.classification = self._head.classify(self.vector)
         self.encoded_stamp_ns, self.reuse_count, self._skipped = stamp_ns, 0, None
         self.shadow.record_fresh(self.vector)
         return plan
+
+    def _whole(self, patches: Any, tokens: int) -> Vector:
+        """Compute all tokens."""
+        vector = self._state.step(patches)
+        self._drift.forget()
+        self.tokens_computed = tokens
+        return vector
+
+    def _sparse(self, patches: Any, plan: TokenPlan, tokens: int, sample: Sample) -> tuple[TokenPlan, Vector]:
+        """Compute the planned tokens, and then all, if the sample is too far off; as `encode`, but not scaled.
+
+        What is learnt is learnt last, so that a tubelet that raises leaves no trace.
+        """
+        vector, computed = self._state.step(patches, plan.token_idx), plan.size
+        if len(sample.token_idx):
+            movement, spread = self._state.movement(sample.token_idx)
+            if self._drift.is_far(movement, spread, sample):
+                vector = self._state.complete(patches)
+                self._drift.postpone()
+                self.tokens_computed = computed + tokens
+                return TokenPlan.dense(tokens, plan.reason), vector
+            self._drift.learn(movement, sample)
+        self.tokens_computed = computed
+        return plan, self._drift.correct(vector, sample) if self._is_mean else vector
 
     def reuse(self, patches: Any) -> None:
         """Let the last embedding serve again; keep the patches for a shadow evaluation."""

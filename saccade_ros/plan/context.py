@@ -52,27 +52,38 @@ class ContextDrift:
         self._drift: Vector | None = None  # per second
         self._pause = self._pause_left = 0
 
+    @property
     def pauses(self) -> bool:
-        """True for a tubelet that is to be computed whole, so that no second attempt follows a futile first.
-
-        Each far sample in a row doubles the tubelets until the next attempt.
-        """
-        self._pause_left = max(0, self._pause_left - 1)
+        """True for a tubelet that is to be computed whole, so that no second attempt follows a futile first."""
         return self._pause_left > 0
 
+    def pass_pause(self) -> None:
+        """Take note that a tubelet was computed whole in a pause."""
+        self._pause_left -= 1
+
     def is_far(self, movement: Vector, spread: float, sample: Sample) -> bool:
-        """Judge by the sample's mean movement (dim,) if the step can stand; take it into the estimate if so.
+        """Judge by the sample's mean movement (dim,) if the step can stand. Changes nothing that is remembered.
 
         Args:
             spread: scale of the outputs' differences (Movement.spread).
         """
-        drift: Vector = movement / np.float32(max(sample.age_s, 1e-9))  # (dim,)
-        far = sample.lag_s * float(np.linalg.norm(drift)) >= FAR * spread
-        self._pause = min(max(1, 2 * self._pause), self._window) if far else 0
-        self._pause_left = self._pause + 1 if far else 0
+        drift = _per_second(movement, sample)
+        return sample.lag_s * float(np.linalg.norm(drift)) >= FAR * spread
+
+    def postpone(self) -> None:
+        """Take note that a step could not stand, and was completed: none lags, and a pause follows.
+
+        Each far sample in a row doubles the tubelets until the next attempt.
+        """
+        self._pause = self._pause_left = min(max(1, 2 * self._pause), self._window)
+        self._drift = None
+
+    def learn(self, movement: Vector, sample: Sample) -> None:
+        """Take the movement of a step that stands into the estimate, (dim,)."""
+        drift = _per_second(movement, sample)
         before = np.zeros_like(drift) if self._drift is None else self._drift
-        self._drift = None if far else before + np.float32(RATE) * (drift - before)
-        return far
+        self._drift = before + np.float32(RATE) * (drift - before)
+        self._pause = 0
 
     def forget(self) -> None:
         """Take note that all tokens were computed: none lags."""
@@ -84,3 +95,9 @@ class ContextDrift:
             return vector
         corrected: Vector = vector + np.float32(sample.lag_s) * self._drift
         return corrected
+
+
+def _per_second(movement: Vector, sample: Sample) -> Vector:
+    """Drift of a sample that moved so far, (dim,)."""
+    drift: Vector = movement / np.float32(max(sample.age_s, 1e-9))
+    return drift
