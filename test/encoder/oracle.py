@@ -60,15 +60,61 @@ def banded_stream(model: VJEPA2Model, clip: Tensor, window: int, recompute: int 
     return torch.stack(newest)
 
 
+def sparse_stream(model: VJEPA2Model, clip: Tensor, window: int, plans: list[Tensor | None]) -> Tensor:
+    """The stream of which some tubelets are computed in part, from stored hidden states: outputs (T, S, D).
+
+    The others of a tubelet's tokens are those of the tubelet before, in each layer and in the output.
+
+    Args:
+        plans: of each tubelet, the tokens to compute, (M,); None computes all.
+    """
+    patches = embed(model, clip)
+    tokens = patches.shape[1]
+    stored: list[dict[int, Tensor]] = [{} for _ in model.encoder.layer]
+    outputs: list[Tensor] = []
+    for n, plan in enumerate(plans):
+        chosen = torch.arange(tokens) if plan is None else plan
+        seen = list(range(max(0, n - window + 1), n + 1))
+        newest_position = min(n, window - 1)
+        k_time = torch.tensor([newest_position - (n - t) for t in seen]).repeat_interleave(tokens)
+        q_time = torch.full((len(chosen),), newest_position)
+        x = patches[n][chosen][None]  # (1, M, D)
+        for inputs, layer in zip(stored, model.encoder.layer, strict=True):
+            inputs[n] = _with_rows(None if plan is None else inputs[n - 1], chosen, x[0])
+            context = torch.cat([inputs[t] for t in seen])[None]
+            queries, keys = layer.norm1(x), layer.norm1(context)
+            x = x + _attention(layer.attention, queries, keys, q_time, k_time, None, q_cell=chosen)
+            x = x + layer.mlp(layer.norm2(x))
+        outputs.append(_with_rows(None if plan is None else outputs[-1], chosen, model.encoder.layernorm(x[0])))
+    return torch.stack(outputs)
+
+
+def _with_rows(before: Tensor | None, chosen: Tensor, rows: Tensor) -> Tensor:
+    """A copy of what was before, with new rows."""
+    whole = torch.empty_like(rows) if before is None else before.clone()
+    whole[chosen] = rows
+    return whole
+
+
 def _attention(
-    attention: torch.nn.Module, queries: Tensor, keys: Tensor, q_time: Tensor, k_time: Tensor, mask: Tensor | None
+    attention: torch.nn.Module,
+    queries: Tensor,
+    keys: Tensor,
+    q_time: Tensor,
+    k_time: Tensor,
+    mask: Tensor | None,
+    q_cell: Tensor | None = None,
 ) -> Tensor:
-    """transformers' projections and rotation; softmax written out. (1, N, D), (1, M, D) -> (1, N, D)."""
+    """transformers' projections and rotation; softmax written out. (1, N, D), (1, M, D) -> (1, N, D).
+
+    Args:
+        q_cell: place in its tubelet of each query; None takes whole tubelets.
+    """
 
     def heads(x: Tensor) -> Tensor:
         return x.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)  # (1, A, N, E)
 
-    q = attention.apply_rotary_embeddings(heads(attention.query(queries)), _ids(attention, q_time))
+    q = attention.apply_rotary_embeddings(heads(attention.query(queries)), _ids(attention, q_time, q_cell))
     k = attention.apply_rotary_embeddings(heads(attention.key(keys)), _ids(attention, k_time))
     scores = q @ k.transpose(-1, -2) * attention.scaling
     if mask is not None:
@@ -77,6 +123,7 @@ def _attention(
     return attention.proj(out.transpose(1, 2).flatten(2))
 
 
-def _ids(attention: torch.nn.Module, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    cell = torch.arange(attention.grid_size**2).repeat(len(time) // attention.grid_size**2)
+def _ids(attention: torch.nn.Module, time: Tensor, cell: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    if cell is None:
+        cell = torch.arange(attention.grid_size**2).repeat(len(time) // attention.grid_size**2)
     return time, cell // attention.grid_size, cell % attention.grid_size
