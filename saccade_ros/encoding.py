@@ -48,6 +48,11 @@ class Encoding:
         self.encoded_stamp_ns = self.reuse_count = self.tokens_computed = 0
 
     @property
+    def pace(self) -> float:
+        """Share of the usual refreshes that the drift of the tokens asks for (ContextDrift.pace)."""
+        return self._drift.pace
+
+    @property
     def fill(self) -> int:
         """Tubelets in the cache."""
         return self._state.fill
@@ -97,7 +102,7 @@ class Encoding:
                 self._drift.postpone()
                 self.tokens_computed = computed + tokens
                 return TokenPlan.dense(tokens, plan.reason), vector
-            self._drift.learn(movement, sample)
+            self._drift.learn(movement, spread, sample)
         self.tokens_computed = computed
         return plan, self._drift.correct(vector, sample) if self._is_mean else vector
 

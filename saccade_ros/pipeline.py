@@ -203,10 +203,10 @@ class Stream:
         self._backend, self._fit = backend, config.vision.fit
         self._encoding = Encoding(config, backend, pipeline.head)
         response, info = patch_response(backend), backend.info
+        self._selection = select_tokens(config.tokens, response, info.window, info.token_counts)
         self._gate: Gate = OpenGate(config.gate)
         if config.gate.enabled:
-            self._gate = SurpriseGate(config.gate, response, selects_tokens=config.tokens.select != "all")
-        self._selection = select_tokens(config.tokens, response, info.window, info.token_counts)
+            self._gate = SurpriseGate(config.gate, response, self._selection.selects)
         self._planner = Planner((self._gate, self._selection, *stages))
         self.published = self.encoded = 0
         self.tokens = self.tokens_computed = 0
@@ -287,6 +287,7 @@ class Stream:
         encoding = self._encoding
         if plan.size:
             plan = encoding.encode(patches, plan, len(features), self._selection.sample, tubelet.stamp_ns)
+            self._selection.pace = encoding.pace
         else:
             encoding.reuse(patches)
         encode_ms = clock.lap_ms() if plan.size else 0.0

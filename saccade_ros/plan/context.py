@@ -2,10 +2,11 @@
 
 A token whose patch did not change would come out differently all the same, because what it attends to has changed. The
 tokens that a sparse step refreshes for their age alone are a sample of such tokens: how far their outputs moved since
-they were computed last says how far the others have. Two things follow.
+they were computed last says how far the others have. Three things follow.
 
     If the others are too far off, as when something enters a still scene, the tubelet is computed whole after all.
     Else what they are off by is an estimate of what the embedding, a mean over all tokens, lacks. It is added.
+    Where they hardly move, as with an encoder whose tokens depend little on each other, fewer need refreshing.
 
 Measured on a trained encoder (docs/tokens.md), the correction is worth a tenth more tokens, and the check bounds the
 worst tubelets.
@@ -20,6 +21,8 @@ from saccade_ros.frames import Vector
 
 FAR = 0.12  # mean drift over all tokens, relative to the spread of the outputs, from which all are computed
 RATE = 0.5  # weight of the newest sample in the estimate
+USUAL = 0.025  # drift, as FAR counts it, from which on all of the usual refreshes are made
+LEAST_PACE = 0.25  # of the usual refreshes: some samples must go on telling
 
 
 class Sample(NamedTuple):
@@ -50,7 +53,13 @@ class ContextDrift:
     def reset(self) -> None:
         """Know nothing of the stream."""
         self._drift: Vector | None = None  # per second
+        self._level = USUAL  # recent drift over all tokens, relative to the spread of the outputs
         self._pause = self._pause_left = 0
+
+    @property
+    def pace(self) -> float:
+        """Share of the usual refreshes that the recent drift asks for, LEAST_PACE to 1: what it costs is its square."""
+        return min(max((self._level / USUAL) ** 2, LEAST_PACE), 1.0)
 
     @property
     def pauses(self) -> bool:
@@ -67,8 +76,7 @@ class ContextDrift:
         Args:
             spread: scale of the outputs' differences (Movement.spread).
         """
-        drift = _per_second(movement, sample)
-        return sample.lag_s * float(np.linalg.norm(drift)) >= FAR * spread
+        return _relative(movement, spread, sample) >= FAR
 
     def postpone(self) -> None:
         """Take note that a step could not stand, and was completed: none lags, and a pause follows.
@@ -76,13 +84,14 @@ class ContextDrift:
         Each far sample in a row doubles the tubelets until the next attempt.
         """
         self._pause = self._pause_left = min(max(1, 2 * self._pause), self._window)
-        self._drift = None
+        self._drift, self._level = None, USUAL
 
-    def learn(self, movement: Vector, sample: Sample) -> None:
-        """Take the movement of a step that stands into the estimate, (dim,)."""
+    def learn(self, movement: Vector, spread: float, sample: Sample) -> None:
+        """Take the movement of a step that stands into the estimate; arguments as of `is_far`."""
         drift = _per_second(movement, sample)
         before = np.zeros_like(drift) if self._drift is None else self._drift
         self._drift = before + np.float32(RATE) * (drift - before)
+        self._level += RATE * (_relative(movement, spread, sample) - self._level)
         self._pause = 0
 
     def forget(self) -> None:
@@ -95,6 +104,12 @@ class ContextDrift:
             return vector
         corrected: Vector = vector + np.float32(sample.lag_s) * self._drift
         return corrected
+
+
+def _relative(movement: Vector, spread: float, sample: Sample) -> float:
+    """Mean drift over all tokens since each was computed, relative to the spread of the outputs."""
+    drift = sample.lag_s * float(np.linalg.norm(_per_second(movement, sample)))
+    return drift / spread if drift else 0.0
 
 
 def _per_second(movement: Vector, sample: Sample) -> Vector:

@@ -149,11 +149,16 @@ class TokenSelection:
             next with the tokens that are off most. Empty: any.
 
     Attributes:
+        selects: True, as a plan may become a part of the tokens, or none.
         sample: what the plan last proposed tells of the tokens that it keeps.
+        pace: share of the usual refreshes to make, 0 to 1; the stream sets it by what the samples told.
     """
+
+    selects = True
 
     def __init__(self, config: TokensConfig, response: PatchResponse, window: int, counts: tuple[int, ...]) -> None:
         self.config, self._window, self._counts = config, window, counts
+        self.pace = 1.0
         self._rule: Rule = RULES[config.select](response)
         self.reset()
 
@@ -204,7 +209,8 @@ class TokenSelection:
         size = len(age_s)
         if not self._rule.adapts:
             return np.zeros(size, np.bool_)
-        owed = self._owed + ((REFRESH if changed else 0.0) + REFRESH_LEAVING * self._new[0]) * size
+        due = (REFRESH if changed else 0.0) + REFRESH_LEAVING * self._new[0]
+        owed = self._owed + self.pace * due * size
         self._owed_proposed = owed % 1
         return _worst(np.where(chosen_mask, -1.0, age_s), min(int(owed), size - int(chosen_mask.sum())))
 
@@ -231,9 +237,11 @@ class AllTokens:
     """Selection switched off: every plan is kept as it comes."""
 
     sample = NOTHING_KEPT
+    selects = False
 
     def __init__(self, config: TokensConfig) -> None:
         self.config = config
+        self.pace = 1.0
 
     def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         """Keep the plan."""
@@ -284,5 +292,7 @@ def _patch_size(seen: Observation) -> int:
 def select_tokens(
     config: TokensConfig, response: PatchResponse, window: int, counts: tuple[int, ...]
 ) -> TokenSelection | AllTokens:
-    """Make the selection that tokens.select names; see TokenSelection."""
-    return AllTokens(config) if config.select == "all" else TokenSelection(config, response, window, counts)
+    """Make the selection that tokens.select names; none where the encoder computes whole tubelets only."""
+    if config.select == "all" or len(counts) == 1:
+        return AllTokens(config)
+    return TokenSelection(config, response, window, counts)

@@ -15,8 +15,8 @@ def explain_widening(config: Config, runtime: str, device: str, counts: tuple[in
         return ""
     return (
         f"tokens.select is {config.tokens.select!r}, but every tubelet that is encoded is computed whole, all "
-        f"{counts[0]} tokens: {_cause(config, runtime, device)}. If whole tubelets are what you want, set "
-        "tokens.select all: gate.tau then decides which are encoded"
+        f"{counts[0]} tokens: {_cause(config, runtime, device)}. gate.tau decides which are encoded; if that is what "
+        "you want, say so by tokens.select all"
     )
 
 

@@ -23,7 +23,7 @@ def attempt(drift: ContextDrift, share: float) -> bool:
     if far := drift.is_far(movement(share), SPREAD, sample()):
         drift.postpone()
     else:
-        drift.learn(movement(share), sample())
+        drift.learn(movement(share), SPREAD, sample())
     return far
 
 
@@ -82,7 +82,7 @@ def test_the_correction_is_the_mean_lag_times_the_drift():
 def test_the_drift_is_a_running_mean_of_samples_by_their_age():
     drift, expected = ContextDrift(WINDOW), np.zeros(3)
     for age_s in (1.0, 2.0, 0.9):
-        drift.learn(movement(0.5), sample(age_s=age_s))
+        drift.learn(movement(0.5), 1.0, sample(age_s=age_s))
         expected += RATE * (movement(0.5) / age_s - expected)
     assert drift.correct(np.zeros(3, np.float32), sample(lag_s=1.0)) == pytest.approx(expected)
 
