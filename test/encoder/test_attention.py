@@ -142,7 +142,7 @@ def test_amx_gives_the_same_bits_for_any_number_of_threads():
 @pytest.mark.parametrize(
     ("spec", "tokens"), [*product([SPEC, WIDE], [1, 7, 32, 33, 63, 64]), (LARGE, 33), (LARGE, 575)], ids=named
 )
-@pytest.mark.parametrize("window", [3, 1])
+@pytest.mark.parametrize("window", [3, 2])
 def test_amx_is_no_further_from_exact_than_torch_is_in_sparse_steps(spec, tokens, window, dtype):
     steps, tables = projected(spec, 2 * window + 2), rotary_tables(spec, window)
     plans = random_plans(spec, len(steps), tokens)
@@ -166,8 +166,8 @@ def test_amx_keeps_single_tokens_where_whole_tubelets_have_them(spec, tokens, dt
     plans = random_plans(spec, len(steps), tokens)
     sparse, ring = attend_sparsely(kernel, spec, steps, plans, 3, dtype)
     dense, dense_ring = attend_sparsely(kernel, spec, as_shown(steps, plans), [None] * len(steps), 3, dtype)
-    assert torch.equal(ring.keys, dense_ring.keys)
-    assert torch.equal(ring.values, dense_ring.values)
+    for ours, theirs in ((ring.keys, dense_ring.keys), (ring.values, dense_ring.values)):
+        assert all(torch.equal(*layers) for layers in zip(ours, theirs, strict=True))
     assert all(torch.equal(s, d[p]) for s, d, p in zip(sparse[1:], dense[1:], plans[1:], strict=True))
 
 
