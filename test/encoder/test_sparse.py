@@ -210,6 +210,7 @@ def test_a_completed_step_is_the_dense_one_that_was_never_sparse(encoder, age):
     patches = encoder.embed(clip[age])
     completed.step(patches, np.array([0, 5, 31]))
     assert np.array_equal(completed.complete(patches), dense.step(patches))
+    assert np.array_equal(completed.movement(ALL).mean, dense.movement(ALL).mean)
     for tubelet, plan in zip(clip[age + 1 :], plans[age + 1 :], strict=True):
         patches = encoder.embed(tubelet)
         assert np.array_equal(completed.step(patches, plan), dense.step(patches, plan))
