@@ -203,7 +203,7 @@ class Stream:
         self._backend, self._fit = backend, config.vision.fit
         self._encoding = Encoding(config, backend, pipeline.head)
         response, info = patch_response(backend), backend.info
-        self._selection = select_tokens(config.tokens, response, info.window, info.token_counts)
+        self._selection = select_tokens(config.tokens, response, info.window, info.reach, info.token_counts)
         self._gate: Gate = OpenGate(config.gate)
         if config.gate.enabled:
             self._gate = SurpriseGate(config.gate, response, self._selection.selects)

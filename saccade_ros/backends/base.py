@@ -50,6 +50,11 @@ class EncoderInfo:
     depth: int
     token_counts: tuple[int, ...] = ()
 
+    @property
+    def reach(self) -> int:
+        """Tubelets that an embedding sees beyond the window, each layer the window of the one below: (L-1)(W-1)."""
+        return (self.depth - 1) * (self.window - 1)
+
     @classmethod
     def of(
         cls,

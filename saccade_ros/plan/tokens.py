@@ -8,6 +8,8 @@ trained encoder (docs/tokens.md):
     refresh     each sparse step computes some of the tokens that have waited longest as well, more of them when a
                 tubelet leaves the window of which much was new; what these find is context.py's
     dense       everything is computed while the window fills, and while it holds a tubelet of which most was new
+    settling    after that the refreshes go on, even if nothing changes, until the old scene is out of the encoder's
+                reach: deeper layers see what has left the window through keys and values that saw it
     max_age_s   no token grows older
 
 So what a tubelet costs follows its content: a static camera computes a fifth of the tokens, one in motion all of them.
@@ -145,6 +147,7 @@ class TokenSelection:
     Args:
         config: replaced as a whole when a parameter changes; the next tubelet sees it.
         window: tubelets in the encoder's cache.
+        reach: tubelets that an embedding sees beyond the window, through deeper layers.
         counts: numbers of tokens that the backend can compute (EncoderInfo.token_counts); plans are widened to the
             next with the tokens that are off most. Empty: any.
 
@@ -156,8 +159,10 @@ class TokenSelection:
 
     selects = True
 
-    def __init__(self, config: TokensConfig, response: PatchResponse, window: int, counts: tuple[int, ...]) -> None:
-        self.config, self._window, self._counts = config, window, counts
+    def __init__(
+        self, config: TokensConfig, response: PatchResponse, window: int, reach: int, counts: tuple[int, ...]
+    ) -> None:
+        self.config, self._window, self._reach, self._counts = config, window, reach, counts
         self.pace = 1.0
         self._rule: Rule = RULES[config.select](response)
         self.reset()
@@ -169,6 +174,7 @@ class TokenSelection:
         # Share of each tubelet in the window that was new, oldest first; the next tubelet pushes the first one out.
         self._new: deque[float] = deque(maxlen=self._window)
         self._new_proposed = 1.0
+        self._settling = 0  # tubelets to encode until the scene before is forgotten
         self.sample = NOTHING_KEPT
         self._owed = self._owed_proposed = 0.0  # refreshes, in tokens; fractions are carried over
 
@@ -209,7 +215,7 @@ class TokenSelection:
         size = len(age_s)
         if not self._rule.adapts:
             return np.zeros(size, np.bool_)
-        due = (REFRESH if changed else 0.0) + REFRESH_LEAVING * self._new[0]
+        due = (REFRESH if changed or self._settling else 0.0) + REFRESH_LEAVING * self._new[0]
         owed = self._owed + self.pace * due * size
         self._owed_proposed = owed % 1
         return _worst(np.where(chosen_mask, -1.0, age_s), min(int(owed), size - int(chosen_mask.sum())))
@@ -225,6 +231,7 @@ class TokenSelection:
             self._computed_ns = np.zeros(len(seen.features), np.int64)
         self._computed_ns[plan.token_idx] = seen.stamp_ns
         if plan.size:
+            self._settling = self._reach if self._is_dense() else max(0, self._settling - 1)
             self._new.append(self._new_proposed)
             self._owed = self._owed_proposed
 
@@ -290,9 +297,9 @@ def _patch_size(seen: Observation) -> int:
 
 
 def select_tokens(
-    config: TokensConfig, response: PatchResponse, window: int, counts: tuple[int, ...]
+    config: TokensConfig, response: PatchResponse, window: int, reach: int, counts: tuple[int, ...]
 ) -> TokenSelection | AllTokens:
     """Make the selection that tokens.select names; none where the encoder computes whole tubelets only."""
     if config.select == "all" or len(counts) == 1:
         return AllTokens(config)
-    return TokenSelection(config, response, window, counts)
+    return TokenSelection(config, response, window, reach, counts)

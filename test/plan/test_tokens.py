@@ -54,9 +54,9 @@ def turned(angle: float, patch: int = 0) -> np.ndarray:
     return features
 
 
-def selection(counts: tuple[int, ...] = (), **settings: object) -> TokenSelection:
-    """Nothing is ever too old, unless asked for."""
-    made = select_tokens(TokensConfig(**{"max_age_s": 0.0, **settings}), BLIND, WINDOW, counts)
+def selection(counts: tuple[int, ...] = (), reach: int = 0, **settings: object) -> TokenSelection:
+    """Nothing is ever too old, unless asked for, and one layer sees the window alone."""
+    made = select_tokens(TokensConfig(**{"max_age_s": 0.0, **settings}), BLIND, WINDOW, reach, counts)
     assert isinstance(made, TokenSelection)
     return made
 
@@ -313,7 +313,7 @@ def test_not_a_finite_number_is_an_error(bad):
 
 
 def test_selection_switched_off_keeps_each_plan():
-    tokens = select_tokens(TokensConfig(select="all"), BLIND, WINDOW, ())
+    tokens = select_tokens(TokensConfig(select="all"), BLIND, WINDOW, 0, ())
     assert isinstance(tokens, AllTokens)
     for plan in (DENSE, TokenPlan.reuse(), TokenPlan(np.array([1, 3]), "drift")):
         kept = tokens.propose(seen(SCENE, 0), plan)
@@ -379,3 +379,14 @@ def test_slow_change_stays_bounded_and_would_not_against_the_tubelet_before(mode
     assert theirs[1] > 1.5 * ours[1]
     if step * tubelets > 5:
         assert min(theirs) > 0.5, "as far as it pans"
+
+
+def test_refreshes_go_on_until_the_scene_before_is_out_of_reach():
+    """A still scene after a cut: whole tubelets for a window, then some of the oldest tokens, then nothing."""
+    tokens = selection(reach=12)
+    sizes = [show(tokens, seen(SCENE, n)).size for n in range(WINDOW + 40)]
+    assert sizes[: WINDOW + 1] == [len(SCENE)] * (WINDOW + 1)
+    encoded = [size for size in sizes[WINDOW + 1 :] if size]
+    assert 0 < len(encoded) <= 12
+    assert max(encoded) < len(SCENE)
+    assert sizes[-1] == 0
