@@ -88,6 +88,11 @@ class Areas:
         return sizes
 
     @property
+    def attended(self) -> float:
+        """Fraction of a slot's keys that a query meets where it attends by area, in the mean over all tokens."""
+        return sum(size**2 for size in self.sizes) / len(self.token_idx) ** 2
+
+    @property
     def are_equal(self) -> bool:
         """True if all areas have the same number of tokens."""
         return len(set(self.sizes)) == 1

@@ -201,7 +201,7 @@ def _row(
 ) -> dict[str, Any]:
     layers, depth = encoder.areas.layers, encoder.spec.depth
     ours, full = outputs[layers], outputs[0]
-    attended = float(np.square(np.diff(_areas(options, encoder, 1).bounds)).sum()) / encoder.spec.tokens**2
+    attended = _areas(options, encoder, 1).attended
     faster = _ratio(times_ms[0], times_ms[layers])
     at_most = bound(share, layers / depth, attended)
     return {

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from saccade_ros.backends.torch_backend import DTYPES
+from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.kernels import pack_linears
 from saccade_ros.encoder.linear import Linear
 from saccade_ros.encoder.spec import ModelSpec
@@ -32,19 +33,34 @@ class Work:
         return self.linear_flops + self.attention_flops
 
 
-def step_work(spec: ModelSpec, window: int, recompute: int, batch: int, precision: str, share: float = 1.0) -> Work:
+def step_work(
+    spec: ModelSpec,
+    window: int,
+    recompute: int,
+    batch: int,
+    precision: str,
+    share: float = 1.0,
+    merge: int = 0,
+    areas: Areas | None = None,
+) -> Work:
     """Count the work of one cached step of `batch` streams on full rings, the patch embedding left out.
 
     Args:
         share: of the tokens, that are computed.
+        merge: tokens that each layer merges, after its attention and before its MLP; only with a share of 1.
+        areas: what the first layers attend by; None: all layers attend to everything.
     """
-    rows = batch * recompute * round(share * spec.tokens)
-    weights = spec.depth * (4 * spec.width**2 + 2 * spec.width * spec.mlp_width)
-    attention = spec.depth * 4 * rows * window * spec.tokens * spec.width
-    cache = batch * spec.depth * 2 * window * spec.tokens * spec.width
+    counts, passes = spec.token_counts(merge), batch * recompute * round(share * spec.tokens) / spec.tokens
+    projected, left = sum(counts[:-1]), sum(counts[1:])
+    of_projections, of_mlp = 4 * spec.width**2, 2 * spec.width * spec.mlp_width
+    met = [1.0] * spec.depth if areas is None else [areas.attended] * areas.layers + [1.0] * (spec.depth - areas.layers)
+    attention = sum(4 * passes * n * window * n * spec.width * part for n, part in zip(counts, met, strict=False))
+    cache = batch * 2 * window * projected * spec.width
     of_cache = DTYPES[precision].itemsize
     of_weight = 1 if precision == "int8" else of_cache
-    return Work(2.0 * rows * weights, float(attention), float(of_weight * weights + of_cache * cache))
+    weights = spec.depth * (of_projections + of_mlp)
+    linear = 2.0 * passes * (projected * of_projections + left * of_mlp)
+    return Work(linear, float(attention), float(of_weight * weights + of_cache * cache))
 
 
 @dataclass(frozen=True)
