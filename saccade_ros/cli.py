@@ -34,6 +34,7 @@ COMMANDS = {
     "bench gate": Command("studies.gate_cost", "time the gate beside the cached step"),
     "bench gates": Command("studies.gates", "compare the gate with simpler gates at equal compute"),
     "bench export": Command("studies.export", "time every artifact of an export beside torch, in one run"),
+    "bench economies": Command("studies.economies", "compare all ways to compute fewer tokens, on clips, in one run"),
     "evaluate fidelity": Command("studies.fidelity", "compare the stream with the bidirectional clip encoder"),
     "evaluate gaze": Command("studies.gaze", "show how well a part of the patches rebuilds clips, by rule and setting"),
     "evaluate probe": Command("studies.probe", "classify labelled clips by a linear and an attentive probe"),
