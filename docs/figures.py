@@ -200,6 +200,85 @@ def gaze() -> str:
     return _table((*head, f"sent to reach {record['psnr_db']:g} dB", "PSNR with as many"), rows)
 
 
+def economies() -> str:
+    """Every way to compute less of a stream, beside dense."""
+    record = _record("economies_default")
+    names = [clip["name"] for clip in record["clips"]]
+    rows = []
+    for row in record["rows"]:
+        shares = [row["clips"][name]["share"] for name in names]
+        shown = (
+            f"{shares[0]:.0%}" if len(set(shares)) == 1 else ", ".join(f"{100 * share:.0f}" for share in shares) + " %"
+        )
+        p5 = ", ".join(f"{row['clips'][name]['p5']:.3f}" for name in names)
+        times = f"{row['ms_p50']:.1f}, {row['ms_p95']:.0f}", f"{row['time_to_dense']:.0%}"
+        cost = *times, f"{row['gflop']:.2f}", f"{row['cache_bytes'] / 1e6:.1f}"
+        ends = f"{row['worst']:.3f}", f"{row['stability']:.3f}", f"{row['worst_age_s']:.1f}"
+        rows.append((row["name"], shown, f"{row['share_static']:.0%}", *cost, f"{row['mean']:.4f}", p5, *ends))
+    head = (
+        "variant",
+        "tokens computed",
+        "still scene",
+        "ms: p50, p95",
+        "time to dense",
+        "GFLOP",
+        "ring, MB",
+        "mean",
+        "p5",
+        "worst",
+    )
+    return _table((*head, "still: change", "age, s"), rows)
+
+
+def economies_command() -> str:
+    """The command that compared the economies."""
+    return re.sub(r"\S*/", "", str(_record("economies_default")["command"]).partition(" --json")[0])
+
+
+def economies_about() -> str:
+    """What the table of economies was measured on, and what its columns are."""
+    record = _record("economies_default")
+    clips = _listed([f"{clip['name']} ({clip['tubelets']} tubelets)" for clip in record["clips"]])
+    first, again = (row["ms_p50"] for row in (record["rows"][0], record["rows"][-1]))
+    return (
+        f"The {record['model']} model at every frame, window {record['window']}, {record['precision']}, "
+        f"{record['threads']} threads of {record['machine']}; [record](results/economies_default.json). Tokens "
+        f"computed and p5 are of {clips}, in this order. p5, mean and worst are of the centred cosine to dense, with "
+        "one centre for all clips, after the first window. ms is the step alone, pooled over the clips, 0 where the "
+        "embedding is reused; the machine was shared with other work, so p95 tells more of that than of the variant. "
+        "Time to dense is the mean time over that of the dense variant it took turns with, 8 tubelets each, median of "
+        f"the clips (p50 of the two dense ones: {first:.1f} and {again:.1f} ms). "
+        "The still scene is generated, with noise: tokens computed there, and the embedding's change from step to "
+        "step over its centred length. Age is that of the oldest token. The gates *as changed* compute as many tokens "
+        "as `changed` on each clip, in whole tubelets. *KV-only* computes all tokens and reuses the keys and values "
+        "of those that `changed` does not compute: by arithmetic that can make a step at most "
+        f"{record['kv_bound']:.2f}x as fast here."
+    )
+
+
+def economies_merging() -> str:
+    """What merging costs, and what positions are worth to it."""
+    rows = {row["name"]: row for row in _record("economies_default")["rows"]}
+    name, dense = [name for name in rows if name.startswith("merge")][-2], rows["dense"]
+    at, scrambled = rows[name], rows[f"{name}, scrambled"]
+    return (
+        f"`{name}`, which leaves half of the tokens in the end, takes {at['gflop'] / dense['gflop']:.0%} of the "
+        f"arithmetic, but {at['time_to_dense']:.0%} of the time of so small a model, at a p5 of {at['p5']:.3f} or more; with scrambled positions, as the public reference has them, it "
+        f"falls to {scrambled['p5']:.3f}."
+    )
+
+
+def economies_areas() -> str:
+    """What areas save and cost."""
+    rows = [row for row in _record("economies_default")["rows"] if row["family"] in ("areas", "dense")]
+    dense, half, most = rows[0], rows[1], rows[2]
+    return (
+        f"{half['name'].capitalize()} layers take {half['gflop'] / dense['gflop']:.0%} of the arithmetic at a p5 of "
+        f"{half['p5']:.3f} on the worst clip, in {most['name'].split(' in ')[1]} {most['gflop'] / dense['gflop']:.0%} "
+        f"at {most['p5']:.3f}: for this model, which was not trained with them, they are no bargain."
+    )
+
+
 def usefulness() -> str:
     """What the default model's embeddings are good for, beside controls and its teacher."""
     rows = []
@@ -250,7 +329,8 @@ BLOCKS = {
     function.__name__.replace("_", "-"): function
     for function in (
         parameters, drop_causes, step, steps, gate_cost, gate_default, gates, calibration, budget, export, fidelity,
-        export_default, forgetting, adapter, gaze, usefulness, default_training, files,
+        export_default, forgetting, adapter, gaze, economies, economies_command,
+        economies_about, economies_merging, economies_areas, usefulness, default_training, files,
     )
 }  # fmt: skip
 

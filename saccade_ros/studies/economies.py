@@ -1,9 +1,9 @@
 """All ways to compute less of a stream, side by side on the same tubelets: `saccade bench economies`.
 
 Each variant (economies_variants.py) encodes each clip as a stream of its own. The variants take turns of some tubelets,
-dense among the first and again among the last, so that a change of the machine's speed hits all, and shows. Fidelity is
-the centred cosine of each embedding to the dense one of the same tubelet, with one centre for all clips. A generated
-scene in which nothing but noise happens says how steady embeddings are. The tubelets of the first window are left out.
+first those that need nothing of others, then the rest, dense in both, so that a change of the machine's speed hits all.
+Fidelity is the centred cosine of each embedding to the dense one of the same tubelet, with one centre for all clips. A
+generated scene in which nothing but noise happens says how steady embeddings are. The first window is left out.
 """
 
 import itertools
@@ -174,7 +174,7 @@ class _Study:
 
     def encode(self, recording: Recording, progress: Progress) -> None:
         """Encode a recording in every variant: those that follow `changed` after it, and dense again with them."""
-        own = [pair for pair in self._pipelines if pair[0].plans == "own" and not pair[0].repeats]
+        own = [pair for pair in self._pipelines if pair[0].turns == 1]
         rest = [pair for pair in self._pipelines if pair not in own]
         first = take_turns(recording, {v.name: (pipeline, ()) for v, pipeline in own}, subrange(progress, 0.0, 0.8))
         trace = trace_of(recording, self._backend, first[DENSE].vectors)
@@ -210,6 +210,8 @@ class _Study:
             "share": share,
             "share_static": static["share"],
             **_times(times_ms),
+            "turns": variant.turns,
+            "time_to_dense": self._time_to_dense(variant, clips),
             "plan_ms_p50": float(np.median([clip["plan_ms_p50"] for clip in clips])),
             "gflop": _flops(variant, self._spec, share, _mean(clips, "projected")) / 1e9,
             "cache_bytes": pipeline.backend.info.cache_bytes,
@@ -220,6 +222,13 @@ class _Study:
             "worst_age_s": max(clip["worst_age_s"] for clip in (*clips, static)),
             "clips": dict(zip(names, clips, strict=True)),
         }
+
+    def _time_to_dense(self, variant: Variant, clips: Sequence[Mapping[str, float]]) -> float:
+        """Mean time of a tubelet over that of the dense variant it took turns with: the median of the clips."""
+        dense = next(v for v, _ in self._pipelines if v.family == "dense" and v.turns == variant.turns)
+        runs = [(self._runs[trace.name][dense.name], self._judged(trace)) for trace in self.traces[:-1]]
+        whole = (float(run.encode_ms[judged].mean()) for run, judged in runs)
+        return float(np.median([clip["ms_mean"] / ms for clip, ms in zip(clips, whole, strict=True)]))
 
     def _judged(self, trace: Trace) -> npt.NDArray[np.bool_]:
         return ~trace.warm(self._config.encoder.window)
@@ -322,7 +331,7 @@ def _flops(variant: Variant, spec: ModelSpec, share: float, projected: float) ->
     """
     encoder = variant.config.encoder
     areas = Areas.of(spec, *encoder.area_shape, encoder.area_layers)
-    whole = step_work(spec, encoder.window, 1, 1, "fp32", encoder.merge, areas).flops
+    whole = step_work(spec, encoder.window, 1, 1, "fp32", merge=encoder.merge, areas=areas).flops
     return share * whole - (share - projected) * _kv_flops(spec)
 
 

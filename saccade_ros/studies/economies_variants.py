@@ -42,6 +42,11 @@ class Variant(NamedTuple):
     plans: str = "own"
     repeats: bool = False
 
+    @property
+    def turns(self) -> int:
+        """1 if it takes turns with the variants that need nothing of others, 2 with those that come after."""
+        return 1 if self.plans == "own" and not self.repeats else 2
+
 
 def variants(config: Config, spec: ModelSpec) -> Iterator[Variant]:
     """Yield every variant, dense first and last; `changed` before those that follow it.
