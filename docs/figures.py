@@ -256,6 +256,22 @@ def economies_about() -> str:
     )
 
 
+def sparse_steps() -> str:
+    """Times of dense and sparse steps of ViT-L, by machine."""
+    rows = []
+    for name in ("step_sparse_vitl_amx", "step_sparse_vitl_h200"):
+        record = _record(name)
+        graphs = {row["launch"] for row in record["windows"][0]["steps"]} >= {"graph"}
+        steps = [row for row in record["windows"][0]["steps"] if row["launch"] == ("graph" if graphs else "eager")]
+        dense = steps[0]["step_ms"]["median"]
+        where = record["device"] if graphs else f"{record['machine'].partition(',')[0]}, {record['threads']} threads"
+        for row in steps:
+            share = "dense" if row["share"] is None else f"{row['share']:.0%} of the tokens"
+            ms = row["step_ms"]["median"]
+            rows.append((f"[{where}](results/{name}.json)", share, f"{ms:.3g}", f"{ms / dense:.0%}"))
+    return _table(("machine", "step", "ms", "of dense"), rows)
+
+
 def economies_merging() -> str:
     """What merging costs, and what positions are worth to it."""
     rows = {row["name"]: row for row in _record("economies_default")["rows"]}
@@ -263,8 +279,9 @@ def economies_merging() -> str:
     at, scrambled = rows[name], rows[f"{name}, scrambled"]
     return (
         f"`{name}`, which leaves half of the tokens in the end, takes {at['gflop'] / dense['gflop']:.0%} of the "
-        f"arithmetic, but {at['time_to_dense']:.0%} of the time of so small a model, at a p5 of {at['p5']:.3f} or more; with scrambled positions, as the public reference has them, it "
-        f"falls to {scrambled['p5']:.3f}."
+        f"arithmetic, but {at['time_to_dense']:.0%} of the time of so small a model, at a p5 of "
+        f"{at['p5']:.3f} or more; with scrambled positions, as the public reference has them, it falls to "
+        f"{scrambled['p5']:.3f}."
     )
 
 
@@ -330,7 +347,7 @@ BLOCKS = {
     for function in (
         parameters, drop_causes, step, steps, gate_cost, gate_default, gates, calibration, budget, export, fidelity,
         export_default, forgetting, adapter, gaze, economies, economies_command,
-        economies_about, economies_merging, economies_areas, usefulness, default_training, files,
+        sparse_steps, economies_about, economies_merging, economies_areas, usefulness, default_training, files,
     )
 }  # fmt: skip
 
