@@ -6,6 +6,7 @@ docs/report.png is a screenshot of the report that `make demo` writes, and is ta
 import json
 from pathlib import Path
 
+from saccade_ros.studies.economies_pictures import draw as draw_economies
 from saccade_ros.studies.gaze_pictures import draw_tradeoff
 from saccade_ros.studies.plots import draw_calibration, draw_fidelity, draw_gates, draw_usefulness
 from saccade_ros.train.session import draw_curve
@@ -16,6 +17,7 @@ PICTURES = {
     "gates": ("gates_default", draw_gates),
     "fidelity": ("fidelity_default", draw_fidelity),
     "gaze": ("gaze_default", draw_tradeoff),
+    "economies": ("economies_default", draw_economies),
     "usefulness": ("usefulness_default", draw_usefulness),
     "adapter": ("adapter_default", draw_curve),
 }

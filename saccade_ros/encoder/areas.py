@@ -73,7 +73,7 @@ class Areas:
 
     @property
     def name(self) -> str:
-        """What tells embeddings of these areas from others; empty where areas are off."""
+        """Suffix that tells embeddings of these areas from others; empty where areas are off."""
         return f"areas-{self.grid[0]}x{self.grid[1]}-{self.layers}" if self.are_on else ""
 
     @property

@@ -39,7 +39,7 @@ NOTHING_KEPT = Sample(np.empty(0, np.int64), 0.0, 0.0)
 
 
 class Rule(Protocol):
-    """What each token is off by, and how many of the worst are computed; one per choice of tokens.select.
+    """Measure of what each token is off by, and number of the worst to compute; one per choice of tokens.select.
 
     Attributes:
         adapts: True if the number follows the scene. If not, it is fixed: nothing is refreshed beside it.

@@ -17,7 +17,7 @@ TokenIdx = npt.NDArray[np.int64]  # (M,)
 
 
 class Setting(NamedTuple):
-    """How many of a tubelet's patches are sent.
+    """Number of a tubelet's patches to send.
 
     Attributes:
         ratio: of all patches, at most; exactly, if there is no PSNR to reach.

@@ -99,7 +99,7 @@ class Moment(NamedTuple):
 
 @dataclass
 class ClipGaze:
-    """What the viewers of one clip were sent and saw.
+    """Record of what the viewers of one clip were sent and saw.
 
     Attributes:
         rows: one for each tubelet and viewer.
