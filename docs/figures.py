@@ -292,7 +292,7 @@ def economies_areas() -> str:
     return (
         f"{half['name'].capitalize()} layers take {half['gflop'] / dense['gflop']:.0%} of the arithmetic at a p5 of "
         f"{half['p5']:.3f} on the worst clip, in {most['name'].split(' in ')[1]} {most['gflop'] / dense['gflop']:.0%} "
-        f"at {most['p5']:.3f}: for this model, which was not trained with them, they are no bargain."
+        f"at {most['p5']:.3f}, and no less time. This model was not trained with them."
     )
 
 
