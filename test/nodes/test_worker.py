@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -204,9 +205,12 @@ def show(bench: Bench, indices: range) -> None:
 
 def test_skipped_tubelet_is_evaluated_when_there_is_time(evaluating):
     paced(evaluating, 3600.0)
-    show(evaluating, range(6))
-    evaluating.worker.pause()
     stream = evaluating.streams[0]
+    for index in range(6):
+        show(evaluating, [index])
+        while stream.shadow.evaluations < index:  # the next one would come during it else
+            time.sleep(0.001)
+    evaluating.worker.pause()
     assert (stream.encoded, stream.published) == (1, 6)
     assert (stream.shadow.evaluations, stream.shadow.refused, stream.shadow.delays) == (5, 0, 0)
     assert accounts(stream) == (12, 12, {}, 0)
