@@ -53,7 +53,7 @@ class EncodeWorker:
         self._changed = threading.Condition()
         self._active = self._busy = self._closing = False
         self._next = 0  # stream to serve next, round robin
-        self._steps_ms: deque[float] = deque(maxlen=16)  # durations of the latest steps and shadow evaluations
+        self._steps_ms: deque[float] = deque(maxlen=16)  # durations of the latest whole steps and shadow evaluations
         for stream in streams:
             stream.intake.active = False
         self._thread = threading.Thread(target=self._run, name="saccade-encoder", daemon=True)
@@ -128,7 +128,7 @@ class EncodeWorker:
         except Exception as failed:  # a malformed image, or whatever it is: counted; the node must live
             self._report(stream, failed)
             return
-        if result is not None and result.encoded:
+        if result is not None and result.tokens_computed >= result.tokens:  # as a shadow evaluation is: a whole step
             self._steps_ms.append(result.encode_ms)
 
     def _evaluate_shadow(self, stream: Stream) -> None:
