@@ -127,7 +127,7 @@ class ExportedState(ABC):
             raise ValueError(
                 f"{len(token_idx)} of {shape.spec.tokens} tokens are to be computed, after {self.count} tubelets, with "
                 f"window {shape.window} and recompute {shape.recompute}: the first tubelet of an export, and any with "
-                "window 1 or recompute above 1, is computed whole"
+                "window 1, recompute above 1 or merging, is computed whole"
             )
 
     def _planned(self, patches: Floats, tables: StepTables) -> Floats:

@@ -13,6 +13,7 @@ NumPy only: torch and the exported graphs read it.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -97,7 +98,7 @@ class Areas:
         """True if all areas have the same number of tokens."""
         return len(set(self.sizes)) == 1
 
-    @property
+    @cached_property
     def place_idx(self) -> Indices:
         """Place in area order of each token, the inverse of token_idx: (S,)."""
         return np.argsort(self.token_idx)

@@ -4,6 +4,8 @@ A canvas is the picture that a viewer has who gets M patches of each tubelet: ev
 was last sent. Errors are in grey levels, 0 to 255.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -32,7 +34,7 @@ def residual_energy(pixels: Pixels, canvas: Pixels, patch_size: int) -> PerPatch
     return energy
 
 
-def largest(energy: PerPatch, count: int) -> npt.NDArray[np.int64]:
+def largest(energy: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.int64]:
     """Choose the `count` patches of largest energy, the first of equal ones: int64 (count,), ascending."""
     return np.sort(_by_energy(energy)[:count])
 
@@ -70,7 +72,7 @@ def squared_error(psnr_db: float) -> float:
     return float(WHITE**2 / 10 ** (psnr_db / 10))
 
 
-def _by_energy(energy: PerPatch) -> npt.NDArray[np.int64]:
+def _by_energy(energy: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
     """Indices of the patches, the largest energy first: (S,)."""
     return np.argsort(-energy, kind="stable").astype(np.int64)
 

@@ -18,7 +18,7 @@ So what a tubelet costs follows its content: a static camera computes a fifth of
 import math
 from collections import deque
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -29,7 +29,9 @@ from saccade_ros.frames import Figures, Observation, PerPatch, Pixels, TokenPlan
 from saccade_ros.plan.context import Sample
 from saccade_ros.plan.patch_change import PatchChange
 from saccade_ros.plan.reference import PatchResponse
-from saccade_ros.plan.residual import residual_energy, tokens_within, update_canvas
+from saccade_ros.plan.residual import largest, residual_energy, tokens_within, update_canvas
+
+Mask = npt.NDArray[np.bool_]  # (S,)
 
 REFRESH = 0.075  # of the tokens, the oldest ones, computed with each sparse step
 REFRESH_LEAVING = 0.12  # of the tokens that were new in the tubelet that leaves the window, likewise
@@ -121,12 +123,13 @@ class ErrorTokens:
 
     def count(self, error: PerPatch, config: TokensConfig) -> int:
         """Count the patches that the target asks for."""
-        return len(tokens_within(error, config.psnr_db, self._values))
+        assert self._canvas is not None  # as an error was measured against it
+        return len(tokens_within(error, config.psnr_db, self._canvas.size))
 
     def commit(self, seen: Observation, token_idx: npt.NDArray[np.int64]) -> None:
         """Show the patches that were computed."""
         if self._canvas is None:
-            self._canvas, self._values = seen.pixels.copy(), seen.pixels.size
+            self._canvas = seen.pixels.copy()
         update_canvas(self._canvas, seen.pixels, token_idx, _patch_size(seen))
 
     def reset(self) -> None:
@@ -210,7 +213,7 @@ class TokenSelection:
             return True
         return self._rule.adapts and max(self._new_proposed, *self._new) >= MOST_NEW
 
-    def _oldest(self, age_s: npt.NDArray[np.float64], chosen_mask: "Mask", changed: int) -> "Mask":
+    def _oldest(self, age_s: npt.NDArray[np.float64], chosen_mask: Mask, changed: int) -> Mask:
         """Choose the tokens to refresh."""
         size = len(age_s)
         if not self._rule.adapts:
@@ -265,19 +268,16 @@ class AllTokens:
         return {"tokens_select": "all"}
 
 
-Mask = npt.NDArray[np.bool_]  # (S,)
-
-
 def _sample(age_s: npt.NDArray[np.float64], refreshed_mask: Mask, chosen_mask: Mask) -> Sample:
     """Describe the refreshed tokens and those that are kept, by their ages (S,)."""
     refreshed_s = float(age_s[refreshed_mask].mean()) if refreshed_mask.any() else 0.0
     return Sample(np.flatnonzero(refreshed_mask), refreshed_s, float(np.where(chosen_mask, 0, age_s).mean()))
 
 
-def _worst(error: npt.NDArray[np.number], count: int) -> Mask:
+def _worst(error: npt.NDArray[np.floating[Any]], count: int) -> Mask:
     """Mark the `count` tokens of largest error, the first of equal ones: (S,)."""
     mask = np.zeros(len(error), np.bool_)
-    mask[np.argsort(-error, kind="stable")[:count]] = True
+    mask[largest(error, count)] = True
     return mask
 
 
@@ -285,7 +285,7 @@ def dilated(mask: Mask, steps: int) -> Mask:
     """Mark the patches within `steps` of a marked one as well, diagonals included: (S,)."""
     if not steps:
         return mask
-    grid = int(len(mask) ** 0.5)
+    grid = math.isqrt(len(mask))
     kernel = np.ones((2 * steps + 1, 2 * steps + 1), np.uint8)
     grown: Mask = cv2.dilate(mask.reshape(grid, grid).astype(np.uint8), kernel).reshape(-1).astype(np.bool_)  # (S,)
     return grown
