@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from typing import Any, TypeVar
 
-from saccade_ros.config import Config, ConfigError, load_config
+from saccade_ros.config import Config, ConfigError
 from saccade_ros.knobs import Setting, build, settings_of
+from saccade_ros.params_file import load_config
 
 Options = TypeVar("Options")
 

@@ -42,7 +42,7 @@ def test_replay_samples_at_the_rate_asked_for(clip, tmp_path):
 
 
 def test_replay_twice_gives_the_same_novelty(clip, tmp_path):
-    from saccade_ros.config import load_config
+    from saccade_ros.params_file import load_config
     from saccade_ros.recordings import open_source
     from saccade_ros.replay.inprocess import replay
 
@@ -185,7 +185,7 @@ CALIBRATE += ["--set", "backend.threads=1"]
 
 
 def test_calibration_is_a_params_file_that_loads_and_is_tied_to_its_encoder(clip, tmp_path, capsys):
-    from saccade_ros.config import load_config
+    from saccade_ros.params_file import load_config
     from saccade_ros.pipeline import Pipeline
 
     out = tmp_path / "calibrated.yaml"

@@ -16,9 +16,9 @@ from saccade_ros.config import (
     NodeConfig,
     StreamConfig,
     VisionConfig,
-    load_config,
 )
 from saccade_ros.knobs import settings_of
+from saccade_ros.params_file import load_config
 
 
 @pytest.mark.parametrize(

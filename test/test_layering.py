@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtimes": set(),
     "default_model": set(),
     "config": {"knobs", "runtimes", "default_model"},
+    "params_file": {"config", "knobs"},
     "storage": set(),
     "frames": set(),
     "measure": {"storage"},
@@ -50,7 +51,7 @@ MAY_IMPORT["replay"] = {
     "recordings",
 }
 MAY_IMPORT["doctor"] = {"knobs", "default_model", "measure", "encoder", "backends"}
-MAY_IMPORT["cli_options"] = {"config", "knobs"}
+MAY_IMPORT["cli_options"] = {"config", "knobs", "params_file"}
 MAY_IMPORT["nodes"] = set(MAY_IMPORT) - {"train", "studies", "doctor"}
 MAY_IMPORT["cli"] = {"cli_options", "measure"}  # a command's module is imported by name, when it is given
 

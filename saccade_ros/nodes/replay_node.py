@@ -32,12 +32,12 @@ from rich.console import Console
 from sensor_msgs.msg import CompressedImage, Image
 
 from saccade_ros.cli_options import add_options, read_options
-from saccade_ros.config import load_config
 from saccade_ros.knobs import knob
 from saccade_ros.measure.machine import describe_machine
 from saccade_ros.measure.progress import ProgressBar
 from saccade_ros.msg import Embedding, EncoderInfo
 from saccade_ros.nodes.conversions import stamp_to_ns
+from saccade_ros.params_file import load_config
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.bag import BagSource
 from saccade_ros.recordings.bag_writer import write_bag

@@ -21,8 +21,8 @@ from rclpy.node import Node
 from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_typestore
 
-from saccade_ros.config import load_config
 from saccade_ros.default_model import ADVICE, SOURCE
+from saccade_ros.params_file import load_config
 from saccade_ros.recordings import open_source
 from saccade_ros.replay.inprocess import replay
 
