@@ -57,7 +57,9 @@ setup(
     install_requires=[
         "PyYAML>=6.0",
         "av>=12.0",
+        'backports.zstd; python_version < "3.14"',  # as rosbags needs them, which sets their versions
         "huggingface_hub>=0.24",
+        "lz4",
         "matplotlib>=3.7",
         "numpy>=1.26",
         "opencv-python-headless>=4.8",

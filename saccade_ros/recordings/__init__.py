@@ -6,13 +6,16 @@ one, so nothing here falls back to fewer frames, to an empty stream or to made-u
 
 from pathlib import Path
 
-from saccade_ros.recordings.bag import BAG_SUFFIXES, BagSource
+from saccade_ros.recordings.bag import BAG_STARTS, BagSource
+from saccade_ros.recordings.content import read_start
 from saccade_ros.recordings.source import Source, SourceError
 from saccade_ros.recordings.video import VideoSource
 
+_BAG_SUFFIXES = (".bag", ".mcap", ".db3")  # of files that begin like no bag: they are damaged bags, not videos
+
 
 def open_source(path: str | Path, topic: str | None = None) -> Source:
-    """Open a rosbag2 folder, a .mcap, .db3 or .bag (ROS 1) file, or a video file.
+    """Open a rosbag2 folder, an MCAP, SQLite or ROS 1 bag file, or a video file, whatever its name.
 
     Args:
         topic: chooses among a bag's image topics; may be left out if there is one. A video takes it as name.
@@ -23,6 +26,6 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     path = Path(path)
     if not path.exists():
         raise SourceError(f"{path} does not exist: give a rosbag2 folder, a .mcap, .db3 or .bag file, or a video file")
-    if path.is_dir() or path.suffix in BAG_SUFFIXES:
+    if path.is_dir() or read_start(path).startswith(BAG_STARTS) or path.suffix.lower() in _BAG_SUFFIXES:
         return BagSource(path, topic)
     return VideoSource(path, topic)

@@ -1,19 +1,29 @@
 """Image topic of a rosbag: rosbag2 (SQLite or MCAP) and ROS 1."""
 
+import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rosbags.interfaces import Connection
-from rosbags.rosbag1 import Reader as Rosbag1Reader
-from rosbags.rosbag2 import Reader as Rosbag2Reader
 from rosbags.typesys import Stores, get_typestore
 
+from saccade_ros.recordings.content import read_start
+from saccade_ros.recordings.folder import FolderBag
+from saccade_ros.recordings.mcap import MCAP_START, McapFile
+from saccade_ros.recordings.rosbag1 import ROSBAG1_START, Rosbag1File
 from saccade_ros.recordings.source import COMPRESSED, IMAGE, RecordedImage, Source, SourceError
+from saccade_ros.recordings.sqlite import SQLITE_START, SqliteFile
+from saccade_ros.recordings.stored import CDR, ROS1, BagError, BagFile, Channel, StoredMessage
+from saccade_ros.recordings.zstd import ZSTD_START, decompress_zstd
 
-BAG_SUFFIXES = (".bag", ".mcap", ".db3")
-_BAG_REMEDY = "it may be cut or damaged; copy it again, or try `ros2 bag reindex` or `mcap recover` on it"
+_log = logging.getLogger(__name__)
+_FORMATS: dict[bytes, type[McapFile] | type[SqliteFile] | type[Rosbag1File]] = {
+    MCAP_START: McapFile,
+    SQLITE_START: SqliteFile,
+    ROSBAG1_START: Rosbag1File,
+}
+BAG_STARTS = tuple(_FORMATS)
 
 
 class BagSource(Source):
@@ -23,119 +33,135 @@ class BagSource(Source):
     definition, missing or odd, is no obstacle.
 
     Raises:
-        SourceError: the bag is unfinished, cut or damaged, or has no such image topic; from iterating, it has
-            fewer messages than it lists.
+        SourceError: the bag is unfinished, cut or damaged, holds no messages of ROS 2 or has no such image topic; from
+            iterating, too.
     """
 
     def __init__(self, path: Path, topic: str | None = None) -> None:
         self._path = path
-        _check_files(path)
-        self._ros1 = path.suffix == ".bag" and path.is_file()
-        self._types = get_typestore(Stores.ROS1_NOETIC if self._ros1 else Stores.ROS2_JAZZY)
-        with ExitStack() as opened:
-            with _bag_errors(path):
-                self._reader = Rosbag1Reader(path) if self._ros1 else Rosbag2Reader(path)
-                opened.enter_context(self._reader)
+        with _bag_errors(path):
+            self._file: BagFile = FolderBag(path, _open_file) if path.is_dir() else _open_file(path)
+        try:
             self._select(topic)
-            self._opened = opened.pop_all()
+        except SourceError:
+            self.close()
+            raise
 
     def _select(self, topic: str | None) -> None:
-        self._connections = _choose(self._path, self._reader.connections, topic)
-        self.topic, self.msgtype = self._connections[0].topic, self._connections[0].msgtype
-        self.count = sum(connection.msgcount for connection in self._connections)
-        self.duration_s = self._reader.duration / 1e9
+        channels = _choose(self._path, self._file, topic)
+        self.topic, self.msgtype = channels[0].topic, channels[0].msgtype
+        self.count = sum(channel.count for channel in channels)
+        self.duration_s = (self._file.last_ns - self._file.first_ns) / 1e9
+        types = get_typestore(Stores.ROS1_NOETIC if self._file.encoding == ROS1 else Stores.ROS2_JAZZY)
+        self._decode: Any = types.deserialize_ros1 if self._file.encoding == ROS1 else types.deserialize_cdr
         if not self.count:
             raise SourceError(f"{self.topic} in {self._path} has no messages: choose another topic or bag")
+        if (publishers := max(channel.publishers for channel in channels)) > 1:
+            _log.warning(
+                "%s: %d publishers wrote %s, and their pictures take turns in one stream: "
+                "record each camera under a topic of its own",
+                self._path,
+                publishers,
+                self.topic,
+            )
 
     def close(self) -> None:
         """Close the bag's files."""
-        self._opened.close()
+        self._file.close()
 
     def __iter__(self) -> Iterator[RecordedImage]:
-        with _bag_errors(self._path):
-            stored = self._reader.messages(connections=self._connections)
-        read = 0
+        stored = self._file.messages(self.topic)
         while True:
             with _bag_errors(self._path):
-                item = next(stored, None)
-                if item is None:
-                    break
-                image = self._recorded_image(*item)
-            read += 1
+                message = next(stored, None)
+                image = message and self._recorded_image(message)
+            if image is None:
+                return
             yield image
-        if read != self.count:
-            raise SourceError(
-                f"{self._path} has {read} of the {self.count} messages on {self.topic} that it lists: {_BAG_REMEDY}"
-            )
 
-    def _recorded_image(self, connection: Connection, time_ns: int, stored: bytes) -> RecordedImage:
-        cdr = None if self._ros1 else bytes(stored)
-        decode = self._types.deserialize_ros1 if self._ros1 else self._types.deserialize_cdr
-        message: Any = decode(stored, connection.msgtype)
+    def _recorded_image(self, stored: StoredMessage) -> RecordedImage:
+        # rosbag2 compresses single messages, too; CDR never begins as zstd does.
+        data = decompress_zstd(stored.data) if stored.data.startswith(ZSTD_START) else stored.data
+        message: Any = self._decode(data, stored.msgtype)
         stamp = message.header.stamp
         return RecordedImage(
             stamp_ns=stamp.sec * 10**9 + stamp.nanosec,
-            time_ns=time_ns,
+            time_ns=stored.time_ns,
             frame_id=message.header.frame_id,
             image=message,
-            cdr=cdr,
-            msgtype=connection.msgtype,
+            cdr=data if self._file.encoding == CDR else None,
+            msgtype=stored.msgtype,
         )
+
+
+def _open_file(path: Path) -> BagFile:
+    start = read_start(path)
+    for begin, kind in _FORMATS.items():
+        if start.startswith(begin):
+            return kind(path)
+    raise BagError("it begins like no bag: it is cut or damaged; copy it again")
 
 
 @contextmanager
 def _bag_errors(path: Path) -> Iterator[None]:
-    # rosbags meets damage with whatever comes first: its own errors, AssertionError, struct.error, TypeError
-    # of ord(b""), those of SQLite, YAML, zstd and lz4.
+    # Damage shows as whatever comes first: struct.error, UnicodeDecodeError, AssertionError, TypeError of ord(b""),
+    # errors of SQLite, YAML, zstd and lz4.
     try:
         yield
+    except SourceError:
+        raise
+    except BagError as error:
+        raise SourceError(f"{path} cannot be read as a bag: {error}") from error
     except Exception as error:  # any of those
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(f"{path} cannot be read as a bag ({reason}): {_BAG_REMEDY}") from error
-
-
-def _check_files(path: Path) -> None:
-    """Refuse a recording that was interrupted or cut, as far as its files show it."""
-    if path.is_dir() and not (path / "metadata.yaml").exists():
         raise SourceError(
-            f"{path} has no metadata.yaml, so it is no finished rosbag2: give the bag's own folder, "
-            f"or let `ros2 bag reindex {path}` finish a recording that was interrupted"
-        )
-    if Path(f"{path}-wal").exists():
-        raise SourceError(
-            f"{path} has its newest messages in {path.name}-wal still: stop the recorder, or let "
-            f"`ros2 bag reindex {path.parent}` finish a recording that was interrupted"
-        )
-    for file in path.glob("*.db3") if path.is_dir() else [path]:
-        _check_pages(file)
+            f"{path} cannot be read as a bag ({reason}): it may be cut or damaged; copy it again"
+        ) from error
 
 
-def _check_pages(file: Path) -> None:
-    """Refuse a SQLite file that ends within a page.
-
-    SQLite itself takes what a cut last page lacks for zeros: black pixels.
-    """
-    with file.open("rb") as head:
-        start = head.read(18)
-    if start.startswith(b"SQLite format 3\0"):
-        page_size = int.from_bytes(start[16:], "big")
-        if file.stat().st_size % (65536 if page_size == 1 else page_size or 1):
-            raise SourceError(f"{file} ends within a page: {_BAG_REMEDY}")
-
-
-def _choose(path: Path, connections: list[Connection], topic: str | None) -> list[Connection]:
-    """Choose the connections of the image topic, or of the only one."""
-    images = [connection for connection in connections if connection.msgtype in (IMAGE, COMPRESSED)]
-    topics = sorted({connection.topic for connection in images})
+def _choose(path: Path, file: BagFile, topic: str | None) -> list[Channel]:
+    """Choose the channels of the image topic, or of the only one."""
+    images = [channel for channel in file.channels if _is_image(channel, file.encoding)]
+    topics = sorted({channel.topic for channel in images})
     if not topics:
-        held = ", ".join(sorted({f"{c.topic} ({c.msgtype})" for c in connections})) or "no topics at all"
-        raise SourceError(f"{path} has no image topic, but {held}: give a bag with camera images")
-    listed = ", ".join(f"{name} ({sum(c.msgcount for c in images if c.topic == name)} messages)" for name in topics)
+        raise SourceError(_without_images(path, file))
+    counts = {name: sum(channel.count for channel in images if channel.topic == name) for name in topics}
+    listed = ", ".join(f"{name} ({count} messages)" for name, count in counts.items())
     if topic is None and len(topics) > 1:
         raise SourceError(f"{path} has {len(topics)} image topics: choose one of {listed}")
     wanted = topics[0] if topic is None else topic
     if wanted not in topics:
-        kinds = {connection.msgtype for connection in connections if connection.topic == wanted}
+        kinds = {channel.msgtype for channel in file.channels if channel.topic == wanted}
         problem = f"no image topic, but {'/'.join(sorted(kinds))}" if kinds else "not there"
         raise SourceError(f"{wanted} in {path} is {problem}: choose one of {listed}")
-    return [connection for connection in images if connection.topic == wanted]
+    chosen = [channel for channel in images if channel.topic == wanted]
+    if len({channel.msgtype for channel in chosen}) > 1:
+        raise SourceError(f"{wanted} in {path} has raw and compressed images: keep one of the two in the bag")
+    return chosen
+
+
+def _is_image(channel: Channel, encoding: str) -> bool:
+    return channel.msgtype in (IMAGE, COMPRESSED) and channel.encoding == encoding
+
+
+def _without_images(path: Path, file: BagFile) -> str:
+    """Say what a bag holds in place of images that can be played, and how to come by such a bag."""
+    encodings = {channel.encoding for channel in file.channels}
+    held = sorted(
+        {f"{channel.topic} ({channel.msgtype or 'no type'}, {channel.encoding})" for channel in file.channels}
+    )
+    problem = f"{path} has no image topic, but {', '.join(held) or 'no topics at all'}"
+    if ROS1 in encodings:
+        return (
+            f"{path} holds ROS 1 messages: convert the ROS 1 bag that it was made from with `rosbags-convert`, or give "
+            "that bag itself"
+        )
+    if others := sorted(encodings - {CDR}):
+        return (
+            f"{problem}: messages in {' and '.join(others)} are none of ROS 2; record sensor_msgs images with "
+            "`ros2 bag record`, or give a video"
+        )
+    return (
+        f"{problem}: give a bag with sensor_msgs/msg/Image or CompressedImage; "
+        "`ros2 run image_transport republish` makes them of the packets of a codec"
+    )
