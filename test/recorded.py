@@ -22,10 +22,11 @@ def picture(index):
     return image
 
 
-def write_video(path, pts=range(FRAMES), **options):
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("mpeg4", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
+def write_video(path, pts=range(FRAMES), codec="mpeg4", container=None, **options):
+    with av.open(str(path), "w", format=container, options=options) as container:
+        stream = container.add_stream(codec, rate=FPS)
+        stream.width, stream.height, stream.bit_rate = WIDTH, HEIGHT, 4_000_000
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for index, time in enumerate(pts):
             frame = av.VideoFrame.from_ndarray(picture(index), format="rgb24")
             frame.pts = time
