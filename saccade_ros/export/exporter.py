@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from saccade_ros import __version__
@@ -21,6 +20,7 @@ from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
+from saccade_ros.export.in_place import has_in_place_caches
 from saccade_ros.export.onnx_graph import Contract
 from saccade_ros.export.options import ExportOptions
 from saccade_ros.export.parity import Reference, compare, compute_reference
@@ -240,12 +240,6 @@ class _Export:
 
 
 _PLAIN = EncoderConfig()  # newest pooling, no normalisation: what parity is measured on
-
-
-def has_in_place_caches() -> bool:
-    """Tell whether this ONNX Runtime has TensorScatter (opset 24), which came with 1.24."""
-    major, minor = onnxruntime.__version__.split(".")[:2]  # its package may be onnxruntime-gpu
-    return (int(major), int(minor)) >= (1, 24)
 
 
 def _cost(artifact: Artifact) -> float:

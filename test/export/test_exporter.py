@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from importlib import metadata
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from saccade_ros import default_model
 from saccade_ros.backends import BackendError, load_backend, onnx_backend
 from saccade_ros.backends.manifest import ManifestError, read_manifest
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.export.exporter import ExportCancelledError, export, has_in_place_caches
+from saccade_ros.export.exporter import ExportCancelledError, export
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.options import ExportOptions
 from saccade_ros.measure.progress import silent
@@ -287,17 +286,6 @@ def test_killed_at_any_moment_nothing_loads_and_the_next_export_cleans_up(clip, 
 
 def test_a_precision_named_twice_is_made_once(options):
     assert options(precisions=("fp32", "int8", "fp32")).pairs() == [("onnx", "fp32"), ("onnx", "int8")]
-
-
-def test_onnx_runtime_may_be_installed_as_another_package(monkeypatch):
-    """onnxruntime-gpu is a distribution of its own."""
-    expected = has_in_place_caches()
-
-    def version(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", version)
-    assert has_in_place_caches() is expected
 
 
 # Fitting
