@@ -37,10 +37,13 @@ from saccade_ros.measure.machine import describe_machine
 from saccade_ros.measure.progress import ProgressBar
 from saccade_ros.msg import Embedding, EncoderInfo
 from saccade_ros.nodes.conversions import stamp_to_ns
+from saccade_ros.nodes.topic_name import playable_topic
 from saccade_ros.params_file import load_config
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.bag import BagSource
 from saccade_ros.recordings.bag_writer import write_bag
+from saccade_ros.recordings.content import read_start
+from saccade_ros.recordings.rosbag1 import ROSBAG1_START
 from saccade_ros.recordings.source import COMPRESSED, Source, SourceError
 from saccade_ros.replay.command import ReplayOptions
 from saccade_ros.replay.inprocess import thumbnails
@@ -213,7 +216,7 @@ def as_bag(path: Path, out: Path, console: Console) -> Path:
     Its name holds a digest of the video's path, size and time: a video that changed gets another bag, and nobody
     else's folder is taken for it.
     """
-    if path.suffix == ".bag":
+    if path.is_file() and read_start(path).startswith(ROSBAG1_START):
         raise SourceError(
             f"{path} is a ROS 1 bag: convert it with `rosbags-convert`, or use `saccade replay`, without ROS"
         )
@@ -231,11 +234,20 @@ def as_bag(path: Path, out: Path, console: Console) -> Path:
     return bag
 
 
+def open_played(bag: Path, topic: str, console: Console) -> Source:
+    """Open the bag to play, its topic under a name that ROS 2 allows."""
+    source = open_source(bag, topic or None)
+    recorded, source.topic = source.topic, playable_topic(source.topic)
+    if source.topic != recorded:
+        console.print(f"{recorded} is no topic name of ROS 2: played on {source.topic}", soft_wrap=True)
+    return source
+
+
 def replay(options: Options, console: Console) -> bool:
     """Play, receive and report; True if every frame and embedding is accounted for."""
     config = load_config(options.params)
     bag = as_bag(options.source, options.out, console)
-    with open_source(bag, options.topic or None) as source, encoder_process(options.params, source.topic) as encoder:
+    with open_played(bag, options.topic, console) as source, encoder_process(options.params, source.topic) as encoder:
         node = ReplayNode(source, encoder, config.node.output_topic)
         try:
             with LiveView(source.duration_s, console) as view:

@@ -49,7 +49,8 @@ class BagSource(Source):
 
     def _select(self, topic: str | None) -> None:
         channels = _choose(self._path, self._file, topic)
-        self.topic, self.msgtype = channels[0].topic, channels[0].msgtype
+        self.topic = self._recorded_topic = channels[0].topic
+        self.msgtype = channels[0].msgtype
         self.count = sum(channel.count for channel in channels)
         self.duration_s = (self._file.last_ns - self._file.first_ns) / 1e9
         types = get_typestore(Stores.ROS1_NOETIC if self._file.encoding == ROS1 else Stores.ROS2_JAZZY)
@@ -70,7 +71,7 @@ class BagSource(Source):
         self._file.close()
 
     def __iter__(self) -> Iterator[RecordedImage]:
-        stored = self._file.messages(self.topic)
+        stored = self._file.messages(self._recorded_topic)
         while True:
             with _bag_errors(self._path):
                 message = next(stored, None)

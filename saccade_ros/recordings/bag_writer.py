@@ -7,6 +7,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import numpy.typing as npt
+from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -50,7 +51,8 @@ def write_bag(
 def _write_jpegs(source: Source, bag_path: Path, topic: str, progress: Progress) -> int:
     types: Any = get_typestore(Stores.ROS2_JAZZY)
     written, count = 0, source.count or math.nan
-    with Rosbag2Writer(bag_path, version=9) as writer:
+    # MCAP: the writer of SQLite takes # ? and % in a path for parts of an address.
+    with Rosbag2Writer(bag_path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection(topic, COMPRESSED, typestore=types)
         for recorded in source:
             cdr = types.serialize_cdr(_compressed(types, recorded), COMPRESSED)

@@ -38,7 +38,8 @@ class Source(ABC):
     """One stream of images. Each iteration starts at the beginning.
 
     Attributes:
-        topic, msgtype: of the messages.
+        topic: of the messages; may be set to another name to play them under.
+        msgtype: of the messages.
         count: frames as the recording lists them, None where it does not; decoders may lose one at the end.
         duration_s: of the recording, None where it does not say.
     """

@@ -18,7 +18,7 @@ from clips import write_video
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
 from rclpy.node import Node
-from rosbags.rosbag2 import Writer
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from saccade_ros.default_model import ADVICE, SOURCE
@@ -111,6 +111,29 @@ def test_a_bag_is_played_as_it_is(played):
     done = run_replay(bag_of(played), played[0] / "other")
     assert done.returncode == 0
     assert json.loads((played[0] / "other" / "summary.json").read_text())["frames_in"] == 61
+
+
+def renamed(played: tuple[Path, str], bag: Path, topic: str) -> Path:
+    """The bag that was played, under another topic."""
+    with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer, open_source(bag_of(played)) as source:
+        connection = writer.add_connection(topic, source.msgtype, typestore=get_typestore(Stores.ROS2_JAZZY))
+        for image in source:
+            writer.write(connection, image.time_ns, image.cdr)
+    return bag
+
+
+def test_topic_that_ros_2_forbids_is_played_under_another_name(played, tmp_path):
+    done = run_replay(renamed(played, tmp_path / "run#1", "/cam-left/1/compressed"), tmp_path / "out")
+    assert done.returncode == 0, done.stdout
+    assert "/cam-left/1/compressed is no topic name of ROS 2: played on /cam_left/_1/compressed" in done.stdout
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames_in"] == 61
+
+
+def test_topic_without_a_name_near_it_is_refused_in_a_line(played, tmp_path):
+    done = run_replay(renamed(played, tmp_path / "bag", "/" + 300 * "a"), tmp_path / "out")
+    assert done.returncode == 1
+    assert "rename the topic in the bag" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_what_cannot_be_played_is_refused_in_a_line(tmp_path):

@@ -46,12 +46,18 @@ def test_a_cut_video_becomes_no_bag(video, tmp_path):
 
 
 def test_an_existing_bag_is_not_overwritten(video, bag):
-    before = (bag / "clip.db3").read_bytes()
+    before = (bag / "clip.mcap").read_bytes()
     with pytest.raises(SourceError, match="exists"):
         write_bag(video, bag)
-    assert (bag / "clip.db3").read_bytes() == before
+    assert (bag / "clip.mcap").read_bytes() == before
 
 
 def test_a_bag_is_not_made_into_a_bag(bag, tmp_path):
     with pytest.raises(SourceError, match="is a bag already"):
         write_bag(bag, tmp_path / "bag")
+
+
+@pytest.mark.parametrize("name", ["run#1", "what?", "50%", "a b", "2024-01-01T10:00:00"])
+def test_no_character_of_a_path_has_a_meaning(video, tmp_path, name):
+    (tmp_path / name).mkdir()
+    assert write_bag(video, tmp_path / name / name) == FRAMES == len(read(tmp_path / name / name))
