@@ -25,12 +25,13 @@ unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION RMW_IMPLEMENTATION _ROS_WHEEL
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help env build test lint docs demo bench default-model clean distclean
+.PHONY: help env build test test-versions lint docs demo bench default-model clean distclean
 
 help:
 	@echo 'make env        Python environment with ROS 2 Jazzy in .venv/ (minutes, once)'
 	@echo 'make build      messages and package with colcon into .ws/'
 	@echo 'make test       all tests;  ARGS="-k gate -x" goes to pytest'
+	@echo 'make test-versions  readers, exports and backends at the oldest and newest versions that setup.py allows'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make docs       write config/encoder.yaml and the generated parts of README.md and docs/'
 	@echo 'make demo       replay a clip through the encoder node into demo/;  VIDEO=path or BAG=path for your own'
@@ -99,6 +100,20 @@ $(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
 test: $(BUILD_STAMP)
 	@echo '==> pytest'
 	@$(IN_ENV); python -m pytest test $(ARGS)
+
+# In environments of their own, without ROS. PYTHON=python3.13 takes the newest that needs it: some have left 3.11.
+VERSIONS := .cache/versions
+VERSION_TESTS := test/recordings test/vision test/export test/backends test/test_runtimes.py
+
+test-versions:
+	@for end in oldest newest; do \
+	  echo "==> the $$end versions that setup.py allows"; \
+	  $(PYTHON) -m venv --clear $(VERSIONS)/$$end; \
+	  $(VERSIONS)/$$end/bin/python -m pip install --quiet setuptools; \
+	  $(VERSIONS)/$$end/bin/python .ci/versions.py $$end > $(VERSIONS)/$$end.txt; \
+	  $(VERSIONS)/$$end/bin/python -m pip install --quiet --requirement $(VERSIONS)/$$end.txt; \
+	  $(VERSIONS)/$$end/bin/python -m pytest $(VERSION_TESTS) $(ARGS); \
+	done
 
 lint: $(ENV_STAMP)
 	@echo '==> ruff check'

@@ -54,15 +54,16 @@ setup(
     package_data={"": ["*.html"], "saccade_ros": ["py.typed"], DEFAULT_MODEL: ["*"]},
     entry_points={"console_scripts": ["saccade = saccade_ros.cli:main"]},
     python_requires=">=3.10",
+    # `make test-versions` runs at the oldest of these as well as at the newest: name releases that exist.
     install_requires=[
-        "PyYAML>=6.0",
-        "av>=12.0",
+        "PyYAML>=6.0.1",
+        "av>=14.2",
         'backports.zstd; python_version < "3.14"',  # as rosbags needs them, which sets their versions
-        "huggingface_hub>=0.24",
+        "huggingface_hub>=1.3",
         "lz4",
         "matplotlib>=3.7",
         "numpy>=1.26",
-        "opencv-python-headless>=4.8",
+        "opencv-python-headless>=4.8.0.76",
         "rich>=13.0",
         "rosbags>=0.11.7",
         "rosbags-image>=0.10.4",
@@ -70,11 +71,11 @@ setup(
     ],
     extras_require={
         "torch": ["torch>=2.6"],
-        "onnx": ["onnxruntime>=1.23"],
-        "export": ["onnx>=1.19", "onnx-ir>=0.1", "onnxruntime>=1.23", "torch>=2.6"],
+        "onnx": ["onnxruntime>=1.23.2"],
+        "export": ["onnx>=1.19", "onnx-ir>=0.1", "onnxruntime>=1.23.2", "torch>=2.6"],
         "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=10.3"],
-        "train": ["onnxruntime>=1.23", "torch>=2.6", "transformers>=5.0"],
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-timeout>=2.3", "torch>=2.6", "transformers>=5.0"],
+        "train": ["onnxruntime>=1.23.2", "torch>=2.6", "transformers>=5.0"],
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-timeout>=2.3.1", "torch>=2.6", "transformers>=5.0"],
     },
     zip_safe=False,
 )

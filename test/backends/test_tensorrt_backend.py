@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime as ort
 import pytest
+from contracts import require_kernels
 from reference_model import random_clip
 
 from saccade_ros.backends.base import token_buckets
@@ -160,6 +161,7 @@ def driver(monkeypatch):
 
 def new_state(driver, tmp_path, encoder, contract):
     """A stream on stand-in engines of the encoder's dense and sparse steps."""
+    require_kernels(contract)  # the stand-in is ONNX Runtime
     kinds = ["dense", "sparse"] if step_shape(encoder).can_be_sparse else ["dense"]
     for steps in kinds:
         (tmp_path / steps).write_bytes(build_step(encoder, 1, contract, steps=steps).SerializeToString())

@@ -5,6 +5,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from contracts import require_kernels
 from reference_model import make_reference, random_clip, relative_error
 
 from saccade_ros.backends.exported import step_feeds
@@ -35,6 +36,7 @@ def by_area(checkpoint: str, window: int, recompute: int = 1, grid: tuple[int, i
 
 
 def exported(encoder: StreamingEncoder, folder, contract: str) -> OnnxState:
+    require_kernels(contract)
     save(build_step(encoder, 1, contract), folder / "step.onnx")
     onnx.checker.check_model(str(folder / "step.onnx"), full_check=True)
     shape, session = step_shape(encoder), open_session(folder / "step.onnx", ONE_THREAD, "cpu")

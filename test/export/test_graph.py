@@ -5,6 +5,7 @@ import onnx
 import pytest
 import released_model
 import torch
+from contracts import require_kernels
 from reference_model import make_reference, random_clip
 
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
@@ -54,6 +55,7 @@ def random_plan(encoder, n):
 
 
 def exported_state(encoder, folder, contract, precision="fp32", steps="any"):
+    require_kernels(contract)
     save(build_step(encoder, 1, contract, precision, steps), folder / "step.onnx")
     onnx.checker.check_model(str(folder / "step.onnx"), full_check=True)
     shape = step_shape(encoder)
