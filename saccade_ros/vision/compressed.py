@@ -12,6 +12,7 @@ import numpy.typing as npt
 from saccade_ros.frames import Picture
 from saccade_ros.vision.encodings import DEPTH_ENCODINGS, MOSAICS
 from saccade_ros.vision.jpeg import JPEG_START, JpegFrame, decode_jpeg, jpeg_frame
+from saccade_ros.vision.levels import Levels
 from saccade_ros.vision.malformed import SHORT_DATA, UNDECODABLE, UNKNOWN_ENCODING, MalformedImage, check_size
 from saccade_ros.vision.messages import CompressedImage, bytes_of
 from saccade_ros.vision.png import PNG_START, PngHeader, critical_chunks, png_header
@@ -49,7 +50,7 @@ def check_compressed(message: CompressedImage, max_pixels: int) -> JpegFrame | P
     return header
 
 
-def decode_compressed(message: CompressedImage, max_pixels: int) -> Picture:
+def decode_compressed(message: CompressedImage, max_pixels: int, levels: Levels) -> Picture:
     """Decode to RGB, uint8, (height, width, 3), as stored: the orientation in EXIF data is ignored.
 
     Raises:
@@ -59,6 +60,9 @@ def decode_compressed(message: CompressedImage, max_pixels: int) -> Picture:
     data = bytes_of(message)
     if isinstance(header, JpegFrame):
         bgr = decode_jpeg(data, header, lambda jpeg: _imdecode(jpeg, _COLOUR))
+    elif header.depth == 16:
+        deep = _imdecode(critical_chunks(data), _COLOUR | cv2.IMREAD_ANYDEPTH)
+        bgr = deep if deep is None else levels.to_8_bits(deep)
     else:
         bgr = _imdecode(critical_chunks(data), _COLOUR)
     if bgr is None:
