@@ -56,7 +56,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "PyYAML>=6.0",
-        "av>=12.0",
+        "av>=14.2",
         "huggingface_hub>=0.24",
         "matplotlib>=3.7",
         "numpy>=1.26",
