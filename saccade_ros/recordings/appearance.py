@@ -103,7 +103,7 @@ def _is_cover(stream: Any) -> bool:
 
 
 def _is_sensible(ratio: Any) -> bool:
-    return 1 / _WIDEST <= ratio <= _WIDEST
+    return bool(1 / _WIDEST <= ratio <= _WIDEST)
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
