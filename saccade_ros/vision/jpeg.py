@@ -17,7 +17,7 @@ import numpy.typing as npt
 from saccade_ros.vision.malformed import UNDECODABLE, MalformedImage
 
 JPEG_START = b"\xff\xd8\xff"
-MAX_SCANS = 32  # decoding passes over the whole picture for each; common encoders write 1 to 12
+MAX_SCANS = 20  # decoding passes over the whole picture for each; encoders write 1 to about 14
 
 _MAX_SEGMENTS = 1024  # keeps the walk short on hostile data
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)  # found as libjpeg does: past anything that is no marker
@@ -53,10 +53,14 @@ class JpegFrame(NamedTuple):
 
     @property
     def least_bytes(self) -> int:
-        """Bytes without which no such picture can be: a Huffman code is never shorter than a bit."""
-        if self.process in _ARITHMETIC:
-            return 0
+        """Bytes that the data of such a picture takes at least.
+
+        A Huffman code is a bit or longer, and a sequential block has two. Arithmetic coding has no such bound: an
+        eighth of a bit is less than any camera's noise takes.
+        """
         units = sum(int(np.prod(self.units({name}))) for name in self.sampling)
+        if self.process in _ARITHMETIC:
+            return units // 64
         return units * (2 if self.process in _SEQUENTIAL else 1) // 8
 
     @property

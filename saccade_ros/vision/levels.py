@@ -47,9 +47,12 @@ class Levels:
         levels = used[1] - used[0] + 1
         if levels > FEW:
             return
+        some = samples.reshape(-1)[:: 1 + samples.size // 100_000]
+        low, high = np.percentile(some, [100 * _STRAY, 100 - 100 * _STRAY]).astype(int).tolist()
+        if low == high:
+            return  # a covered lens says nothing of the scene
         self._warned = True
-        low, high = np.percentile(samples, [100 * _STRAY, 100 - 100 * _STRAY]).astype(int).tolist()
-        margin = max(1, high - low)  # as much again on either side, for what is not in this picture
+        margin = high - low  # as much again on either side, for what is not in this picture
         self._warn(
             f"{self._name} uses the 16-bit levels {low} to {high}, of which {levels} of 256 grey levels are left: "
             f"small changes are not seen; set vision.mono16_range to what the camera gives, such as "

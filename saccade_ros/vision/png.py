@@ -14,6 +14,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _LARGEST_RATIO = 1032  # of DEFLATE: bytes that one compressed byte can stand for
 _MAX_ANCILLARY = 256  # chunks; a camera's picture has a few at most
+_MAX_CHUNKS = 1024  # and as many more as there are kilobytes; encoders fill chunks of several
 
 
 class PngHeader(NamedTuple):
@@ -53,16 +54,20 @@ def critical_chunks(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Copy a PNG without its ancillary chunks, which can cost more time to read than the pixels; OpenCV uses none.
 
     Raises:
-        MalformedImage: it is cut, or has a great many of them.
+        MalformedImage: it is cut, or has a great many chunks.
     """
     kept, dropped = [data[:8]], 0
-    for name, chunk in _chunks(data):
+    for count, (name, chunk) in enumerate(_chunks(data)):
         if name[:1].isupper():
             kept.append(chunk)
         else:
             dropped += 1
-        if dropped > _MAX_ANCILLARY:
-            raise _malformed(data.data, f"has more than {_MAX_ANCILLARY} ancillary chunks")
+        if dropped > _MAX_ANCILLARY or count > _MAX_CHUNKS + data.size // 1024:
+            raise MalformedImage(
+                UNDECODABLE,
+                f"the PNG of {data.size} bytes has too many chunks, {dropped} of the first {count + 1} ancillary: "
+                "publish plain PNGs",
+            )
     return np.concatenate(kept) if dropped else data  # (bytes,)
 
 

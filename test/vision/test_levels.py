@@ -65,6 +65,15 @@ def test_dead_pixels_do_not_hide_that_few_levels_are_left():
     assert "4 of 256" in told[0]
 
 
+def test_a_covered_lens_is_waited_out():
+    told: list[str] = []
+    levels = Levels(warn=told.append)
+    shown(message(np.zeros_like(THERMAL)), levels)
+    assert not told
+    shown(message(THERMAL), levels)
+    assert told
+
+
 def test_a_warning_comes_later_if_the_levels_are_few_later():
     told: list[str] = []
     levels = Levels(warn=told.append)
