@@ -54,14 +54,12 @@ def thumbnails(source: Source, recording: Recording, vision: VisionConfig) -> di
     chosen = np.linspace(0, len(stamps) - 1, min(len(stamps), MAX_THUMBNAILS)).round().astype(int)
     wanted = {stamps[i] for i in chosen}
     pictures: dict[int, bytes] = {}
-    black, white = vision.mono16_range
+    max_pixels, (black, white) = round(vision.max_megapixels * 1e6), vision.mono16_range
     levels = Levels(black, white, warn=lambda text: None)  # the stream has told it already
     for recorded in source:
         if recorded.stamp_ns in wanted:
             with suppress(MalformedImage):  # a malformed image that has the stamp of a good one
-                pictures[recorded.stamp_ns] = thumbnail(
-                    decode_image(recorded.image, round(vision.max_megapixels * 1e6), levels=levels)
-                )
+                pictures[recorded.stamp_ns] = thumbnail(decode_image(recorded.image, max_pixels, levels=levels))
     return pictures
 
 

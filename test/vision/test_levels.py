@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from image_messages import MAX_PIXELS, Compressed, Image, encoded, gradient
 
-from saccade_ros.config import ConfigError, VisionConfig
+from saccade_ros.config import Config, ConfigError, VisionConfig
+from saccade_ros.frames import Frame
+from saccade_ros.pipeline import Intake
 from saccade_ros.vision.images import decode_image
 from saccade_ros.vision.levels import Levels
 
@@ -88,6 +90,16 @@ def test_nothing_is_told_of_a_fitting_range_nor_of_8_bits():
     shown(message(THERMAL), Levels(7600, 8400, warn=told.append))
     shown(Compressed(encoded(".png", gradient() // 8), "png"), Levels(warn=told.append))
     assert not told
+
+
+def test_a_stream_uses_the_setting_and_names_its_topic():
+    told: list[str] = []
+    frame = Frame(message(THERMAL), 0)
+    narrow = Config(vision=VisionConfig(mono16_range=(7600, 8400)))
+    assert np.ptp(Intake(narrow, name="/thermal", warn=told.append).decode(frame)) == 255
+    assert not told
+    assert np.ptp(Intake(Config(), name="/thermal", warn=told.append).decode(frame)) == 3
+    assert told[0].startswith("/thermal uses the 16-bit levels 7600 to 8398")
 
 
 @pytest.mark.parametrize("bad", [(5, 5), (9, 3), (1,), (1, 2, 3), (-1, 5), (0, 65536)])
