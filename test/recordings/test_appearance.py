@@ -124,7 +124,7 @@ def with_preview(path):
         streams = [container.add_stream("mpeg4", rate=10) for _ in pictures]
         for stream, picture in zip(streams, pictures, strict=True):
             stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
-        streams[1].disposition = type(streams[1].disposition).default
+        streams[1].disposition = type(streams[1].disposition).default.value
         for pts in range(12):
             for stream, picture in zip(streams, pictures, strict=True):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
@@ -145,7 +145,7 @@ def with_cover(path, with_video):
     with av.open(str(path), "w") as container:
         cover = container.add_stream("mjpeg", rate=1)
         cover.width, cover.height, cover.pix_fmt = 80, 80, "yuvj420p"
-        cover.disposition = type(cover.disposition).attached_pic
+        cover.disposition = type(cover.disposition).attached_pic.value
         sound = container.add_stream("aac", rate=8000)
         film = container.add_stream("mpeg4", rate=10) if with_video else None
         if film:
