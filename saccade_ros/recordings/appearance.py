@@ -77,10 +77,14 @@ class Appearance:
         if transfer in _TRANSFERS:
             yield (
                 f"is {_TRANSFERS[transfer]} video, which is not tone-mapped: its pictures are paler or darker than "
-                f"those of a camera; convert it first, with zscale and tonemap of ffmpeg"
+                f"those of a camera; convert it first, with `ffmpeg -i {self._name} -vf zscale=t=linear:npl=100,"
+                "tonemap=hable,zscale=t=bt709:m=bt709:r=tv,format=yuv420p sdr.mp4`"
             )
         if frame.interlaced_frame:
-            yield f"is interlaced: edges that move are combs; convert it first, with `ffmpeg -i {self._name} -vf bwdif`"
+            yield (
+                "is interlaced: edges that move are combs; convert it first, with "
+                f"`ffmpeg -i {self._name} -vf bwdif OUT.mp4`"
+            )
         if frame.format.name.startswith("gray") and (bits := frame.format.components[0].bits) > 8:
             yield (
                 f"holds grey of {bits} bits, of which 8 are kept: record mono16 images in a bag, "

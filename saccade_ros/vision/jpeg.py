@@ -135,7 +135,7 @@ def read_scans(data: memoryview, frame: JpegFrame) -> list[Scan]:
         if marker == _INTERVAL:
             interval = _number(data, at + 4)
         elif marker == _SCAN:
-            scans.append(_read_scan(data[:end], at, length, frame, interval))
+            scans.append(_read_scan(data, at, length, end, frame, interval))
         if len(scans) > MAX_SCANS:
             raise MalformedImage(
                 UNDECODABLE,
@@ -192,26 +192,26 @@ def _number(data: memoryview, at: int) -> int:
     return int.from_bytes(data[at : at + 2], "big")
 
 
-def _read_scan(data: memoryview, at: int, length: int, frame: JpegFrame, interval: int) -> Scan:
+def _read_scan(data: memoryview, at: int, length: int, end: int, frame: JpegFrame, interval: int) -> Scan:
     header = bytes(data[at + 4 : at + 2 + length])  # count, then id and tables of each, then 3 bytes
     components = set(header[1:-3:2])
     if len(header) < 6 or len(header) != 4 + 2 * header[0] or not components <= frame.sampling.keys():
         raise damaged(data, f"has an unreadable scan header at byte {at}")
     units = int(np.prod(frame.units(components)))
-    ends = _ends(data, at + 2 + length, -(-units // interval) if interval else 1)
+    ends = _ends(data, at + 2 + length, end, -(-units // interval) if interval else 1)
     return Scan(components, (header[-3], header[-2]), header[-1] & 15, units, interval or units, ends)
 
 
-def _ends(data: memoryview, start: int, intervals: int) -> list[int]:
-    """Offsets of the markers that end the intervals of a scan whose data is from `start` to the end."""
+def _ends(data: memoryview, start: int, end: int, intervals: int) -> list[int]:
+    """Offsets of the markers that end the intervals of a scan whose data is from `start` to `end`."""
     if intervals == 1:
-        return [len(data)]
-    restarts = [found.start() for found in islice(_RESTART.finditer(data, start), intervals)]
-    if len(restarts) == intervals and restarts[-1] == len(data) - 2:
+        return [end]
+    restarts = [found.start() for found in islice(_RESTART.finditer(data, start, end), intervals)]
+    if len(restarts) == intervals and restarts[-1] == end - 2:
         restarts.pop()  # some cameras end the last interval as they end the others
     if [data[restart + 1] & 7 for restart in restarts] != [number % 8 for number in range(intervals - 1)]:
         raise damaged(data, f"has {len(restarts) + 1} of {intervals} restart intervals, or in another order")
-    return [*restarts, len(data)]
+    return [*restarts, end]
 
 
 def _check_complete(data: memoryview, frame: JpegFrame, scans: list[Scan]) -> None:
