@@ -355,7 +355,7 @@ BLOCKS = {
 def as_text(default: Any) -> str:
     """Write a default as YAML does."""
     if isinstance(default, tuple):
-        return f"[{', '.join(default)}]"
+        return f"[{', '.join(map(str, default))}]"
     return json.dumps(default) if isinstance(default, bool) or default == "" else str(default)
 
 

@@ -56,8 +56,24 @@ class VisionConfig(Settings):
         choices=("crop", "stretch"),
     )
     max_megapixels: float = knob(
-        64.0, "Largest picture accepted, in millions of pixels; a larger one is dropped and counted.", at_least=0.001
+        16.0, "Largest picture accepted, in millions of pixels; a larger one is dropped and counted.", at_least=0.001
     )
+    mono16_range: tuple[int, ...] = knob(
+        (0, 65535),
+        "Samples of 16-bit images (mono16, and 16-bit colours and mosaics) that become black and white; those beyond "
+        "become the same. A 14-bit camera wants 0, 16383, a thermal one the range of its scene. Where few of the 256 "
+        "grey levels are in use, a warning names them.",
+        at_least=0,
+        at_most=65535,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.mono16_range) != 2 or self.mono16_range[0] >= self.mono16_range[1]:
+            raise ConfigError(
+                f"vision.mono16_range is {list(self.mono16_range)}: give the samples of black and of white, the "
+                "smaller first, such as 0, 16383"
+            )
 
 
 @dataclass(frozen=True)

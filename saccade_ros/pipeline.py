@@ -31,7 +31,7 @@ from saccade_ros.plan.shadow import FidelityMonitor
 from saccade_ros.plan.stages import Planner, Stage
 from saccade_ros.plan.tokens import select_tokens
 from saccade_ros.plan.widening import explain_widening
-from saccade_ros.vision.images import Convert, MalformedImage, check_image, convert_with_rosbags, decode_image
+from saccade_ros.vision.images import Convert, Levels, MalformedImage, check_image, convert_with_rosbags, decode_image
 from saccade_ros.vision.ledger import FrameLedger
 from saccade_ros.vision.preprocess import tubelet_pixels, view_of
 from saccade_ros.vision.tubelet import TubeletBuffer
@@ -47,7 +47,8 @@ class Pipeline:
     Args:
         backend: the model if it is loaded already; else the config's is.
         head: classifier of the embeddings; where none is given, that of encoder.head, else the checkpoint's own.
-        warn: told once if tokens are selected and the encoder can only compute all of them (plan/widening.py).
+        warn: told once if tokens are selected and the encoder can only compute all of them (plan/widening.py), and of a
+            stream whose 16-bit images keep few grey levels (vision/levels.py).
 
     Raises:
         BackendError, WeightsError, HeadError, ConfigError, ValueError: the model cannot be loaded as configured.
@@ -60,7 +61,7 @@ class Pipeline:
         head: Head | None = None,
         warn: Callable[[str], object] = _log.warning,
     ) -> None:
-        self.config = config
+        self.config, self.warn = config, warn
         self.backend = backend or load_backend(config.encoder, config.backend)
         wanted, found = config.gate.calibrated_for, self.backend.info.encoder_id
         if config.gate.enabled and wanted and wanted != found:
@@ -99,15 +100,27 @@ class Intake:
 
     Safe to use from the thread that receives and the one that encodes.
 
+    Args:
+        convert: decodes raw image messages.
+        name, warn: see Pipeline and Pipeline.open_stream.
+
     Attributes:
         ledger: account of every frame.
         active: False refuses frames.
     """
 
-    def __init__(self, config: Config, convert: Convert = convert_with_rosbags) -> None:
+    def __init__(
+        self,
+        config: Config,
+        convert: Convert = convert_with_rosbags,
+        name: str = "",
+        warn: Callable[[str], object] = _log.warning,
+    ) -> None:
         self.ledger = FrameLedger()
         self._buffer = TubeletBuffer(config.stream, self.ledger)
         self._max_pixels, self._convert = round(config.vision.max_megapixels * 1e6), convert
+        black, white = config.vision.mono16_range
+        self._levels = Levels(black, white, name or "the camera", warn)
         self._lock = threading.Lock()
         self._waiting: Tubelet | None = None
         self.active = True
@@ -163,7 +176,7 @@ class Intake:
         Raises:
             MalformedImage: it cannot be decoded.
         """
-        return decode_image(frame.image, self._max_pixels, self._convert)
+        return decode_image(frame.image, self._max_pixels, self._convert, self._levels)
 
     def resume(self) -> None:
         """Take frames from now on."""
@@ -199,7 +212,7 @@ class Stream:
 
     def __init__(self, pipeline: Pipeline, name: str, convert: Convert, stages: Sequence[Stage]) -> None:
         config, backend = pipeline.config, pipeline.backend
-        self.name, self.intake = name, Intake(config, convert)
+        self.name, self.intake = name, Intake(config, convert, name, pipeline.warn)
         self._backend, self._fit = backend, config.vision.fit
         self._encoding = Encoding(config, backend, pipeline.head)
         response, info = patch_response(backend), backend.info

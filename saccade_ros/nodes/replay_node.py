@@ -253,7 +253,7 @@ def replay(options: Options, console: Console) -> bool:
             with LiveView(source.duration_s, console) as view:
                 recording = node.run(view)
                 recording.environment["source"] = options.source.name
-                recording.thumbnails = thumbnails(source, recording, round(config.vision.max_megapixels * 1e6))
+                recording.thumbnails = thumbnails(source, recording, config.vision)
                 view.finish(recording)
         finally:
             node.destroy_node()

@@ -10,9 +10,8 @@ from typing import Any
 
 import av
 import av.error
-import numpy as np
 
-from saccade_ros.frames import Picture
+from saccade_ros.recordings.appearance import Appearance, best_stream
 from saccade_ros.recordings.extent import declared_bytes
 from saccade_ros.recordings.source import IMAGE, RecordedImage, Source, SourceError
 
@@ -46,10 +45,11 @@ class VideoSource(Source):
     def __iter__(self) -> Iterator[RecordedImage]:
         with self._opened() as (container, stream):
             first: int | None = None
+            appearance = Appearance(stream, self._path.name)
             for frame, pts in sort_stamps(self._timed(container, stream), _LEAP_S / stream.time_base):
                 first = pts if first is None else first
                 stamp_ns = FIRST_STAMP_NS + round((pts - first) * stream.time_base * 10**9)
-                yield RecordedImage(stamp_ns, stamp_ns, VIDEO_FRAME_ID, _picture(frame), None, IMAGE)
+                yield RecordedImage(stamp_ns, stamp_ns, VIDEO_FRAME_ID, appearance.picture(frame), None, IMAGE)
             if first is None:
                 raise SourceError(f"{self._path} holds no frame: give another video")
 
@@ -66,7 +66,8 @@ class VideoSource(Source):
 
     def _stream(self, container: Any) -> Any:
         # By its file name alone, FFmpeg takes any .txt for ANSI art and draws it.
-        if container.format.name == "tty" or not container.streams.video:
+        stream = best_stream(container)
+        if container.format.name == "tty" or stream is None:
             raise SourceError(f"{self._path} has no video: give a video file or a rosbag2 folder")
         if container.format.name.endswith("_pipe") or container.format.name == "image2":
             raise SourceError(
@@ -75,7 +76,6 @@ class VideoSource(Source):
             )
         if int(container.format.flags) & _NO_TIMESTAMPS:
             raise self._without_times(f"is a raw {container.format.name} stream, without times")
-        stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         return stream
 
@@ -204,9 +204,3 @@ def sort_stamps(frames: Iterable[Any], leap: Fraction) -> Iterator[tuple[Any, in
             yield waiting.popleft(), heapq.heappop(stamps)
     while waiting:
         yield waiting.popleft(), heapq.heappop(stamps)
-
-
-def _picture(frame: Any) -> Picture:
-    # Phones store pictures sideways and note the rotation; every player applies it.
-    rotation = getattr(frame, "rotation", 0)  # degrees counter-clockwise; PyAV 12 does not tell
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), rotation // 90))  # (H, W, 3)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from saccade_ros.config import Config
+from saccade_ros.config import Config, VisionConfig
 from saccade_ros.frames import EmbeddingResult
 from saccade_ros.measure.machine import describe_machine
 from saccade_ros.pipeline import Pipeline, Stream
@@ -15,7 +15,7 @@ from saccade_ros.recordings.clip import frames_of
 from saccade_ros.recordings.source import Source
 from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals, describe_counts
 from saccade_ros.replay.report import thumbnail
-from saccade_ros.vision.images import MalformedImage, decode_image
+from saccade_ros.vision.images import Levels, MalformedImage, decode_image
 
 MAX_THUMBNAILS = 60
 
@@ -44,20 +44,22 @@ def replay(source: Source, config: Config, progress: Callable[[Recording, float]
     recording.gate = stream.report()
     stream.intake.reset("end")
     recording.totals = _totals(stream)
-    recording.thumbnails = thumbnails(source, recording, round(config.vision.max_megapixels * 1e6))
+    recording.thumbnails = thumbnails(source, recording, config.vision)
     return recording
 
 
-def thumbnails(source: Source, recording: Recording, max_pixels: int) -> dict[int, bytes]:
+def thumbnails(source: Source, recording: Recording, vision: VisionConfig) -> dict[int, bytes]:
     """Thumbnails of the encoded moments, evenly chosen where there are many; reads the source again."""
     stamps = [row.stamp_ns for row in recording.rows if row.stamp_ns in recording.moments]
     chosen = np.linspace(0, len(stamps) - 1, min(len(stamps), MAX_THUMBNAILS)).round().astype(int)
     wanted = {stamps[i] for i in chosen}
     pictures: dict[int, bytes] = {}
+    max_pixels, (black, white) = round(vision.max_megapixels * 1e6), vision.mono16_range
+    levels = Levels(black, white, warn=lambda text: None)  # the stream has told it already
     for recorded in source:
         if recorded.stamp_ns in wanted:
             with suppress(MalformedImage):  # a malformed image that has the stamp of a good one
-                pictures[recorded.stamp_ns] = thumbnail(decode_image(recorded.image, max_pixels))
+                pictures[recorded.stamp_ns] = thumbnail(decode_image(recorded.image, max_pixels, levels=levels))
     return pictures
 
 

@@ -11,34 +11,46 @@ import numpy.typing as npt
 
 from saccade_ros.frames import Picture
 from saccade_ros.vision.encodings import DEPTH_ENCODINGS, MOSAICS
-from saccade_ros.vision.headers import JPEG_START, PNG_START, Header, jpeg_header, png_header
+from saccade_ros.vision.jpeg import JPEG_START, JpegFrame, decode_jpeg, jpeg_frame
+from saccade_ros.vision.levels import Levels
 from saccade_ros.vision.malformed import SHORT_DATA, UNDECODABLE, UNKNOWN_ENCODING, MalformedImage, check_size
 from saccade_ros.vision.messages import CompressedImage, bytes_of
+from saccade_ros.vision.png import PNG_START, PngHeader, critical_chunks, png_header
+
+# With the orientation ignored, a camera's raw topic, compressed topic and CameraInfo agree.
+_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def check_compressed(message: CompressedImage, max_pixels: int) -> Header:
+def check_compressed(message: CompressedImage, max_pixels: int) -> JpegFrame | PngHeader:
     """Read the picture's header and check its size.
 
     Raises:
         MalformedImage: the format or the header cannot be right. Whether the data is whole is not checked.
     """
-    _check_format(message.format)
+    name = message.format
+    _check_format(name)
     data = bytes_of(message).data
     if not data:
         raise MalformedImage(SHORT_DATA, "data is empty: the driver must send whole images")
     # The size is limited here, before anything is decoded: a few bytes can ask for gigabytes of pixels.
     start = bytes(data[:8])
     if start.startswith(JPEG_START):
-        header = jpeg_header(data)
+        header: JpegFrame | PngHeader = jpeg_frame(data)
     elif start == PNG_START:
         header = png_header(data)
     else:
-        raise _neither_jpeg_nor_png(message.format, start)
+        raise _neither_jpeg_nor_png(name, start)
     check_size(header.width, header.height, max_pixels)
+    if len(data) < header.least_bytes:
+        raise MalformedImage(
+            UNDECODABLE,
+            f"the data of {len(data)} bytes is cut: {header.width} x {header.height} pixels take at least "
+            f"{header.least_bytes}; the driver must send whole images",
+        )
     return header
 
 
-def decode_compressed(message: CompressedImage, max_pixels: int) -> Picture:
+def decode_compressed(message: CompressedImage, max_pixels: int, levels: Levels) -> Picture:
     """Decode to RGB, uint8, (height, width, 3), as stored: the orientation in EXIF data is ignored.
 
     Raises:
@@ -46,18 +58,17 @@ def decode_compressed(message: CompressedImage, max_pixels: int) -> Picture:
     """
     header = check_compressed(message, max_pixels)
     data = bytes_of(message)
-    size = f"{header.width} x {header.height} image"
-    # OpenCV 4 fills the missing part of a truncated JPEG with grey and reports success, so look for the mark
-    # of its end. Anything may follow the mark, as cameras pad their buffers.
-    if data[header.offset :].tobytes().rfind(header.end_mark) < 0:
-        raise MalformedImage(
-            UNDECODABLE, f"the {size} is cut after {data.size} bytes: the driver must send whole images"
-        )
-    bgr = _imdecode(data)
+    if isinstance(header, JpegFrame):
+        bgr = decode_jpeg(data, header, lambda jpeg: _imdecode(jpeg, _COLOUR))
+    elif header.depth == 16:
+        deep = _imdecode(critical_chunks(data), _COLOUR | cv2.IMREAD_ANYDEPTH)
+        bgr = deep if deep is None else levels.to_8_bits(deep)
+    else:
+        bgr = _imdecode(critical_chunks(data), _COLOUR)
     if bgr is None:
         raise MalformedImage(
             UNDECODABLE,
-            f"OpenCV cannot decode the {size} of {data.size} bytes: "
+            f"OpenCV cannot decode the {header.width} x {header.height} image of {data.size} bytes: "
             "it is damaged, or a rare kind of JPEG or PNG; publish a common one",
         )
     return cast("Picture", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))  # (H, W, 3)
@@ -66,8 +77,10 @@ def decode_compressed(message: CompressedImage, max_pixels: int) -> Picture:
 def _check_format(name: str) -> None:
     if "compressedDepth" in name or name.startswith(DEPTH_ENCODINGS):
         raise MalformedImage(UNKNOWN_ENCODING, f"format {name!r} is a depth image: subscribe to a colour topic")
-    # As PNG, image_transport stores the mosaic itself, which would decode to a grey picture.
-    if name.startswith(MOSAICS) and "png" in name:
+    # Unless colours were made of it, as in 'bayer_rggb8; jpeg compressed bgr8', image_transport compresses the mosaic
+    # itself, which would decode to a grey picture.
+    source, _, stored = name.lower().partition("compressed")
+    if (stored.strip() or source).startswith(MOSAICS):
         raise MalformedImage(
             UNKNOWN_ENCODING,
             f"format {name!r} is a colour mosaic: subscribe to the raw topic or a debayered one",
@@ -82,9 +95,8 @@ def _neither_jpeg_nor_png(name: str, start: bytes) -> MalformedImage:
     )
 
 
-def _imdecode(data: npt.NDArray[np.uint8]) -> npt.NDArray[Any] | None:
-    # With the orientation ignored, a camera's raw topic, compressed topic and CameraInfo agree.
+def _imdecode(data: npt.NDArray[np.uint8], how: int) -> npt.NDArray[Any] | None:
     try:
-        return cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        return cv2.imdecode(data, how)
     except cv2.error:
         return None

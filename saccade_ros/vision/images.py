@@ -6,11 +6,14 @@ import numpy as np
 
 from saccade_ros.frames import Picture
 from saccade_ros.vision.compressed import check_compressed, decode_compressed
+from saccade_ros.vision.levels import Levels
 from saccade_ros.vision.malformed import UNKNOWN_ENCODING, ZERO_SIZE, MalformedImage, check_size
 from saccade_ros.vision.messages import CompressedImage, RawImage
 from saccade_ros.vision.raw import Convert, check_raw, convert_with_rosbags, decode_raw
 
 Image: TypeAlias = Picture | RawImage | CompressedImage
+
+_ALL_LEVELS = Levels()
 
 
 def check_image(image: Image, max_pixels: int) -> tuple[int, int]:
@@ -31,11 +34,14 @@ def check_image(image: Image, max_pixels: int) -> tuple[int, int]:
     return image.height, image.width
 
 
-def decode_image(image: Image, max_pixels: int, convert: Convert = convert_with_rosbags) -> Picture:
+def decode_image(
+    image: Image, max_pixels: int, convert: Convert = convert_with_rosbags, levels: Levels = _ALL_LEVELS
+) -> Picture:
     """Decode an image; a picture is returned as it is.
 
     Args:
         convert: turns checked and packed raw images into an encoding.
+        levels: brings 16-bit samples to 8 bits.
 
     Returns:
         RGB, uint8, (height, width, 3); from a message C-contiguous, and perhaps in the message's own memory.
@@ -47,8 +53,8 @@ def decode_image(image: Image, max_pixels: int, convert: Convert = convert_with_
         _check_picture(image, max_pixels)
         return image
     if isinstance(image, CompressedImage):
-        return decode_compressed(image, max_pixels)
-    return decode_raw(image, max_pixels, convert)
+        return decode_compressed(image, max_pixels, levels)
+    return decode_raw(image, max_pixels, convert, levels)
 
 
 def _check_picture(picture: Picture, max_pixels: int) -> tuple[int, int]:
@@ -64,4 +70,4 @@ def _check_picture(picture: Picture, max_pixels: int) -> tuple[int, int]:
     return height, width
 
 
-__all__ = ["Convert", "Image", "MalformedImage", "check_image", "convert_with_rosbags", "decode_image"]
+__all__ = ["Convert", "Image", "Levels", "MalformedImage", "check_image", "convert_with_rosbags", "decode_image"]

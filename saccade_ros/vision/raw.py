@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from saccade_ros.frames import Picture
 from saccade_ros.vision.encodings import NV_TO_RGB, Layout, layout_of
+from saccade_ros.vision.levels import Levels
 from saccade_ros.vision.malformed import SHORT_DATA, UNDECODABLE, WRONG_STEP, MalformedImage, check_size
 from saccade_ros.vision.messages import RawImage, bytes_of
 
@@ -73,10 +74,10 @@ def check_raw(message: RawImage, max_pixels: int) -> Layout:
     return layout
 
 
-def decode_raw(message: RawImage, max_pixels: int, convert: Convert) -> Picture:
+def decode_raw(message: RawImage, max_pixels: int, convert: Convert, levels: Levels) -> Picture:
     """Check, pack and convert to RGB, uint8, (height, width, 3), C-contiguous, perhaps in the message's memory."""
     layout = check_raw(message, max_pixels)
-    rows, encoding = _packed_rows(message, layout), layout.plain
+    rows, encoding = _packed_rows(message, layout, levels), layout.plain
     if encoding in NV_TO_RGB:  # cv_bridge knows neither of the two
         rows, encoding = cast("Picture", cv2.cvtColor(rows, NV_TO_RGB[encoding])), "rgb8"
     data = rows.reshape(-1)  # (height * step,)
@@ -84,7 +85,7 @@ def decode_raw(message: RawImage, max_pixels: int, convert: Convert) -> Picture:
     return np.ascontiguousarray(convert(packed, "rgb8"))  # (H, W, 3)
 
 
-def _packed_rows(message: RawImage, layout: Layout) -> npt.NDArray[np.uint8]:
+def _packed_rows(message: RawImage, layout: Layout, levels: Levels) -> npt.NDArray[np.uint8]:
     """Cut the rows' padding off and make samples 8 bits; rows that are so already keep the message's memory."""
     height, step = layout.stored_rows(message.height), message.step
     rows = bytes_of(message)[: height * step].reshape(height, step)  # (stored rows, step)
@@ -92,4 +93,4 @@ def _packed_rows(message: RawImage, layout: Layout) -> npt.NDArray[np.uint8]:
     if layout.sample_bytes == 1:
         return rows
     samples = rows.view(">u2" if message.is_bigendian else "<u2").astype(np.uint16, copy=False)
-    return cast("npt.NDArray[np.uint8]", cv2.convertScaleAbs(samples, alpha=255 / 65535))
+    return levels.to_8_bits(samples)  # (stored rows, samples)

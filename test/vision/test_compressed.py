@@ -82,7 +82,7 @@ def test_a_thumbnails_size_and_end_do_not_pass_for_the_pictures():
     assert picture_of(Compressed(jpeg)).shape == (48, 64, 3)
     bomb = with_segment(jpeg_that_claims(60_000, 60_000), 0xE1, thumbnail)
     assert refusal(Compressed(bomb)).cause == "too_large"
-    assert "is cut after" in str(refusal(Compressed(jpeg[:-10])))
+    assert "is cut" in str(refusal(Compressed(jpeg[:-10])))
 
 
 @pytest.mark.parametrize("data", [jpeg_that_claims(60_000, 60_000), png_that_claims(2**31 - 1, 2**31 - 1)])
