@@ -94,12 +94,10 @@ class Appearance:
             yield f"declares pixels of {self._stream.sample_aspect_ratio}, which is ignored"
         if not _is_right_angled(_display_matrix(frame)):
             yield "is to be shown at an angle that is none of 0, 90, 180 and 270 degrees: it is shown as stored"
-        for data in frame.side_data:
-            if data.type.name in _LAYOUTS and any(bytes(data)[:4]):  # the kind of layout; 0 is an ordinary picture
-                yield (
-                    f"{_LAYOUTS[data.type.name]}, and is shown as stored: cut out one view first, with stereo3d or "
-                    "v360 of ffmpeg"
-                )
+        for name, layout in _LAYOUTS.items():
+            data = frame.side_data.get(name)  # not by iterating: PyAV 19 gives keys, those before it values
+            if data and any(bytes(data)[:4]):  # the kind of layout; 0 is an ordinary picture
+                yield (f"{layout}, and is shown as stored: cut out one view first, with stereo3d or v360 of ffmpeg")
 
 
 def _is_cover(stream: Any) -> bool:
@@ -112,10 +110,9 @@ def _is_sensible(ratio: Any) -> bool:
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     """Signs of (a, b, c, d): a pixel at (x, y), from the middle, is shown at (ax + cy, bx + dy)."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d, *_ = np.sign(np.frombuffer(data, np.int32)).tolist()
-            return a, b, c, d
+    if data := frame.side_data.get("DISPLAYMATRIX"):
+        a, b, _, c, d, *_ = np.sign(np.frombuffer(data, np.int32)).tolist()
+        return a, b, c, d
     return 1, 0, 0, 1
 
 
