@@ -129,7 +129,7 @@ class Intake:
         try:
             size = check_image(frame.image, self._max_pixels)
         except MalformedImage as malformed:
-            self.ledger.refuse(malformed.cause)
+            self.ledger.refuse(malformed.cause, str(malformed))
             raise
         with self._lock:
             if not self.active:
@@ -257,11 +257,11 @@ class Stream:
             result = self._embed(tubelet)
             emit(tubelet, result)
         except MalformedImage as malformed:
-            self.ledger.drop(malformed.cause)
+            self.ledger.drop(malformed.cause, detail=str(malformed))
             self.ledger.drop("partner")
             raise
-        except Exception:  # whatever it is, its frames are counted; passed on
-            self.ledger.drop("encoder_error", 2)
+        except Exception as failed:  # whatever it is, its frames are counted; passed on
+            self.ledger.drop("encoder_error", 2, f"{type(failed).__name__}: {failed}")
             raise
         self.ledger.use(2)
         self.latency_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
