@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measure": {"storage"},
     "heads": {"config", "frames", "storage"},
     "vision": {"config", "frames"},
+    "verdict": {"vision"},
     "plan": {"config", "frames", "measure"},
     "encoder": {"config", "storage"},
     "backends": {"config", "frames", "heads", "encoder", "storage"},
@@ -49,6 +50,7 @@ MAY_IMPORT["replay"] = {
     "vision",
     "pipeline",
     "recordings",
+    "verdict",
 }
 MAY_IMPORT["doctor"] = {"knobs", "default_model", "measure", "encoder", "backends"}
 MAY_IMPORT["cli_options"] = {"config", "knobs", "params_file"}

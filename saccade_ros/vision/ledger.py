@@ -107,7 +107,8 @@ class FrameLedger:
 
     def _keep(self, cause: str, detail: str) -> None:
         if detail:
-            self.details[cause] = detail if len(detail) <= DETAIL_LENGTH else f"{detail[:DETAIL_LENGTH]} ..."
+            rest = " ..." if len(detail) > DETAIL_LENGTH else ""
+            self.details[cause] = " ".join(detail[:DETAIL_LENGTH].split()) + rest  # one line
 
     @property
     def dropped_total(self) -> int:

@@ -62,9 +62,9 @@ def test_counts_since_an_earlier_moment():
 def test_newest_example_of_a_cause_is_kept_within_bounds():
     ledger = FrameLedger()
     ledger.refuse("too_large", "first")
-    ledger.refuse("too_large", "second")
+    ledger.refuse("too_large", "second\n  line")
     ledger.refuse("unknown_encoding", "x" * 1_000_000)
     ledger.reset("gap", "5 s after 1 s")
     details = ledger.accounts().details
-    assert (details["too_large"], details["gap"]) == ("second", "5 s after 1 s")
+    assert (details["too_large"], details["gap"]) == ("second line", "5 s after 1 s")
     assert len(details["unknown_encoding"]) < 400
