@@ -110,16 +110,17 @@ def judge(evidence: Evidence) -> Verdict:
     return Verdict(worst.level, worst.kind, prefix + worst.text)
 
 
-def judge_recording(topic: str, frames: Accounts, tubelets: int, senders: tuple[Sender, ...] = ()) -> Verdict:
-    """Judge a recording that was encoded to its end."""
-    silence = "" if tubelets else f"no embedding came of {topic or 'it'}"
-    return judge(Evidence(topic, frames, tubelets, silence, senders=senders))
+def judge_recording(name: str, topic: str, frames: Accounts, tubelets: int) -> Verdict:
+    """Judge a recording that was read to its end."""
+    return judge(Evidence(topic, frames, tubelets, "" if tubelets else f"nothing came of {name}"))
 
 
-def require_embeddings(topic: str, frames: Accounts, tubelets: int) -> None:
-    """Raise EmptyResultError, which says why, if nothing came out of a recording."""
+def require_tubelets(name: str, topic: str, frames: Accounts, tubelets: int) -> Verdict:
+    """Judge a recording that was read to its end; raise EmptyResultError, which says why, if nothing came of it."""
+    verdict = judge_recording(name, topic, frames, tubelets)
     if not tubelets:
-        raise EmptyResultError(judge_recording(topic, frames, tubelets).sentence)
+        raise EmptyResultError(verdict.sentence)
+    return verdict
 
 
 def _of_encoder(evidence: Evidence) -> Iterator[_Trouble]:

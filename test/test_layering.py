@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"config", "frames", "heads", "encoder", "storage"},
     "encoding": {"config", "frames", "heads", "plan", "backends"},
     "pipeline": {"config", "frames", "heads", "vision", "plan", "backends", "encoding"},
-    "recordings": {"config", "frames", "measure", "storage", "vision", "pipeline"},
+    "recordings": {"config", "frames", "measure", "storage", "vision", "pipeline", "verdict"},
     "export": {"config", "frames", "measure", "storage", "encoder", "backends", "recordings"},
     "train": {"config", "frames", "measure", "storage", "vision", "encoder", "recordings"},
 }

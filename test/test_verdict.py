@@ -13,8 +13,7 @@ from saccade_ros.verdict import (
     Level,
     Sender,
     judge,
-    judge_recording,
-    require_embeddings,
+    require_tubelets,
 )
 from saccade_ros.vision.ledger import DROP_CAUSES, Accounts
 from saccade_ros.vision.malformed import CAUSES as MALFORMED_CAUSES
@@ -125,14 +124,13 @@ def test_silence_is_explained_by_what_took_most(known, kind, says):
 
 def test_empty_recording_is_refused_with_the_cause():
     frames = Accounts(10, dropped={"unknown_encoding": 10}, details={"unknown_encoding": "16UC1 is a depth image"})
-    with pytest.raises(EmptyResultError, match=r"no embedding came of /depth: 10 of 10 .*16UC1 is a depth image"):
-        require_embeddings("/depth", frames, 0)
-    require_embeddings("/depth", frames, 1)
+    with pytest.raises(EmptyResultError, match=r"nothing came of depth.mcap: 10 of 10 .*16UC1 is a depth image"):
+        require_tubelets("depth.mcap", "/depth", frames, 0)
 
 
-def test_recording_that_gave_something_is_judged_as_a_stream():
-    assert judge_recording("/cam", Accounts(40), 20).level == Level.OK
-    assert judge_recording("/cam", Accounts(40, resets={"gap": 10}), 20).kind == "resets.gap"
+def test_recording_of_which_something_came_is_judged_as_a_stream():
+    assert require_tubelets("a.mcap", "/cam", Accounts(40), 20).level == Level.OK
+    assert require_tubelets("a.mcap", "/cam", Accounts(40, resets={"gap": 10}), 20).kind == "resets.gap"
 
 
 counts = st.integers(0, 10**6)
