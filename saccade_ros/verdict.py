@@ -14,6 +14,7 @@ from saccade_ros.vision.ledger import DROP_CAUSES, Accounts
 from saccade_ros.vision.malformed import CAUSES as MALFORMED_CAUSES
 
 LOSS_SHARE = 0.1  # of the images, which lost, overflowing or reset ones may make up unless told otherwise
+BUSY_S = 1.0  # with one tubelet explains a silence
 FEW = 3  # so few are no sign of anything yet, whatever their share
 
 
@@ -63,8 +64,8 @@ class Evidence:
         silence: what has not come, in words; empty while something comes out.
         type: of the messages that are subscribed to.
         senders: publishers of the topic, as far as they are known.
-        step_s: how long the encoder's present step has been running; 0 between two steps.
-        max_step_s: how long a step may take.
+        busy_s: how long the tubelet in hand has been decoded and encoded; 0 if there is none.
+        max_busy_s: how long that may take, node.max_latency_s.
         dead: why nothing will be encoded any more; empty while the encoder lives.
         loss_share: share of lost, overflowing or reset images that is not worth a word.
     """
@@ -75,8 +76,8 @@ class Evidence:
     silence: str = ""
     type: str = ""
     senders: tuple[Sender, ...] = ()
-    step_s: float = 0.0
-    max_step_s: float = float("inf")
+    busy_s: float = 0.0
+    max_busy_s: float = float("inf")
     dead: str = ""
     loss_share: float = LOSS_SHARE
 
@@ -124,14 +125,15 @@ def require_tubelets(name: str, topic: str, frames: Accounts, tubelets: int) -> 
 
 
 def _of_encoder(evidence: Evidence) -> Iterator[_Trouble]:
-    frames, step_s = evidence.frames, evidence.step_s
+    frames, busy_s = evidence.frames, evidence.busy_s
     if evidence.dead:
         yield _Trouble("encoder_dead", 1.0, f"the encoder is dead ({evidence.dead}): {_RESTART}", level=Level.ERROR)
-    if step_s > evidence.max_step_s:
-        text = f"one step has been running for {step_s:.0f} s, and {evidence.max_step_s:g} s is the limit: {_RESTART}"
-        yield _Trouble("step_hangs", 1.0, text, level=Level.ERROR)
-    elif step_s:
-        yield _Trouble("slow_step", 1.0, f"one step has been running for {step_s:.1f} s", counts=False)
+    busy = f"one tubelet has been in the encoder's hands for {busy_s:.1f} s"
+    if busy_s > evidence.max_busy_s:
+        text = f"{busy}, longer than node.max_latency_s ({evidence.max_busy_s:g} s): {_RESTART}"
+        yield _Trouble("encoder_hangs", 1.0, text, level=Level.ERROR)
+    elif busy_s > BUSY_S:
+        yield _Trouble("encoder_slow", 1.0, busy, counts=False)
     if failed := frames.dropped.get("encoder_error", 0):
         why = frames.details.get("encoder_error", "see the log")
         text = f"the encoder failed on {failed} of {frames.received} images ({why}): the log has the traceback"
@@ -236,7 +238,11 @@ def _of_silence(evidence: Evidence) -> _Trouble:
     if frames.received:
         return _Trouble("too_few", -1.0, f"{_images(frames.received)} came, and two sampled ones make a tubelet")
     if senders:
-        return _Trouble("no_image", -1.0, f"{senders[0].name} publishes {topic} and sends none: is the camera running?")
+        text = (
+            f"{senders[0].name} is there to publish {topic}, and nothing arrives: is the camera running? Images that "
+            "are larger than the sockets' buffers, or broken, are lost without a word"
+        )
+        return _Trouble("no_image", -1.0, text)
     return _Trouble("no_image", -1.0, f"there is no image on {topic}: was the camera running, is the topic right?")
 
 

@@ -63,7 +63,7 @@ def test_each_trouble_is_a_warning_with_its_remedy(known, kind, says):
     ("known", "kind"),
     [
         ({"dropped": {"encoder_error": 2}, "details": {"encoder_error": "ValueError: NaN"}}, "encoder_error"),
-        ({"step_s": 11.0, "max_step_s": 10.0}, "step_hangs"),
+        ({"busy_s": 11.0, "max_busy_s": 10.0}, "encoder_hangs"),
         ({"dead": "SystemExit"}, "encoder_dead"),
     ],
 )
@@ -79,7 +79,7 @@ def test_failure_of_the_encoder_is_an_error_before_all_else(known, kind):
         {"resets": {"gap": 4}},
         {"lost": 4},
         {"dropped": {"overflow": 4}},
-        {"step_s": 2.0, "max_step_s": 10.0},
+        {"busy_s": 2.0, "max_busy_s": 10.0},
         {"resets": {"deactivated": 40, "end": 1}},
         {"dropped": {"inactive": 30, "reset": 1}, "pending": 1},
     ],
@@ -103,7 +103,11 @@ def test_share_is_of_the_images_that_were_sampled():
     ("known", "kind", "says"),
     [
         ({"received": 0}, "no_image", "no image on /cam"),
-        ({"received": 0, "senders": (Sender("/driver", IMAGE),)}, "no_image", "/driver publishes /cam and sends none"),
+        (
+            {"received": 0, "senders": (Sender("/driver", IMAGE),)},
+            "no_image",
+            "/driver is there to publish /cam, and nothing arrives",
+        ),
         ({"received": 0, "senders": (Sender("/driver", COMPRESSED),)}, "wrong_type", COMPRESSED),
         ({"received": 0, "senders": (Sender("/driver", IMAGE, "durability"),)}, "incompatible_qos", "durability"),
         ({"received": 0, "lost": 10}, "lost", "10 of 10 images"),
@@ -112,7 +116,7 @@ def test_share_is_of_the_images_that_were_sampled():
         ({"received": 9, "dropped": {"rate": 8}}, "rate", "set it higher"),
         ({"received": 3, "resets": {"gap": 2}}, "resets.gap", "max_gap_s"),
         ({"dropped": {"undecodable": 2, "stale_stamp": 30}}, "stale_stamp", "30 of 40"),
-        ({"step_s": 4.0, "max_step_s": 10.0}, "slow_step", "4.0 s"),
+        ({"busy_s": 4.0, "max_busy_s": 10.0}, "encoder_slow", "4.0 s"),
     ],
 )
 def test_silence_is_explained_by_what_took_most(known, kind, says):
@@ -143,8 +147,8 @@ counts = st.integers(0, 10**6)
     resets=st.dictionaries(st.sampled_from([*RESETS, "deactivated", "end"]), counts),
     lost=counts,
     senders=st.lists(st.builds(Sender, st.text(), st.sampled_from([IMAGE, COMPRESSED]), st.text())).map(tuple),
-    step_s=st.floats(0, 100),
-    max_step_s=st.sampled_from([1.0, math.inf]),
+    busy_s=st.floats(0, 100),
+    max_busy_s=st.sampled_from([1.0, math.inf]),
     silence=st.sampled_from(["", "no embedding for 5 s"]),
 )
 def test_any_counts_get_one_line_and_silence_is_never_ok(**known):

@@ -14,13 +14,11 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from saccade_ros import default_model
@@ -38,10 +36,11 @@ from saccade_ros.nodes.conversions import (
     stamp_to_ns,
 )
 from saccade_ros.nodes.diagnostics import StreamMonitor
+from saccade_ros.nodes.image_topic import ImageTopic
 from saccade_ros.nodes.parameters import changed_section, declare_parameters, read_config, refuse_bad_values
 from saccade_ros.nodes.worker import EncodeWorker
 from saccade_ros.pipeline import Pipeline, Stream
-from saccade_ros.vision.images import MalformedImage, convert_with_rosbags
+from saccade_ros.vision.images import MalformedImage
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
 EMBEDDINGS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -88,6 +87,7 @@ class EncoderNode(LifecycleNode):
         declare_parameters(self)
         self._worker: EncodeWorker | None = None
         self._streams: list[Stream] = []
+        self._topics: list[ImageTopic] = []
         self._monitors: list[StreamMonitor] = []
         self._active = False
         self._next_warning_s: dict[tuple[str, str], float] = {}
@@ -111,7 +111,7 @@ class EncoderNode(LifecycleNode):
         """Start taking images."""
         super().on_activate(state)
         self._active = True
-        self._monitors = [StreamMonitor(stream, self._config.stream.max_gap_s) for stream in self._streams]
+        self._watch_streams()
         self._expect_worker().resume()
 
     @transition
@@ -149,15 +149,13 @@ class EncoderNode(LifecycleNode):
         if advice := default_model.advice(info.weights):
             self.get_logger().info(advice)
         topics = self._image_topics()
-        raw = not all(_is_compressed(topic) for topic in topics)
-        convert, converter = find_converter() if raw else (convert_with_rosbags, "OpenCV")
+        convert, converter = find_converter()
         self._streams = [pipeline.open_stream(topic, convert) for topic in topics]
         self._create_publishers(info.encoder_id)
         self._info_publisher.publish(info_message(info, config, topics))
         self._worker = EncodeWorker(self._streams, self._publish, self._report)
-        for stream in self._streams:
-            self._subscribe(stream)
-        self._monitors = [StreamMonitor(stream, config.stream.max_gap_s) for stream in self._streams]
+        self._topics = [self._subscribe(stream) for stream in self._streams]
+        self._watch_streams()
         self.get_logger().info(
             f"{info.encoder_id} on {info.device} in {time.monotonic() - started:.1f} s; images by {converter}; "
             f"cache {info.cache_bytes / 1e6:.0f} MB per stream; {', '.join(topics)} -> {self._publisher.topic_name}"
@@ -204,16 +202,16 @@ class EncoderNode(LifecycleNode):
                 "as in /camera/image_raw"
             ) from invalid
 
-    def _subscribe(self, stream: Stream) -> None:
-        subscription = self.create_subscription(
-            CompressedImage if _is_compressed(stream.name) else Image,
-            stream.name,
-            functools.partial(self._on_image, stream),
-            qos_profile_sensor_data,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=functools.partial(self._on_lost, stream)),
-        )
-        self._destroy.append(lambda: self.destroy_subscription(subscription))
+    def _subscribe(self, stream: Stream) -> ImageTopic:
+        topic = ImageTopic(self, stream.name, stream.ledger, functools.partial(self._on_image, stream))
+        self._destroy.append(topic.close)
+        return topic
+
+    def _watch_streams(self) -> None:
+        """Begin a new judgement of every stream."""
+        worker, tell = self._expect_worker(), self.get_logger().warning
+        pairs = zip(self._streams, self._topics, strict=True)
+        self._monitors = [StreamMonitor(stream, topic, worker, self._config, tell) for stream, topic in pairs]
 
     def release(self) -> None:
         """Undo configure, as far as it came. Cleanup, shutdown and errors all end here; may be called again."""
@@ -223,7 +221,7 @@ class EncoderNode(LifecycleNode):
             self._worker = None
         while self._destroy:
             self._destroy.pop()()
-        self._streams, self._monitors = [], []  # with them goes the model
+        self._streams, self._topics, self._monitors = [], [], []  # with them goes the model
 
     def _expect_worker(self) -> EncodeWorker:
         if self._worker is None:
@@ -238,9 +236,6 @@ class EncoderNode(LifecycleNode):
             self._expect_worker().offer(stream, Frame(message, stamp_to_ns(header.stamp), header.frame_id))
         except MalformedImage as malformed:
             self._report(stream, malformed)
-
-    def _on_lost(self, stream: Stream, lost: QoSMessageLostInfo) -> None:
-        stream.ledger.lost_in_transport = lost.total_count
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._expect_worker().reset()
@@ -259,9 +254,12 @@ class EncoderNode(LifecycleNode):
             stream.set_tokens(tokens)
 
     def _publish_diagnostics(self) -> None:
+        for topic in self._topics:
+            topic.follow()
+        now, node = self.get_clock().now(), self.get_fully_qualified_name()
         message = DiagnosticArray()
-        message.header.stamp = self.get_clock().now().to_msg()
-        message.status = [m.status(self._encoder_id, self._active) for m in self._monitors]
+        message.header.stamp = now.to_msg()
+        message.status = [m.status(node, self._encoder_id, self._active, now.nanoseconds) for m in self._monitors]
         self._diagnostics_publisher.publish(message)
 
     # On the worker's thread
@@ -306,10 +304,6 @@ class EncoderNode(LifecycleNode):
             return
         self._next_warning_s[stream.name, cause] = now_s + WARN_INTERVAL_S
         self.get_logger().warning(f"{stream.name}: {cause}: {detail}")
-
-
-def _is_compressed(topic: str) -> bool:
-    return topic.endswith("/compressed")
 
 
 def spin(node: EncoderNode) -> None:

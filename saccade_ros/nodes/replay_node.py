@@ -181,7 +181,7 @@ class ReplayNode(Node):
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name.startswith(f"{ENCODER}: "):  # others report here, too
+            if status.name.startswith(f"/{ENCODER}: "):  # others report here, too
                 self._counts = {pair.key: pair.value for pair in status.values}
                 self._counts_are_new = True
 

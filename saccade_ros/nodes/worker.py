@@ -53,6 +53,7 @@ class EncodeWorker:
         self._changed = threading.Condition()
         self._active = self._busy = self._closing = False
         self._next = 0  # stream to serve next, round robin
+        self._in_hand: dict[str, float] = {}  # when the tubelet that is encoded was taken, by stream
         self._steps_ms: deque[float] = deque(maxlen=16)  # durations of the latest whole steps and shadow evaluations
         for stream in streams:
             stream.intake.active = False
@@ -98,13 +99,25 @@ class EncodeWorker:
             self._changed.notify_all()
         self._thread.join()
 
+    @property
+    def is_alive(self) -> bool:
+        """True while the thread runs."""
+        return self._thread.is_alive()
+
+    def in_hand_s(self, stream: Stream) -> float:
+        """Seconds since a stream's tubelet in hand was taken to be encoded; 0 if there is none."""
+        taken_s = self._in_hand.get(stream.name)
+        return 0.0 if taken_s is None else time.monotonic() - taken_s
+
     def _pause_streams(self) -> None:
         for stream in self._streams:
             stream.intake.pause()
 
     def _run(self) -> None:
         while (stream := self._choose()) is not None:
+            self._in_hand[stream.name] = time.monotonic()
             self._encode(stream)
+            del self._in_hand[stream.name]
             self._evaluate_shadow(stream)
             with self._changed:
                 self._busy = False

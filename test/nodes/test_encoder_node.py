@@ -383,7 +383,7 @@ def test_signals_end_the_node_cleanly(how):
 
 
 def test_diagnostics_answer_is_it_working():
-    with Graph(stream__max_gap_s=0.5) as graph:
+    with Graph(node__silence_s=1.5) as graph:
         graph.wait_active()
         silent = graph.counts_once(lambda c: c["level"] == "1", "warning about silence")
         assert "no image for" in silent["message"]
@@ -395,7 +395,7 @@ def test_diagnostics_answer_is_it_working():
         assert counts["tokens_computed_share"] == f"{computed:.4f}"
         assert "of the tokens" in working["message"]
         assert working["level"] == "0"
-        assert working["name"] == "saccade_encoder: /camera/image_raw"
+        assert working["name"] == "/saccade_encoder: /camera/image_raw"
 
 
 def test_diagnostics_and_latencies_go_on_under_sim_time_without_a_clock():
