@@ -85,6 +85,7 @@ class ImageTopic:
     def _describe(self, publisher: TopicEndpointInfo) -> Sender:
         assert self._subscription is not None
         name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+        name = "a node of unknown name" if "_UNKNOWN_" in name else name  # not yet discovered, or no ROS node
         fit, reason = qos_check_compatible(publisher.qos_profile, self._subscription.qos_profile)
         mismatch = reason.removeprefix("ERROR: ").rstrip("; ") if fit == QoSCompatibility.ERROR else ""
         return Sender(name, publisher.topic_type, mismatch)

@@ -33,6 +33,12 @@ TIMEOUT_S = 60.0
 # Above 100 the ports of many participants would run into the system's ephemeral range.
 _domains = itertools.cycle(range(1 + os.getpid() % 40, 101))
 
+
+def next_domain() -> int:
+    """A domain of its own for a test's graph."""
+    return next(_domains)
+
+
 FAST = {"encoder.model": "tiny", "encoder.window": 3, "stream.fps": 0.0, "backend.threads": 1}
 FAST |= {"tokens.select": "all"}  # the gate decides alone, as in tiny_config
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -53,7 +59,7 @@ class Graph(AbstractContextManager["Graph"]):
     """
 
     def __init__(self, name: str = "saccade_encoder", reliable: bool = True, **parameters: object) -> None:
-        self.name, self.domain_id = name, next(_domains)
+        self.name, self.domain_id = name, next_domain()
         self._parameters = {**FAST, **{key.replace("__", "."): value for key, value in parameters.items()}}
         for topic in self._parameters.get("node.topics", ["/camera/image_raw"]) if reliable else ():
             self._parameters[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
