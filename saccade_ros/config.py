@@ -338,6 +338,13 @@ class NodeConfig(Settings):
         "CompressedImage; while nobody publishes, a name ending in /compressed is taken for the latter.",
     )
     output_topic: str = knob("/saccade/embedding", "Topic of saccade_ros/Embedding.")
+    max_latency_s: float = knob(
+        10.0,
+        "Seconds from a tubelet's newer image received to its embedding: a later one is not published but counted as "
+        "late, and a tubelet that is still decoded or encoded then is an error. 0: no limit.",
+        at_least=0.0,
+        at_most=86400.0,
+    )
     autostart: bool = knob(
         True, "True configures and activates the node at start. False waits for a lifecycle manager or the launch file."
     )
@@ -355,12 +362,6 @@ class NodeConfig(Settings):
         "faster than they were encoded, or made the stream start afresh.",
         at_least=0.0,
         at_most=1.0,
-    )
-    max_latency_s: float = knob(
-        5.0,
-        "Seconds that a tubelet may be in the encoder's hands; longer is an error on /diagnostics.",
-        at_least=0.01,
-        at_most=3600.0,
     )
 
     def __post_init__(self) -> None:

@@ -199,6 +199,9 @@ def _of_losses(evidence: Evidence) -> Iterator[_Trouble]:
             "the encoder faster (backend.precision, a GPU, a smaller model, fewer cameras)"
         )
         yield _Trouble("overflow", _share(overflow, sampled), text, overflow >= FEW and overflow > share * sampled)
+    if late := frames.dropped.get("late", 0):
+        text = f"the embeddings of {late} of {sampled} sampled images came too late{_example(frames, 'late')}"
+        yield _Trouble("late", _share(late, sampled), text)
     sent = frames.lost + frames.received
     if frames.lost:
         text = (

@@ -45,6 +45,7 @@ def test_nothing_is_said_of_a_stream_that_works():
         ({"resets": {"time_jump": 30}}, "resets.time_jump", "one clock"),
         ({"resets": {"request": 400}}, "resets.request", "~/reset"),
         ({"dropped": {"overflow": 28}}, "overflow", "lower stream.fps"),
+        ({"dropped": {"late": 2}, "details": {"late": "12 s after its picture"}}, "late", "12 s after its picture"),
         ({"lost": 60}, "lost", "60 of 100 images"),
         ({"lost": 60}, "lost", "qos_overrides./cam.subscription.reliability to reliable"),
         ({"lost": 60}, "lost", "net.core.rmem_max"),

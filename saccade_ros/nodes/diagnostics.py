@@ -1,5 +1,6 @@
 """/diagnostics: one status per stream, whose message answers "is it working?" in a line."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -77,7 +78,7 @@ class StreamMonitor:
                 type=self._topic.type,
                 senders=self._topic.senders,
                 busy_s=self._worker.in_hand_s(self._stream),
-                max_busy_s=self._node.max_latency_s,
+                max_busy_s=self._node.max_latency_s or math.inf,
                 dead="" if self._worker.is_alive else "its thread has ended",
                 loss_share=self._node.loss_share,
             )
