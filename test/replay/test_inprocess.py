@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recorded import TYPES, image_of
-from rosbags.rosbag2 import Writer
+from recorded import record_stamped
 from scenes import tiny_config
 from test_report import recording, row
 
@@ -18,20 +17,6 @@ from saccade_ros.verdict import EmptyResultError
 
 MAX_PIXELS = 10_000
 S = 10**9
-
-
-def write_bag(path, stamps_ns, **fields):
-    """A bag of small images with these stamps; `fields` give each image's further fields by its place."""
-    with Writer(path, version=9) as writer:
-        camera = writer.add_connection("/camera", IMAGE, typestore=TYPES)
-        for place, stamp_ns in enumerate(stamps_ns):
-            image = image_of(TYPES, IMAGE, 0)
-            sec, nanosec = divmod(stamp_ns, S)
-            time = TYPES.types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
-            changed = {name: value(place) for name, value in fields.items()}
-            header = replace(image.header, stamp=time, frame_id=changed.pop("frame_id", "camera"))
-            writer.write(camera, place, TYPES.serialize_cdr(replace(image, header=header, **changed), IMAGE))
-    return path
 
 
 EMPTY = {
@@ -48,7 +33,7 @@ EMPTY = {
 @pytest.mark.parametrize(("stamps_ns", "fields", "why"), EMPTY.values(), ids=EMPTY)
 def test_empty_result_is_refused_with_its_cause(stamps_ns, fields, why, tmp_path):
     config = tiny_config(stream=StreamConfig(fps=4.0))
-    bag = write_bag(tmp_path / "bag", stamps_ns, **fields)
+    bag = record_stamped(tmp_path / "bag", stamps_ns, **fields)
     with open_source(bag) as source, pytest.raises(EmptyResultError, match=why) as refused:
         replay(source, config, lambda *_: None, "bag")
     assert str(refused.value).startswith("nothing came of bag: ")
@@ -56,7 +41,7 @@ def test_empty_result_is_refused_with_its_cause(stamps_ns, fields, why, tmp_path
 
 @pytest.mark.parametrize("command", ["replay", "calibrate"])
 def test_empty_result_is_never_exit_status_0(command, tmp_path, capsys):
-    bag = write_bag(tmp_path / "bag", [0] * 10)
+    bag = record_stamped(tmp_path / "bag", [0] * 10)
     settings = ["--set", "encoder.model=tiny", "--out", str(tmp_path / "out.yaml")]
     assert main([command, str(bag), *settings]) == 1
     assert "saccade: nothing came of bag: 9 of 10 images are stamped no later" in capsys.readouterr().err
@@ -66,7 +51,7 @@ def test_empty_result_is_never_exit_status_0(command, tmp_path, capsys):
 def test_remark_says_what_a_replay_lost(tmp_path):
     every = tiny_config(stream=StreamConfig(fps=0.0))
     stamps_ns = [5 * S * (i // 4) + i * S // 10 for i in range(40)]  # four images, and a gap
-    with open_source(write_bag(tmp_path / "bag", stamps_ns)) as source:
+    with open_source(record_stamped(tmp_path / "bag", stamps_ns)) as source:
         made = replay(source, every, lambda *_: None)
     assert len(made.rows) == 20
     assert "9 times in 40 images, by gaps" in made.summary()["remark"]
