@@ -197,8 +197,9 @@ class EncoderNode(LifecycleNode):
         try:
             return str(self.resolve_topic_name(topic))
         except (ValueError, RuntimeError) as invalid:
+            why = str(invalid).partition(", at ")[0].removeprefix("failed to resolve name: ")
             raise ConfigError(
-                f"{parameter} has {topic!r}, which is no topic name: use letters, digits, _ and /, "
+                f"{parameter} has {topic!r}, which is no topic name ({why}): use letters, digits, _ and /, "
                 "as in /camera/image_raw"
             ) from invalid
 
@@ -321,7 +322,11 @@ def spin(node: EncoderNode) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run saccade_ros encoder_node`."""
-    rclpy.init(args=args)
+    try:
+        rclpy.init(args=args)
+    except RuntimeError as refused:  # such as -r image:=/1st, where /1st is no topic name
+        print(f"encoder_node: {refused}: correct what follows --ros-args", file=sys.stderr)
+        return 1
     try:
         node = EncoderNode()
     except ConfigError as refused:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
@@ -12,6 +13,7 @@ from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CompressedImage, Image
 
+from saccade_ros.config import ConfigError
 from saccade_ros.recordings.source import COMPRESSED, IMAGE
 from saccade_ros.verdict import Sender
 from saccade_ros.vision.ledger import FrameLedger
@@ -21,6 +23,9 @@ CLASSES = {IMAGE: Image, COMPRESSED: CompressedImage}
 
 class ImageTopic:
     """Subscription to one camera. `follow` keeps it to the type that is published; call it once a second.
+
+    Raises:
+        ConfigError: it cannot be subscribed to.
 
     Attributes:
         type: of the messages subscribed to.
@@ -36,14 +41,16 @@ class ImageTopic:
         self.type = ""
         self.senders: tuple[Sender, ...] = ()
         self.received_s, self.stamp_ns = 0.0, 0
+        self._subscribe(self._choose_type(self._publishers()))
         self.follow()
 
     def follow(self) -> None:
         """Read the graph: subscribe anew if images of another type are published, and none of the present one."""
-        publishers = self._node.get_publishers_info_by_topic(self._name)
-        wanted = self._choose_type({publisher.topic_type for publisher in publishers})
+        publishers = self._publishers()
+        wanted = self._choose_type(publishers)
         if wanted != self.type:
-            self._subscribe(wanted)
+            with suppress(ConfigError):  # it is tried again, and the verdict names the types
+                self._subscribe(wanted)
         self._losses.settle(len(self.senders) <= 1 and len(publishers) <= 1)
         self.senders = tuple(map(self._describe, publishers))
 
@@ -53,25 +60,35 @@ class ImageTopic:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
 
-    def _choose_type(self, published: set[str]) -> str:
+    def _publishers(self) -> list[TopicEndpointInfo]:
+        return list(self._node.get_publishers_info_by_topic(self._name))
+
+    def _choose_type(self, publishers: list[TopicEndpointInfo]) -> str:
         """Choose the type subscribed to while it is published, else the one that is; by the name before any is."""
+        published = {publisher.topic_type for publisher in publishers}
         by_name = COMPRESSED if self._name.endswith("/compressed") else IMAGE
         candidates = [kind for kind in (self.type, by_name, IMAGE, COMPRESSED) if kind in published]
         return candidates[0] if candidates else self.type or by_name
 
     def _subscribe(self, kind: str) -> None:
         self.close()  # a participant cannot have a topic with two types
+        try:
+            self._subscription = self._node.create_subscription(
+                CLASSES[kind],
+                self._name,
+                self._on_message,
+                # A profile of its own: rclpy writes the overrides of one topic into the profile that it is given.
+                QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
+            )
+        except Exception as refused:  # rclpy raises a different type for each thing that can be wrong
+            raise ConfigError(
+                f"{self._name} cannot be subscribed to as {kind} ({refused}): correct qos_overrides.{self._name}."
+                "subscription, and let no output have the topic's name"
+            ) from refused
         self.type = kind
         self._losses.begin()
-        self._subscription = self._node.create_subscription(
-            CLASSES[kind],
-            self._name,
-            self._on_message,
-            # A profile of its own: rclpy writes the overrides of one topic into the profile that it is given.
-            QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost),
-        )
 
     def _on_message(self, message: Any, info: dict[str, Any]) -> None:
         self._losses.receive(info.get("publication_sequence_number"))
@@ -83,12 +100,16 @@ class ImageTopic:
         self._losses.report(lost.total_count_change)
 
     def _describe(self, publisher: TopicEndpointInfo) -> Sender:
-        assert self._subscription is not None
         name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
         name = "a node of unknown name" if "_UNKNOWN_" in name else name  # not yet discovered, or no ROS node
+        return Sender(name, publisher.topic_type, self._find_mismatch(publisher))
+
+    def _find_mismatch(self, publisher: TopicEndpointInfo) -> str:
+        """Say why the publisher's QoS does not fit; empty if it does."""
+        if self._subscription is None:
+            return ""
         fit, reason = qos_check_compatible(publisher.qos_profile, self._subscription.qos_profile)
-        mismatch = reason.removeprefix("ERROR: ").rstrip("; ") if fit == QoSCompatibility.ERROR else ""
-        return Sender(name, publisher.topic_type, mismatch)
+        return str(reason).removeprefix("ERROR: ").rstrip("; ") if fit == QoSCompatibility.ERROR else ""
 
 
 class LossCounter:

@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import subprocess
 import sys
 import weakref
 from contextlib import contextmanager
@@ -336,6 +337,7 @@ def test_adapter_and_video_classifier_load_by_parameter(tmp_path):
         ({"encoder.adapter": "absent.safetensors"}, "encoder.adapter absent.safetensors: cannot be read"),
         ({"encoder.pooling": "probe"}, "RANDOM weights, size tiny, seed 0 has none"),
         ({"node.topics": ["/bad topic!"]}, "node.topics has '/bad topic!', which is no topic name"),
+        ({"node.topics": ["/camera/"]}, "must not end with a forward slash"),
         ({"node.topics": ["/camera", "camera"]}, "node.topics are, resolved, /camera, /camera: name each topic once"),
         ({"node.output_topic": "bad topic!"}, "node.output_topic has 'bad topic!', which is no topic name"),
     ],
@@ -371,6 +373,14 @@ def test_impossible_parameter_at_start_ends_with_its_name_and_the_remedy(setting
     assert process.returncode == 1
     assert f"parameter {name}" in log
     assert f"such as {default[name]}" in log
+
+
+def test_remap_to_a_forbidden_name_ends_the_node_in_a_line():
+    command = [sys.executable, "-m", "saccade_ros.nodes.encoder_node", "--ros-args", "-r", "/camera:=/1st"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "'-r /camera:=/1st'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

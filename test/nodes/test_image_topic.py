@@ -16,6 +16,7 @@ from rclpy.serialization import serialize_message  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
+from saccade_ros.config import ConfigError  # noqa: E402
 from saccade_ros.nodes.image_topic import ImageTopic, LossCounter  # noqa: E402
 from saccade_ros.recordings.source import COMPRESSED, IMAGE  # noqa: E402
 from saccade_ros.verdict import Sender  # noqa: E402
@@ -115,6 +116,20 @@ def test_qos_override_of_one_topic_is_its_own_and_a_misfit_is_told(bench):
         made.follow_until(topic, lambda topic=topic: topic.senders)
     assert [bool(topic.senders[0].mismatch) for topic in topics] == [True, False]
     assert "reliable subscription" in topics[0].senders[0].mismatch
+
+
+@pytest.mark.parametrize("policy", ["reliability:=sometimes", "depth:=many", "depth:=-3"])
+def test_override_that_cannot_be_is_refused_by_name(bench, policy):
+    made = bench(["--ros-args", "-p", f"qos_overrides./cam.subscription.{policy}"])
+    with pytest.raises(ConfigError, match=r"/cam cannot be subscribed to .*correct qos_overrides\./cam\.sub"):
+        made.topic()
+
+
+def test_topic_that_the_node_itself_publishes_is_refused(bench):
+    made = bench()
+    made.encoder.create_publisher(String, "/cam", 1)
+    with pytest.raises(ConfigError, match="let no output have the topic's name"):
+        made.topic()
 
 
 @pytest.mark.parametrize("reliability", ["reliable", "best_effort"])
