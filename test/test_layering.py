@@ -30,9 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"config", "frames", "measure"},
     "encoder": {"config", "storage"},
     "backends": {"config", "frames", "heads", "encoder", "storage"},
+    "intake": {"config", "frames", "vision"},
     "encoding": {"config", "frames", "heads", "plan", "backends"},
-    "pipeline": {"config", "frames", "heads", "vision", "plan", "backends", "encoding"},
-    "recordings": {"config", "frames", "measure", "storage", "vision", "pipeline"},
+    "pipeline": {"config", "frames", "heads", "vision", "plan", "backends", "intake", "encoding"},
+    "recordings": {"config", "frames", "measure", "storage", "vision", "intake", "pipeline"},
     "export": {"config", "frames", "measure", "storage", "encoder", "backends", "recordings"},
     "train": {"config", "frames", "measure", "storage", "vision", "encoder", "recordings"},
 }
