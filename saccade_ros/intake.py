@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from saccade_ros.config import Config
+from saccade_ros.faults import strike
 from saccade_ros.frames import Frame, Picture, Tubelet
 from saccade_ros.vision.images import Convert, MalformedImage, check_image, convert_with_rosbags, decode_image
 from saccade_ros.vision.ledger import FrameLedger
@@ -27,6 +28,7 @@ class Intake:
         self._max_pixels, self._convert = round(config.vision.max_megapixels * 1e6), convert
         self._lock = threading.Lock()
         self._waiting: Tubelet | None = None
+        self._is_fresh = True  # no tubelet has been taken since the stream started afresh
         self.active = True
 
     @property
@@ -64,6 +66,8 @@ class Intake:
         """Hand over the waiting tubelet, if any."""
         with self._lock:
             tubelet, self._waiting = self._waiting, None
+            if tubelet is not None and tubelet.epoch == self._buffer.epoch:
+                self._is_fresh = False
             return tubelet
 
     def tubelets(self, frames: Iterable[Frame]) -> Iterator[Tubelet]:
@@ -80,6 +84,7 @@ class Intake:
         Raises:
             MalformedImage: it cannot be decoded.
         """
+        strike("decode")
         return decode_image(frame.image, self._max_pixels, self._convert)
 
     def resume(self) -> None:
@@ -98,7 +103,17 @@ class Intake:
         with self._lock:
             self._reset(reason)
 
+    def restart(self) -> None:
+        """Reset on request, but not before a tubelet has been taken since the last start.
+
+        The stream is fresh until then, and requests at any rate leave it time to complete one.
+        """
+        with self._lock:
+            if not self._is_fresh:
+                self._reset("request")
+
     def _reset(self, reason: str) -> None:
+        self._is_fresh = True
         if self._waiting is not None:
             self.ledger.drop("reset", 2)
             self._waiting = None

@@ -1,12 +1,13 @@
 """One stream's way from camera message to embedding, top to bottom.
 
     offer    on the receiving thread, O(1): check the header, count, sample by stamp, pair; the newest tubelet waits
-    encode   on the thread that owns the model: decode, preprocess, embed patches, plan, step or reuse, classify, emit
+    decode   on any one thread: decode, preprocess
+    embed    on the thread that owns the model: embed patches, plan, step or reuse, classify, emit
 
     pipeline = Pipeline(Config())
     camera = pipeline.open_stream()
     for frame in frames:
-        result = camera.push(frame)      # offer and encode; None until a tubelet is complete
+        result = camera.push(frame)      # offer, decode and embed; None until a tubelet is complete
 
 The node, the replay in process, the library, calibration and the studies all use these classes.
 """
@@ -14,7 +15,7 @@ The node, the replay in process, the library, calibration and the studies all us
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ import numpy as np
 from saccade_ros.backends import Backend, load_backend
 from saccade_ros.config import Config, ConfigError, GateConfig, TokensConfig
 from saccade_ros.encoding import Encoding
-from saccade_ros.frames import EmbeddingResult, Figures, Frame, Observation, Tubelet
+from saccade_ros.faults import strike
+from saccade_ros.frames import Decoded, EmbeddingResult, Figures, Frame, Observation, Tubelet
 from saccade_ros.heads import Head, load_head
 from saccade_ros.intake import Intake
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
@@ -32,7 +34,7 @@ from saccade_ros.plan.stages import Planner, Stage
 from saccade_ros.plan.tokens import select_tokens
 from saccade_ros.plan.widening import explain_widening
 from saccade_ros.vision.images import Convert, MalformedImage, convert_with_rosbags
-from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.ledger import FrameLedger, LateTubelet
 from saccade_ros.vision.preprocess import tubelet_pixels, view_of
 
 Emit = Callable[[Tubelet, EmbeddingResult], None]
@@ -60,6 +62,7 @@ class Pipeline:
         warn: Callable[[str], object] = _log.warning,
     ) -> None:
         self.config = config
+        strike("load")
         self.backend = backend or load_backend(config.encoder, config.backend)
         wanted, found = config.gate.calibrated_for, self.backend.info.encoder_id
         if config.gate.enabled and wanted and wanted != found:
@@ -132,21 +135,6 @@ class Stream:
         """Take one frame on the receiving thread; see Intake.offer."""
         return self.intake.offer(frame)
 
-    def encode(self, emit: Emit = lambda tubelet, result: None) -> EmbeddingResult | None:
-        """Turn the waiting tubelet into an embedding, fresh or reused; None if none waits.
-
-        A tubelet that raises leaves the stream as it was, and its frames are counted as dropped.
-
-        Args:
-            emit: called with the tubelet and its result before its frames count as used; what it raises is passed on.
-
-        Raises:
-            MalformedImage: from decoding.
-            ValueError, ArithmeticError: NaN or infinity in the input or the model.
-        """
-        tubelet = self.intake.take()
-        return None if tubelet is None else self._account(tubelet, emit)
-
     def push(self, frame: Frame) -> EmbeddingResult | None:
         """Offer a frame and encode the tubelet that it completes, if any. Raises what these raise."""
         return self.encode() if self.offer(frame) else None
@@ -155,35 +143,74 @@ class Stream:
         """Push frames one after the other; yield each tubelet and its result. Malformed ones are counted only."""
         for tubelet in self.intake.tubelets(frames):
             with suppress(MalformedImage):
-                yield tubelet, self._account(tubelet, lambda tubelet, result: None)
+                yield tubelet, self.embed(self._decode(tubelet))
 
-    def _account(self, tubelet: Tubelet, emit: Emit) -> EmbeddingResult:
-        try:
-            result = self._embed(tubelet)
+    def encode(self, emit: Emit = lambda tubelet, result: None) -> EmbeddingResult | None:
+        """Decode and embed the waiting tubelet; None if none waits. Raises what these raise."""
+        decoded = self.decode()
+        return None if decoded is None else self.embed(decoded, emit)
+
+    def decode(self) -> Decoded | None:
+        """Take the waiting tubelet and decode it; None if none waits. If it raises, its frames are counted as dropped.
+
+        Raises:
+            MalformedImage: it cannot be decoded.
+        """
+        tubelet = self.intake.take()
+        return None if tubelet is None else self._decode(tubelet)
+
+    def embed(self, decoded: Decoded, emit: Emit = lambda tubelet, result: None) -> EmbeddingResult:
+        """Turn a decoded tubelet into an embedding, fresh or reused.
+
+        A tubelet that raises leaves the stream as it was, and its frames are counted as dropped.
+
+        Args:
+            emit: called with the tubelet and its result before its frames count as used; what it raises is passed on.
+
+        Raises:
+            LateTubelet: from `emit`.
+            ValueError, ArithmeticError: NaN or infinity in the input or the model.
+        """
+        tubelet = decoded.tubelet
+        with self._accounting():
+            result = self._embed(decoded)
             emit(tubelet, result)
-        except MalformedImage as malformed:
-            self.ledger.drop(malformed.cause)
-            self.ledger.drop("partner")
-            raise
-        except Exception:  # whatever it is, its frames are counted; passed on
-            self.ledger.drop("encoder_error", 2)
-            raise
         self.ledger.use(2)
         self.latency_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
         self.tokens, self.tokens_computed = self.tokens + result.tokens, self.tokens_computed + result.tokens_computed
         self.published, self.encoded = self.published + 1, self.encoded + result.encoded
         return result
 
-    def _embed(self, tubelet: Tubelet) -> EmbeddingResult:
-        """Decode, preprocess, embed patches, plan, step or reuse, classify."""
-        if tubelet.epoch != self._epoch:
-            self._begin(tubelet.epoch)
-        queue_ms, clock = (time.monotonic() - tubelet.newer.received_s) * 1e3, _StageClock()
-        older, newer = self.intake.decode(tubelet.older), self.intake.decode(tubelet.newer)
-        size = self._backend.info.input_size
-        pixels = tubelet_pixels(older, newer, size, self._fit)
-        decode_ms = clock.lap_ms()
+    @contextmanager
+    def _accounting(self) -> Iterator[None]:
+        """Count the frames of a tubelet that raises as dropped, whatever it raises, and pass that on."""
+        try:
+            yield
+        except MalformedImage as malformed:
+            self.ledger.drop(malformed.cause)
+            self.ledger.drop("partner")
+            raise
+        except LateTubelet:
+            self.ledger.drop("late", 2)
+            raise
+        except BaseException:
+            self.ledger.drop("encoder_error", 2)
+            raise
 
+    def _decode(self, tubelet: Tubelet) -> Decoded:
+        """Decode and preprocess."""
+        queue_ms, clock = (time.monotonic() - tubelet.newer.received_s) * 1e3, _StageClock()
+        with self._accounting():
+            older, newer = self.intake.decode(tubelet.older), self.intake.decode(tubelet.newer)
+            pixels = tubelet_pixels(older, newer, self._backend.info.input_size, self._fit)
+        return Decoded(tubelet, pixels, newer.shape[:2], queue_ms, clock.lap_ms())
+
+    def _embed(self, decoded: Decoded) -> EmbeddingResult:
+        """Embed patches, plan, step or reuse, classify."""
+        tubelet, pixels, (height, width), queue_ms, decode_ms = decoded
+        if tubelet.epoch != self._epoch or self._encoding.vector is None:
+            self._begin(tubelet.epoch)
+        clock = _StageClock()
         patches, features = self._backend.embed(pixels)
         seen = Observation(features, tubelet.stamp_ns, pixels)
         plan = self._planner.propose(seen)
@@ -211,7 +238,7 @@ class Stream:
             novelty_threshold=measured.threshold,
             onset=self._gate.onset,
             patch_novelty=None if measured.patches is None else measured.patches.reshape(grid, grid),
-            view=view_of(newer.shape[0], newer.shape[1], size, self._fit),
+            view=view_of(height, width, self._backend.info.input_size, self._fit),
             stamp_ns=tubelet.stamp_ns,
             frame_id=tubelet.frame_id,
             encoded_stamp_ns=encoding.encoded_stamp_ns,
@@ -265,8 +292,8 @@ class Stream:
         self._gate.config = config
 
     def reset(self) -> None:
-        """Start afresh: the next tubelet is encoded with an empty cache."""
-        self.intake.reset("request")
+        """Start afresh: the next tubelet is encoded with an empty cache; see Intake.restart."""
+        self.intake.restart()
 
     def report(self) -> Figures:
         """Threshold and budget of the gate, age of the embeddings, and fidelity by shadow evaluation."""
