@@ -338,6 +338,13 @@ class NodeConfig(Settings):
         "sensor_msgs/CompressedImage, any other a sensor_msgs/Image.",
     )
     output_topic: str = knob("/saccade/embedding", "Topic of saccade_ros/Embedding.")
+    max_latency_s: float = knob(
+        10.0,
+        "Seconds from a tubelet's newer image received to its embedding: a later one is not published but counted as "
+        "late, and a tubelet that is still decoded or encoded then is an error. 0: no limit.",
+        at_least=0.0,
+        at_most=86400.0,
+    )
     autostart: bool = knob(
         True, "True configures and activates the node at start. False waits for a lifecycle manager or the launch file."
     )

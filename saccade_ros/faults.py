@@ -28,7 +28,7 @@ VARIABLE = "SACCADE_FAULTS"
 POINTS = {
     "load": "before a model is loaded",
     "decode": "before an image is decoded",
-    "step": "before a tubelet is encoded",
+    "step": "before a tubelet is encoded, the one that warms up included",
     "output": "the vector that a step gave",
     "publish": "before an embedding is published",
     "write": "before a file or folder that was written gets its name",
