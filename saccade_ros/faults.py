@@ -9,6 +9,7 @@ makes every 7th step raise, every 100th last 2.5 s longer, and every file fail a
 """
 
 import errno
+import math
 import os
 import re
 import threading
@@ -17,8 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-
-import numpy as np
 
 from saccade_ros.knobs import ConfigError
 
@@ -140,7 +139,7 @@ def _take_effect(fault: Fault, value: Any) -> Any:
         time.sleep(fault.seconds)
         return value
     if fault.kind == "nan":
-        return value * np.float32(np.nan)
+        return value * math.nan
     if fault.kind == "disk":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     raise {"error": RuntimeError, "memory": MemoryError, "exit": SystemExit}[fault.kind](
