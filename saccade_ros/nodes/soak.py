@@ -135,6 +135,7 @@ def judge(options: Options, recording: Recording, samples: list[tuple[float, flo
         "frames_dropped": dict(sorted(totals.frames_dropped.items())),
         "embeddings": {"published": totals.published, "received": totals.received},
         "resident_mb": {"warm": warm[0][1], "end": warm[-1][1], "per_minute": slope},
+        "resident_mb_every_10_s": [megabytes for _, megabytes in samples[::10]],
         "latency_p99_ms": {"earlier": earlier, "later": later},
         "held": {
             "memory": slope <= options.max_slope,

@@ -123,10 +123,11 @@ class EncodeWorker:
         with self._changed:
             self._stop_intake()
             self._closing = True
+            limit_s = CLOSE_LIMIT_S if self._held or not self._in_hand else 0.0
             self._changed.notify_all()
         for requests in self._requests:
             requests.put(False)
-        deadline_s = time.monotonic() + (CLOSE_LIMIT_S if self._held or not self._in_hand else 0.0)
+        deadline_s = time.monotonic() + limit_s
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         self._given_up_s = time.monotonic()
