@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from saccade_ros.config import Config
 from saccade_ros.frames import Frame, Picture
-from saccade_ros.pipeline import Intake
+from saccade_ros.intake import Intake
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.source import RecordedImage, SourceError
 from saccade_ros.verdict import judge_recording

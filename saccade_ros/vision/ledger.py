@@ -13,6 +13,7 @@ DROP_CAUSES: Mapping[str, str] = {
     "inactive": "arrived while the node was not active",
     "partner": "the other frame of its tubelet was malformed",
     "encoder_error": "the encoder failed on its tubelet; see the log",
+    "late": "its embedding came later than node.max_latency_s, or after the node was deactivated",
     "zero_size": "malformed: no width or no height",
     "too_large": "malformed: more pixels than vision.max_megapixels",
     "wrong_step": "malformed: a row shorter than its pixels",
@@ -23,6 +24,10 @@ DROP_CAUSES: Mapping[str, str] = {
 
 
 DETAIL_LENGTH = 300  # of a message kept as an example: some name a value that a sender chose
+
+
+class LateTubelet(RuntimeError):  # noqa: N818  # it names the tubelet, not a fault of this program
+    """A tubelet whose embedding came too late to be published. The message says how late, and the remedy."""
 
 
 @dataclass(frozen=True)
