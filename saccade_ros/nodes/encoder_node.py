@@ -317,14 +317,17 @@ class EncoderNode(AnsweringLifecycleNode):
         )
         message.total_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
         self._publisher.publish(message)
+        try:
+            self._show(stream, tubelet, result)
+        except BaseException as failed:  # the embedding is out and counts as published, whatever becomes of the rest
+            self._report(stream, failed)
+
+    def _show(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
+        """Publish an event, and pictures of novelty and plan to whoever subscribes; else they cost nothing."""
+        header = tubelet.newer.image.header
         if result.onset:
             tau = self.get_parameter("gate.tau").value
             self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, tau))
-        self._show(stream, tubelet, result)
-
-    def _show(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
-        """Publish pictures of novelty and plan to whoever subscribes; without subscribers they cost nothing."""
-        header = tubelet.newer.image.header
         if result.patch_novelty is not None and self._map_publisher.get_subscription_count():
             self._map_publisher.publish(novelty_map_message(result, header))
         if self._computed_publisher.get_subscription_count():

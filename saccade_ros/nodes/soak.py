@@ -125,6 +125,7 @@ def judge(options: Options, recording: Recording, samples: list[tuple[float, flo
     slope = growth_mb_per_min(warm)
     rows = recording.rows[int(WARM_UP_SHARE * len(recording.rows)) :]
     earlier, later = _p99_ms(rows[: len(rows) // 2]), _p99_ms(rows[len(rows) // 2 :])
+    others = sum(row.stream != SoakSource.topic for row in recording.rows)  # on the same domain: they spoil the counts
     played, lost = int(environment["frames_played"]), int(environment["frames_lost_in_transport"])
     return {
         **record_head(recording.weights, str(environment["weights_sha256"])),
@@ -133,7 +134,7 @@ def judge(options: Options, recording: Recording, samples: list[tuple[float, flo
         "faults": options.faults,
         "frames": {"played": played, "lost": lost, "received": totals.frames_in, "used": totals.frames_used},
         "frames_dropped": dict(sorted(totals.frames_dropped.items())),
-        "embeddings": {"published": totals.published, "received": totals.received},
+        "embeddings": {"published": totals.published, "received": totals.received, "of_other_nodes": others},
         "resident_mb": {"warm": warm[0][1], "end": warm[-1][1], "per_minute": slope},
         "resident_mb_every_10_s": [megabytes for _, megabytes in samples[::10]],
         "latency_p99_ms": {"earlier": earlier, "later": later},

@@ -54,19 +54,19 @@ TOPICS = [*CAMERAS, "/nobody", "/two_publishers"]
 @pytest.fixture(scope="module")
 def statuses():
     """Statuses by camera of one node to which all these cameras publish for some seconds; and its log."""
-    parameters = {"node.topics": TOPICS, "node.silence_s": 1.0, "encoder.window": 1}
+    parameters = {"node.topics": TOPICS, "node.silence_s": 2.0, "node.loss_share": 0.5, "encoder.window": 1}
     with Graph(**{name.replace(".", "__"): value for name, value in parameters.items()}) as graph:
         graph.wait_active()
         kinds = {topic: type(make(0) or Image()) for topic, (make, *_) in CAMERAS.items()}
         publishers = {topic: graph.node.create_publisher(kind, topic, 10) for topic, kind in kinds.items()}
         second = Node("second_camera", context=graph.context)
         both = [node.create_publisher(Image, "/two_publishers", 10) for node in (graph.node, second)]
-        for i in range(120):
+        for i in range(60):
             for topic, publisher in publishers.items():
                 if (message := CAMERAS[topic][0](i)) is not None:
                     publisher.publish(message)
             both[i // 2 % 2].publish(shown(i))
-            graph.spin(0.1)
+            graph.spin(0.2)  # slowly: the encoder keeps up with all of them
         last = graph.diagnostics[-1]
         second.destroy_node()
     found = {topic: status_values(last, place) for place, topic in enumerate(TOPICS)}
@@ -90,7 +90,7 @@ def test_topic_that_nobody_publishes_is_told(statuses):
 
 def test_several_publishers_are_named(statuses):
     status = statuses[0]["/two_publishers"]
-    assert (status["level"], status["finding"]) == ("1", "several_publishers")
+    assert (status["level"], status["finding"]) == ("1", "several_publishers"), status
     assert set(status["publishers"].split(", ")) == {"/test_client", "/second_camera"}
 
 

@@ -11,7 +11,7 @@ from saccade_ros.replay.recording import EmbeddingRow, Recording, Totals  # noqa
 pytestmark = pytest.mark.ros
 
 ROW = {
-    "stream": "/soak",
+    "stream": "/soak/image_raw/compressed",
     "encoded": True,
     "novelty": 1.0,
     "novelty_threshold": 0.2,
