@@ -45,7 +45,7 @@ from saccade_ros.nodes.conversions import (
     stamp_to_ns,
 )
 from saccade_ros.nodes.diagnostics import StreamMonitor
-from saccade_ros.nodes.image_topic import ImageTopic
+from saccade_ros.nodes.image_topic import ImageTopic, type_by_name
 from saccade_ros.nodes.lifecycle import AnsweringLifecycleNode, Background, transition
 from saccade_ros.nodes.parameters import (
     changed_section,
@@ -57,7 +57,8 @@ from saccade_ros.nodes.parameters import (
 from saccade_ros.nodes.stopping import StopSignals, end_process
 from saccade_ros.nodes.worker import EncodeWorker
 from saccade_ros.pipeline import Pipeline, Stream
-from saccade_ros.vision.images import MalformedImage
+from saccade_ros.recordings.source import IMAGE
+from saccade_ros.vision.images import MalformedImage, convert_with_rosbags
 from saccade_ros.vision.ledger import LateTubelet
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
@@ -152,7 +153,8 @@ class EncoderNode(AnsweringLifecycleNode):
         self.get_logger().info(f"loading {config.encoder.model} ...")
         pipeline = Pipeline(config, warn=self.get_logger().warning)
         pipeline.warm_up()
-        convert, converter = find_converter()
+        raw = any(type_by_name(topic) == IMAGE for topic in topics)
+        convert, converter = find_converter() if raw else (convert_with_rosbags, "OpenCV")
         streams = [pipeline.open_stream(topic, convert) for topic in topics]
         return Loaded(config, pipeline.backend.info, streams, converter, time.monotonic() - started_s)
 
