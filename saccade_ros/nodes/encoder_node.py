@@ -36,11 +36,12 @@ from saccade_ros.nodes.conversions import (
     stamp_to_ns,
 )
 from saccade_ros.nodes.diagnostics import StreamMonitor
-from saccade_ros.nodes.image_topic import ImageTopic
+from saccade_ros.nodes.image_topic import ImageTopic, type_by_name
 from saccade_ros.nodes.parameters import changed_section, declare_parameters, read_config, refuse_bad_values
 from saccade_ros.nodes.worker import EncodeWorker
 from saccade_ros.pipeline import Pipeline, Stream
-from saccade_ros.vision.images import MalformedImage
+from saccade_ros.recordings.source import IMAGE
+from saccade_ros.vision.images import MalformedImage, convert_with_rosbags
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
 EMBEDDINGS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -149,7 +150,8 @@ class EncoderNode(LifecycleNode):
         if advice := default_model.advice(info.weights):
             self.get_logger().info(advice)
         topics = self._image_topics()
-        convert, converter = find_converter()
+        raw = any(type_by_name(topic) == IMAGE for topic in topics)
+        convert, converter = find_converter() if raw else (convert_with_rosbags, "OpenCV")
         self._streams = [pipeline.open_stream(topic, convert) for topic in topics]
         self._create_publishers(info.encoder_id)
         self._info_publisher.publish(info_message(info, config, topics))

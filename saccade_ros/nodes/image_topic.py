@@ -21,6 +21,11 @@ from saccade_ros.vision.ledger import FrameLedger
 CLASSES = {IMAGE: Image, COMPRESSED: CompressedImage}
 
 
+def type_by_name(topic: str) -> str:
+    """Guess the type of a topic that nobody publishes yet."""
+    return COMPRESSED if topic.endswith("/compressed") else IMAGE
+
+
 class ImageTopic:
     """Subscription to one camera. `follow` keeps it to the type that is published; call it once a second.
 
@@ -66,7 +71,7 @@ class ImageTopic:
     def _choose_type(self, publishers: list[TopicEndpointInfo]) -> str:
         """Choose the type subscribed to while it is published, else the one that is; by the name before any is."""
         published = {publisher.topic_type for publisher in publishers}
-        by_name = COMPRESSED if self._name.endswith("/compressed") else IMAGE
+        by_name = type_by_name(self._name)
         candidates = [kind for kind in (self.type, by_name, IMAGE, COMPRESSED) if kind in published]
         return candidates[0] if candidates else self.type or by_name
 
