@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade_ros.config import Config
+from saccade_ros.faults import KINDS, POINTS
 from saccade_ros.knobs import settings_of
 from saccade_ros.vision.ledger import DROP_CAUSES
 
@@ -32,6 +33,16 @@ def parameters() -> str:
 def drop_causes() -> str:
     """Every cause that a frame is dropped for."""
     return _table(("cause", "meaning"), ((f"`{cause}`", meaning) for cause, meaning in DROP_CAUSES.items()))
+
+
+def fault_points() -> str:
+    """Every point that a fault can be injected at."""
+    return _table(("point", "when"), ((f"`{point}`", meaning) for point, meaning in POINTS.items()))
+
+
+def fault_kinds() -> str:
+    """Every kind of fault."""
+    return _table(("kind", "what happens"), ((f"`{kind}`", meaning) for kind, meaning in KINDS.items()))
 
 
 def step() -> str:
@@ -345,7 +356,8 @@ def _first_sentence(file: Path) -> str:
 BLOCKS = {
     function.__name__.replace("_", "-"): function
     for function in (
-        parameters, drop_causes, step, steps, gate_cost, gate_default, gates, calibration, budget, export, fidelity,
+        parameters, drop_causes, fault_points, fault_kinds,
+        step, steps, gate_cost, gate_default, gates, calibration, budget, export, fidelity,
         export_default, forgetting, adapter, gaze, economies, economies_command,
         sparse_steps, economies_about, economies_merging, economies_areas, usefulness, default_training, files,
     )

@@ -21,7 +21,7 @@ WIDTH = 120
 YAML_HEAD = """\
 # Every parameter of the encoder node, at its default. Copy, change, and give it with params_file:=PATH.
 # `ros2 param describe /saccade_encoder gate.tau` tells the same of a running node. Parameters marked (live) may be
-# changed while it runs; all others are read when the node starts. Written by `make docs` from saccade_ros/config.py.
+# changed while it runs; all others at configure. Written by `make docs` from saccade_ros/config.py.
 
 /**:
   ros__parameters:

@@ -45,6 +45,7 @@ COMMANDS = {
     "train cache": Command("train.cache_command", "compute a frozen teacher's targets for views of clips, once"),
     "train student": Command("train.student_command", "train a small encoder of your own on cached targets"),
     "export": Command("export.command", "quantize and export the cached step for ONNX Runtime and TensorRT"),
+    "soak": Command("nodes.soak", "run the encoder node for minutes with faults mixed in: memory, latency, counts"),
     "doctor": Command("doctor.command", "say what this machine can run, and what to install for what is missing"),
 }
 

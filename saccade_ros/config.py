@@ -350,12 +350,34 @@ class NodeConfig(Settings):
 
     topics: tuple[str, ...] = knob(
         ("/camera/image_raw",),
-        "Image topics, one stream each, one model for all. A name ending in /compressed is a "
-        "sensor_msgs/CompressedImage, any other a sensor_msgs/Image.",
+        "Image topics, one stream each, one model for all. The type is the publisher's, sensor_msgs/Image or "
+        "CompressedImage; while nobody publishes, a name ending in /compressed is taken for the latter.",
     )
     output_topic: str = knob("/saccade/embedding", "Topic of saccade_ros/Embedding.")
+    max_latency_s: float = knob(
+        10.0,
+        "Seconds from a tubelet's newer image received to its embedding: a later one is not published but counted as "
+        "late, and a tubelet that is still decoded or encoded then is an error. 0: no limit.",
+        at_least=0.0,
+        at_most=86400.0,
+    )
     autostart: bool = knob(
         True, "True configures and activates the node at start. False waits for a lifecycle manager or the launch file."
+    )
+
+    silence_s: float = knob(
+        3.0,
+        "Seconds after which /diagnostics warns that no image came, or that images come and no embedding does (then "
+        "with the time of two images at stream.fps on top).",
+        at_least=0.1,
+        at_most=3600.0,
+    )
+    loss_share: float = knob(
+        0.1,
+        "Share of the images of ten seconds above which /diagnostics warns of those that were lost on the way, came "
+        "faster than they were encoded, or made the stream start afresh.",
+        at_least=0.0,
+        at_most=1.0,
     )
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from saccade_ros.backends import Backend
 from saccade_ros.backends.base import unit
 from saccade_ros.config import Config
+from saccade_ros.faults import passing, strike
 from saccade_ros.frames import TokenPlan, Vector
 from saccade_ros.heads import UNCLASSIFIED, Head
 from saccade_ros.plan.centre import decode_centre
@@ -68,7 +69,11 @@ class Encoding:
 
         Returns:
             The plan as it was computed in the end: whole, where the sample was too far off.
+
+        Raises:
+            ArithmeticError: the encoder gave NaN or infinity; everything seen is forgotten, as it may be in the cache.
         """
+        strike("step")
         if plan.size == tokens:
             vector = self._whole(patches, tokens)
         elif self._drift.pauses:
@@ -76,6 +81,12 @@ class Encoding:
             self._drift.pass_pause()
         else:
             plan, vector = self._sparse(patches, plan, tokens, sample)
+        vector = passing("output", vector)
+        if not np.isfinite(vector).all():
+            self.reset()
+            raise ArithmeticError(
+                "the encoder's embedding is NaN or infinite: check the weights; the stream starts afresh"
+            )
         self.vector = self._scaled(vector)
         self.classification = self._head.classify(self.vector)
         self.encoded_stamp_ns, self.reuse_count, self._skipped = stamp_ns, 0, None

@@ -64,6 +64,23 @@ class Tubelet:
         return self.newer.frame_id
 
 
+class Decoded(NamedTuple):
+    """A tubelet whose pictures are decoded, ready for the encoder.
+
+    Attributes:
+        pixels: the encoder's input.
+        picture_size: (height, width) of the newer picture.
+        queue_ms: from the newer frame received to the tubelet taken for decoding.
+        decode_ms: that decoding and preprocessing took.
+    """
+
+    tubelet: Tubelet
+    pixels: Pixels
+    picture_size: tuple[int, int]
+    queue_ms: float
+    decode_ms: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenPlan:
     """Tokens of one tubelet that the encoder is to compute: M of S.

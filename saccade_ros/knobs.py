@@ -7,8 +7,9 @@ class GateConfig(Settings):
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin
@@ -147,13 +148,22 @@ def build(kind: type[Section], values: Mapping[str, Any], base: Section | None =
     known = {setting.name: setting for setting in settings_of(kind)}
     for name in values:
         if name not in known:
-            raise ConfigError(f"{name} is no setting; there are {', '.join(sorted(known))}")
+            raise ConfigError(explain_unknown(name, list(known)))
     if base is None:
         for name, setting in known.items():
             if setting.default is MISSING and name not in values:
                 raise ConfigError(f"{name} is not given: {setting.knob.description}")
     built: Section = _assemble(kind, values, base, "")
     return built
+
+
+def explain_unknown(name: str, known: Sequence[str]) -> str:
+    """Say that there is no such setting, and which of the known ones is nearest: the same in another section first."""
+    last = name.rpartition(".")[2]
+    nearest = max(
+        known, key=lambda other: (other.rpartition(".")[2] == last, SequenceMatcher(None, name, other).ratio())
+    )
+    return f"{name} is no setting: did you mean {nearest}?"
 
 
 def _assemble(kind: Any, values: Mapping[str, Any], base: Any, prefix: str) -> Any:

@@ -1,21 +1,21 @@
 """One stream's way from camera message to embedding, top to bottom.
 
     offer    on the receiving thread, O(1): check the header, count, sample by stamp, pair; the newest tubelet waits
-    encode   on the thread that owns the model: decode, preprocess, embed patches, plan, step or reuse, classify, emit
+    decode   on any one thread: decode, preprocess
+    embed    on the thread that owns the model: embed patches, plan, step or reuse, classify, emit
 
     pipeline = Pipeline(Config())
     camera = pipeline.open_stream()
     for frame in frames:
-        result = camera.push(frame)      # offer and encode; None until a tubelet is complete
+        result = camera.push(frame)      # offer, decode and embed; None until a tubelet is complete
 
 The node, the replay in process, the library, calibration and the studies all use these classes.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +23,19 @@ import numpy as np
 from saccade_ros.backends import Backend, load_backend
 from saccade_ros.config import Config, ConfigError, GateConfig, TokensConfig
 from saccade_ros.encoding import Encoding
-from saccade_ros.frames import EmbeddingResult, Figures, Frame, Observation, Picture, Tubelet
+from saccade_ros.faults import strike
+from saccade_ros.frames import Decoded, EmbeddingResult, Figures, Frame, Observation, Tubelet
 from saccade_ros.heads import Head, load_head
+from saccade_ros.intake import Intake
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.plan.shadow import FidelityMonitor
 from saccade_ros.plan.stages import Planner, Stage
 from saccade_ros.plan.tokens import select_tokens
 from saccade_ros.plan.widening import explain_widening
-from saccade_ros.vision.images import Convert, Levels, MalformedImage, check_image, convert_with_rosbags, decode_image
-from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.images import Convert, MalformedImage, convert_with_rosbags
+from saccade_ros.vision.ledger import FrameLedger, LateTubelet
 from saccade_ros.vision.preprocess import tubelet_pixels, view_of
-from saccade_ros.vision.tubelet import TubeletBuffer
 
 Emit = Callable[[Tubelet, EmbeddingResult], None]
 
@@ -62,6 +63,7 @@ class Pipeline:
         warn: Callable[[str], object] = _log.warning,
     ) -> None:
         self.config, self.warn = config, warn
+        strike("load")
         self.backend = backend or load_backend(config.encoder, config.backend)
         wanted, found = config.gate.calibrated_for, self.backend.info.encoder_id
         if config.gate.enabled and wanted and wanted != found:
@@ -80,6 +82,7 @@ class Pipeline:
         """Encode one grey tubelet on a cache of its own: broken weights or too little memory show now, not later."""
         size = self.backend.info.input_size
         patches, _ = self.backend.embed(np.zeros((2, 3, size, size), np.float32))
+        strike("step")
         self.backend.new_state().step(patches)
 
     def open_stream(
@@ -93,112 +96,6 @@ class Pipeline:
             stages: further stages of the plan, after the gate.
         """
         return Stream(self, name, convert, stages)
-
-
-class Intake:
-    """Receiving half of a stream: samples and pairs frames; the newest complete tubelet waits to be taken.
-
-    Safe to use from the thread that receives and the one that encodes.
-
-    Args:
-        convert: decodes raw image messages.
-        name, warn: see Pipeline and Pipeline.open_stream.
-
-    Attributes:
-        ledger: account of every frame.
-        active: False refuses frames.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        convert: Convert = convert_with_rosbags,
-        name: str = "",
-        warn: Callable[[str], object] = _log.warning,
-    ) -> None:
-        self.ledger = FrameLedger()
-        self._buffer = TubeletBuffer(config.stream, self.ledger)
-        self._max_pixels, self._convert = round(config.vision.max_megapixels * 1e6), convert
-        black, white = config.vision.mono16_range
-        self._levels = Levels(black, white, name or "the camera", warn)
-        self._lock = threading.Lock()
-        self._waiting: Tubelet | None = None
-        self.active = True
-
-    @property
-    def waiting(self) -> bool:
-        """True while a complete tubelet waits."""
-        return self._waiting is not None
-
-    def offer(self, frame: Frame) -> bool:
-        """Take one frame, in constant time: no pixel is read.
-
-        Returns:
-            True if it completed a tubelet, which replaces one that still waited.
-
-        Raises:
-            MalformedImage: the image cannot be right by its header; it is counted.
-        """
-        try:
-            size = check_image(frame.image, self._max_pixels)
-        except MalformedImage as malformed:
-            self.ledger.refuse(malformed.cause)
-            raise
-        with self._lock:
-            if not self.active:
-                self.ledger.refuse("inactive")
-                return False
-            tubelet = self._buffer.push(frame, size)
-            if tubelet is None:
-                return False
-            if self._waiting is not None:
-                self.ledger.drop("overflow", 2)
-            self._waiting = tubelet
-            return True
-
-    def take(self) -> Tubelet | None:
-        """Hand over the waiting tubelet, if any."""
-        with self._lock:
-            tubelet, self._waiting = self._waiting, None
-            return tubelet
-
-    def tubelets(self, frames: Iterable[Frame]) -> Iterator[Tubelet]:
-        """Offer frames one after the other; yield each tubelet. Malformed frames are counted and passed over."""
-        for frame in frames:
-            with suppress(MalformedImage):
-                self.offer(frame)
-            if (tubelet := self.take()) is not None:
-                yield tubelet
-
-    def decode(self, frame: Frame) -> Picture:
-        """Decode a frame's image to RGB uint8 (height, width, 3).
-
-        Raises:
-            MalformedImage: it cannot be decoded.
-        """
-        return decode_image(frame.image, self._max_pixels, self._convert, self._levels)
-
-    def resume(self) -> None:
-        """Take frames from now on."""
-        with self._lock:
-            self.active = True
-
-    def pause(self) -> None:
-        """Refuse frames from now on, drop what waits, and start afresh at the next frame that is taken."""
-        with self._lock:
-            self.active = False
-            self._reset("deactivated")
-
-    def reset(self, reason: str) -> None:
-        """Drop what waits; the next tubelet begins a new epoch."""
-        with self._lock:
-            self._reset(reason)
-
-    def _reset(self, reason: str) -> None:
-        if self._waiting is not None:
-            self.ledger.drop("reset", 2)
-            self._waiting = None
-        self._buffer.reset(reason)
 
 
 class Stream:
@@ -240,21 +137,6 @@ class Stream:
         """Take one frame on the receiving thread; see Intake.offer."""
         return self.intake.offer(frame)
 
-    def encode(self, emit: Emit = lambda tubelet, result: None) -> EmbeddingResult | None:
-        """Turn the waiting tubelet into an embedding, fresh or reused; None if none waits.
-
-        A tubelet that raises leaves the stream as it was, and its frames are counted as dropped.
-
-        Args:
-            emit: called with the tubelet and its result before its frames count as used; what it raises is passed on.
-
-        Raises:
-            MalformedImage: from decoding.
-            ValueError, ArithmeticError: NaN or infinity in the input or the model.
-        """
-        tubelet = self.intake.take()
-        return None if tubelet is None else self._account(tubelet, emit)
-
     def push(self, frame: Frame) -> EmbeddingResult | None:
         """Offer a frame and encode the tubelet that it completes, if any. Raises what these raise."""
         return self.encode() if self.offer(frame) else None
@@ -263,35 +145,74 @@ class Stream:
         """Push frames one after the other; yield each tubelet and its result. Malformed ones are counted only."""
         for tubelet in self.intake.tubelets(frames):
             with suppress(MalformedImage):
-                yield tubelet, self._account(tubelet, lambda tubelet, result: None)
+                yield tubelet, self.embed(self._decode(tubelet))
 
-    def _account(self, tubelet: Tubelet, emit: Emit) -> EmbeddingResult:
-        try:
-            result = self._embed(tubelet)
+    def encode(self, emit: Emit = lambda tubelet, result: None) -> EmbeddingResult | None:
+        """Decode and embed the waiting tubelet; None if none waits. Raises what these raise."""
+        decoded = self.decode()
+        return None if decoded is None else self.embed(decoded, emit)
+
+    def decode(self) -> Decoded | None:
+        """Take the waiting tubelet and decode it; None if none waits. If it raises, its frames are counted as dropped.
+
+        Raises:
+            MalformedImage: it cannot be decoded.
+        """
+        tubelet = self.intake.take()
+        return None if tubelet is None else self._decode(tubelet)
+
+    def embed(self, decoded: Decoded, emit: Emit = lambda tubelet, result: None) -> EmbeddingResult:
+        """Turn a decoded tubelet into an embedding, fresh or reused.
+
+        A tubelet that raises leaves the stream as it was, and its frames are counted as dropped.
+
+        Args:
+            emit: called with the tubelet and its result before its frames count as used; what it raises is passed on.
+
+        Raises:
+            LateTubelet: from `emit`.
+            ValueError, ArithmeticError: NaN or infinity in the input or the model.
+        """
+        tubelet = decoded.tubelet
+        with self._accounting():
+            result = self._embed(decoded)
             emit(tubelet, result)
-        except MalformedImage as malformed:
-            self.ledger.drop(malformed.cause)
-            self.ledger.drop("partner")
-            raise
-        except Exception:  # whatever it is, its frames are counted; passed on
-            self.ledger.drop("encoder_error", 2)
-            raise
         self.ledger.use(2)
         self.latency_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
         self.tokens, self.tokens_computed = self.tokens + result.tokens, self.tokens_computed + result.tokens_computed
         self.published, self.encoded = self.published + 1, self.encoded + result.encoded
         return result
 
-    def _embed(self, tubelet: Tubelet) -> EmbeddingResult:
-        """Decode, preprocess, embed patches, plan, step or reuse, classify."""
-        if tubelet.epoch != self._epoch:
-            self._begin(tubelet.epoch)
-        queue_ms, clock = (time.monotonic() - tubelet.newer.received_s) * 1e3, _StageClock()
-        older, newer = self.intake.decode(tubelet.older), self.intake.decode(tubelet.newer)
-        size = self._backend.info.input_size
-        pixels = tubelet_pixels(older, newer, size, self._fit)
-        decode_ms = clock.lap_ms()
+    @contextmanager
+    def _accounting(self) -> Iterator[None]:
+        """Count the frames of a tubelet that raises as dropped, whatever it raises, and pass that on."""
+        try:
+            yield
+        except MalformedImage as malformed:
+            self.ledger.drop(malformed.cause, detail=str(malformed))
+            self.ledger.drop("partner")
+            raise
+        except LateTubelet as late:
+            self.ledger.drop("late", 2, str(late))
+            raise
+        except BaseException as failed:
+            self.ledger.drop("encoder_error", 2, f"{type(failed).__name__}: {failed}")
+            raise
 
+    def _decode(self, tubelet: Tubelet) -> Decoded:
+        """Decode and preprocess."""
+        queue_ms, clock = (time.monotonic() - tubelet.newer.received_s) * 1e3, _StageClock()
+        with self._accounting():
+            older, newer = self.intake.decode(tubelet.older), self.intake.decode(tubelet.newer)
+            pixels = tubelet_pixels(older, newer, self._backend.info.input_size, self._fit)
+        return Decoded(tubelet, pixels, newer.shape[:2], queue_ms, clock.lap_ms())
+
+    def _embed(self, decoded: Decoded) -> EmbeddingResult:
+        """Embed patches, plan, step or reuse, classify."""
+        tubelet, pixels, (height, width), queue_ms, decode_ms = decoded
+        if tubelet.epoch != self._epoch or self._encoding.vector is None:
+            self._begin(tubelet.epoch)
+        clock = _StageClock()
         patches, features = self._backend.embed(pixels)
         seen = Observation(features, tubelet.stamp_ns, pixels)
         plan = self._planner.propose(seen)
@@ -319,7 +240,7 @@ class Stream:
             novelty_threshold=measured.threshold,
             onset=self._gate.onset,
             patch_novelty=None if measured.patches is None else measured.patches.reshape(grid, grid),
-            view=view_of(newer.shape[0], newer.shape[1], size, self._fit),
+            view=view_of(height, width, self._backend.info.input_size, self._fit),
             stamp_ns=tubelet.stamp_ns,
             frame_id=tubelet.frame_id,
             encoded_stamp_ns=encoding.encoded_stamp_ns,
@@ -373,8 +294,8 @@ class Stream:
         self._gate.config = config
 
     def reset(self) -> None:
-        """Start afresh: the next tubelet is encoded with an empty cache."""
-        self.intake.reset("request")
+        """Start afresh: the next tubelet is encoded with an empty cache; see Intake.restart."""
+        self.intake.restart()
 
     def report(self) -> Figures:
         """Threshold and budget of the gate, age of the embeddings, and fidelity by shadow evaluation."""

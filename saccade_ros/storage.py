@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from saccade_ros.faults import strike
+
 
 class StorageError(ValueError):
     """A file or folder that cannot be written as asked. The message names it and the remedy."""
@@ -116,6 +118,7 @@ def _scratch_beside(target: Path) -> Iterator[Path]:
 
 def _move(made: Path, target: Path) -> None:
     """Bring everything onto the disk, then rename; what stood there goes with the scratch folder."""
+    strike("write")
     mode = made.parent.stat().st_mode  # as this user makes folders; onnx, for one, writes for its user alone
     for path in [*made.rglob("*"), made]:
         path.chmod(mode & (0o777 if path.is_dir() else 0o666))

@@ -1,5 +1,7 @@
 """Small videos and bags drawn here, whose every frame can be told from the others; for tests of recordings."""
 
+from dataclasses import replace
+
 import av
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin
@@ -61,3 +63,16 @@ def record(path, topics, plugin=StoragePlugin.SQLITE3, count=6):
 def read(path, topic=None):
     with open_source(path, topic) as source:
         return list(source)
+
+
+def record_stamped(path, stamps_ns, **fields):
+    """A rosbag2 of images on /camera with these stamps; `fields` give each image's further fields by its place."""
+    with Rosbag2Writer(path, version=9) as writer:
+        camera = writer.add_connection("/camera", IMAGE, typestore=TYPES)
+        for place, stamp_ns in enumerate(stamps_ns):
+            image, (sec, nanosec) = image_of(TYPES, IMAGE, 0), divmod(stamp_ns, 10**9)
+            time = TYPES.types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
+            changed = {name: value(place) for name, value in fields.items()}
+            header = replace(image.header, stamp=time, frame_id=changed.pop("frame_id", "camera"))
+            writer.write(camera, place, TYPES.serialize_cdr(replace(image, header=header, **changed), IMAGE))
+    return path

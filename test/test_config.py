@@ -108,7 +108,7 @@ def test_override_that_is_no_yaml_is_refused_by_name(text):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("/**: {ros__parameters: {gate: {thau: 0.5}}}", "gate.thau is no setting; there are .*gate.tau"),
+        ("/**: {ros__parameters: {gate: {thau: 0.5}}}", "gate.thau is no setting: did you mean gate.tau"),
         ("/**: {ros__parameters: {gate: {tau: high}}}", "gate.tau is 'high'"),
         ("gate: {tau: 0.5}", "no ros__parameters under a node name"),
         ("just words", "no ros__parameters"),

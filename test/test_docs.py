@@ -119,3 +119,14 @@ def test_python_of_a_classifier_runs(capsys, tmp_path, monkeypatch):
     named = capsys.readouterr().out.splitlines()
     assert len(named) == 20
     assert {line.split()[0] for line in named} <= {"reach", "grasp", "lift"}
+
+
+def test_every_promise_of_reliability_names_tests_that_exist():
+    """A name may be cut by three dots: test_services_answer_at_once_..."""
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").partition("## What a hang is")[0]
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "test").rglob("test_*.py"))
+    rows = [line for line in page.splitlines() if line.startswith("| ") and line != "| promise | test |"]
+    named = {row: re.findall(r"test_\w+(?:\.py)?", row) for row in rows}
+    assert all(named.values()), "each promise names its test"
+    functions = {name for names in named.values() for name in names if not name.endswith(".py")}
+    assert {name for name in functions if f"def {name}" not in tests} == set()

@@ -48,7 +48,7 @@ def test_values_become_what_the_annotation_says():
         ({"minutes": (5, 0)}, "minutes is 0: give at least 1"),
         ({"recipe": 5}, "recipe is 5 (int): give a value of type Path"),
         ({"oven.fan": 1}, "oven.fan is 1 (int): give a value of type bool, like False"),
-        ({"oven.far": True}, "oven.far is no setting; there are heat, minutes, names, note, oven.fan, oven.heat"),
+        ({"oven.far": True}, "oven.far is no setting: did you mean oven.fan"),
         ({"counted": 4}, "counted is no setting"),
     ],
 )

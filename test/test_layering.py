@@ -22,17 +22,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "default_model": set(),
     "config": {"knobs", "runtimes", "default_model"},
     "params_file": {"config", "knobs"},
-    "storage": set(),
+    "faults": {"knobs"},
+    "storage": {"faults"},
     "frames": set(),
     "measure": {"storage"},
     "heads": {"config", "frames", "storage"},
     "vision": {"config", "frames"},
+    "verdict": {"vision"},
     "plan": {"config", "frames", "measure"},
     "encoder": {"config", "storage"},
     "backends": {"config", "frames", "heads", "encoder", "storage"},
-    "encoding": {"config", "frames", "heads", "plan", "backends"},
-    "pipeline": {"config", "frames", "heads", "vision", "plan", "backends", "encoding"},
-    "recordings": {"config", "frames", "measure", "storage", "vision", "pipeline"},
+    "intake": {"config", "faults", "frames", "vision"},
+    "encoding": {"config", "faults", "frames", "heads", "plan", "backends"},
+    "pipeline": {"config", "faults", "frames", "heads", "vision", "plan", "backends", "intake", "encoding"},
+    "recordings": {"config", "frames", "measure", "storage", "vision", "intake", "pipeline", "verdict"},
     "export": {"config", "frames", "measure", "storage", "encoder", "backends", "recordings"},
     "train": {"config", "frames", "measure", "storage", "vision", "encoder", "recordings"},
 }
@@ -49,6 +52,7 @@ MAY_IMPORT["replay"] = {
     "vision",
     "pipeline",
     "recordings",
+    "verdict",
 }
 MAY_IMPORT["doctor"] = {"knobs", "default_model", "measure", "encoder", "backends"}
 MAY_IMPORT["cli_options"] = {"config", "knobs", "params_file"}

@@ -5,28 +5,35 @@ Everything that can fail (weights, memory, a first step) happens in configure; a
 """
 
 import functools
+import math
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import QoSMessageLostInfo, SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CompressedImage, Image
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from saccade_ros import default_model
-from saccade_ros.config import ConfigError, GateConfig, TokensConfig
+from saccade_ros.backends.base import EncoderInfo
+from saccade_ros.config import Config, ConfigError, GateConfig, TokensConfig
+from saccade_ros.faults import VARIABLE as FAULTS_VARIABLE
+from saccade_ros.faults import arm_from_environment, strike
 from saccade_ros.frames import EmbeddingResult, Frame, Tubelet
-from saccade_ros.msg import Embedding, EncoderInfo, NoveltyEvent
+from saccade_ros.msg import Embedding, NoveltyEvent
+from saccade_ros.msg import EncoderInfo as EncoderInfoMessage
 from saccade_ros.nodes.conversions import (
     computed_map_message,
     embedding_message,
@@ -38,10 +45,21 @@ from saccade_ros.nodes.conversions import (
     stamp_to_ns,
 )
 from saccade_ros.nodes.diagnostics import StreamMonitor
-from saccade_ros.nodes.parameters import changed_section, declare_parameters, read_config, refuse_bad_values
+from saccade_ros.nodes.image_topic import ImageTopic, type_by_name
+from saccade_ros.nodes.lifecycle import AnsweringLifecycleNode, Background, transition
+from saccade_ros.nodes.parameters import (
+    changed_section,
+    declare_parameters,
+    read_config,
+    refuse_bad_values,
+    refuse_unknown_parameters,
+)
+from saccade_ros.nodes.stopping import StopSignals, end_process
 from saccade_ros.nodes.worker import EncodeWorker
 from saccade_ros.pipeline import Pipeline, Stream
+from saccade_ros.recordings.source import IMAGE
 from saccade_ros.vision.images import MalformedImage, convert_with_rosbags
+from saccade_ros.vision.ledger import LateTubelet
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.RELIABLE)
 EMBEDDINGS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
@@ -49,34 +67,8 @@ EVENTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 DIAGNOSTICS_PERIOD_S = 1.0
 WARN_INTERVAL_S = 5.0
 
-Transition = Callable[["EncoderNode", LifecycleState], None]
 
-
-def transition(on_event: Transition) -> Callable[["EncoderNode", LifecycleState], TransitionCallbackReturn]:
-    """Turn an exception of a transition into a log entry and FAILURE, where rclpy goes to error processing."""
-
-    @functools.wraps(on_event)
-    def guarded(node: "EncoderNode", state: LifecycleState) -> TransitionCallbackReturn:
-        """Run the transition; report SUCCESS or FAILURE."""
-        try:
-            on_event(node, state)
-        except (
-            ValueError,
-            ArithmeticError,
-            RuntimeError,
-        ) as refused:  # ours, with the value and the remedy in the message
-            node.get_logger().error(f"{on_event.__name__}: {refused}")
-            node.get_logger().debug(traceback.format_exc())
-            return TransitionCallbackReturn.FAILURE
-        except Exception:  # a defect; the node must live to be told
-            node.get_logger().error(f"{on_event.__name__} failed:\n{traceback.format_exc()}")
-            return TransitionCallbackReturn.FAILURE
-        return TransitionCallbackReturn.SUCCESS
-
-    return guarded
-
-
-class EncoderNode(LifecycleNode):
+class EncoderNode(AnsweringLifecycleNode):
     """Lifecycle node of the encoder; docs/node.md lists its topics, parameters and services.
 
     Raises:
@@ -85,9 +77,12 @@ class EncoderNode(LifecycleNode):
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__("saccade_encoder", **node_options)
-        declare_parameters(self)
+        refuse_unknown_parameters(self)
+        declare_parameters(self, note="read at configure: set it while the node is unconfigured")
+        self._loading: Background[Loaded] | None = None
         self._worker: EncodeWorker | None = None
         self._streams: list[Stream] = []
+        self._topics: list[ImageTopic] = []
         self._monitors: list[StreamMonitor] = []
         self._active = False
         self._next_warning_s: dict[tuple[str, str], float] = {}
@@ -97,12 +92,26 @@ class EncoderNode(LifecycleNode):
 
     # Lifecycle
 
+    async def start(self) -> None:
+        """Configure, and activate if that succeeded."""
+        if await self.change_state(Transition.TRANSITION_CONFIGURE):
+            await self.change_state(Transition.TRANSITION_ACTIVATE)
+
+    async def prepare(self, transition_id: int) -> None:
+        """Await the model before configure, and the tubelets in hand before whatever ends the output."""
+        if transition_id == Transition.TRANSITION_CONFIGURE:
+            self._loading = self.run_aside(self._load)
+            await self._loading.finished
+        elif self._worker is not None and transition_id != Transition.TRANSITION_ACTIVATE:
+            await self.run_aside(self._worker.pause).finished
+
     @transition
     def on_configure(self, state: LifecycleState) -> None:
         """Load the model, take one step, and create every entity."""
+        loading, self._loading = self._loading or self.run_aside(self._load), None
         try:
-            self._configure()
-        except Exception:  # undone, whatever it is, and passed on
+            self._open(loading.result())
+        except BaseException:  # undone, whatever it is, and passed on
             self.release()
             raise
 
@@ -111,7 +120,7 @@ class EncoderNode(LifecycleNode):
         """Start taking images."""
         super().on_activate(state)
         self._active = True
-        self._monitors = [StreamMonitor(stream, self._config.stream.max_gap_s) for stream in self._streams]
+        self._watch_streams()
         self._expect_worker().resume()
 
     @transition
@@ -137,29 +146,34 @@ class EncoderNode(LifecycleNode):
         """Release everything; the node is unconfigured and can be configured again."""
         self.release()
 
-    def _configure(self) -> None:
-        self._config = config = read_config(self)
-        started = time.monotonic()
+    def _load(self) -> "Loaded":
+        """Do what takes long, on any thread: load the model, take one step, open the streams."""
+        config, started_s = read_config(self), time.monotonic()
+        topics = self._image_topics(config)
         self.get_logger().info(f"loading {config.encoder.model} ...")
         pipeline = Pipeline(config, warn=self.get_logger().warning)
-        info = pipeline.backend.info
         pipeline.warm_up()
+        raw = any(type_by_name(topic) == IMAGE for topic in topics)
+        convert, converter = find_converter() if raw else (convert_with_rosbags, "OpenCV")
+        streams = [pipeline.open_stream(topic, convert) for topic in topics]
+        return Loaded(config, pipeline.backend.info, streams, converter, time.monotonic() - started_s)
+
+    def _open(self, loaded: "Loaded") -> None:
+        """Create every entity, and the worker between them."""
+        self._config, self._info, self._streams, converter, seconds = loaded
+        config, info, topics = self._config, self._info, [stream.name for stream in self._streams]
         if info.weights_random:
             self.get_logger().warning(f"{info.weights}: the embeddings mean nothing; give encoder.model a checkpoint")
         if advice := default_model.advice(info.weights):
             self.get_logger().info(advice)
-        topics = self._image_topics()
-        raw = not all(_is_compressed(topic) for topic in topics)
-        convert, converter = find_converter() if raw else (convert_with_rosbags, "OpenCV")
-        self._streams = [pipeline.open_stream(topic, convert) for topic in topics]
         self._create_publishers(info.encoder_id)
-        self._info_publisher.publish(info_message(info, config, topics))
-        self._worker = EncodeWorker(self._streams, self._publish, self._report)
-        for stream in self._streams:
-            self._subscribe(stream)
-        self._monitors = [StreamMonitor(stream, config.stream.max_gap_s) for stream in self._streams]
+        self._publish_info()
+        limit_s = config.node.max_latency_s or math.inf
+        self._worker = EncodeWorker(self._streams, self._publish, self._report, limit_s)
+        self._topics = [self._subscribe(stream) for stream in self._streams]
+        self._watch_streams()
         self.get_logger().info(
-            f"{info.encoder_id} on {info.device} in {time.monotonic() - started:.1f} s; images by {converter}; "
+            f"{info.encoder_id} on {info.device} in {seconds:.1f} s; images by {converter}; "
             f"cache {info.cache_bytes / 1e6:.0f} MB per stream; {', '.join(topics)} -> {self._publisher.topic_name}"
         )
 
@@ -171,12 +185,12 @@ class EncoderNode(LifecycleNode):
         self._map_publisher = self.create_lifecycle_publisher(Image, "~/novelty_map", qos_profile_sensor_data)
         self._computed_publisher = self.create_lifecycle_publisher(Image, "~/computed_map", qos_profile_sensor_data)
         self._overlay_publisher = self.create_lifecycle_publisher(Image, "~/debug/image", qos_profile_sensor_data)
-        self._info_publisher = self.create_publisher(EncoderInfo, "~/info", LATCHED)
+        self._info_publisher = self.create_publisher(EncoderInfoMessage, "~/info", LATCHED)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         service = self.create_service(Trigger, "~/reset", self._on_reset)
         # A steady clock: under use_sim_time the node's own stands still until /clock comes.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
+        timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_timer, clock=steady)
         self._destroy += [
             lambda: self.destroy_lifecycle_publisher(self._publisher),
             lambda: self.destroy_lifecycle_publisher(self._event_publisher),
@@ -189,8 +203,8 @@ class EncoderNode(LifecycleNode):
             lambda: self.destroy_timer(timer),
         ]
 
-    def _image_topics(self) -> list[str]:
-        topics = [self._resolve("node.topics", topic) for topic in self._config.node.topics]
+    def _image_topics(self, config: Config) -> list[str]:
+        topics = [self._resolve("node.topics", topic) for topic in config.node.topics]
         if len(set(topics)) < len(topics):
             raise ConfigError(f"node.topics are, resolved, {', '.join(topics)}: name each topic once")
         return topics
@@ -199,31 +213,33 @@ class EncoderNode(LifecycleNode):
         try:
             return str(self.resolve_topic_name(topic))
         except (ValueError, RuntimeError) as invalid:
+            why = str(invalid).partition(", at ")[0].removeprefix("failed to resolve name: ")
             raise ConfigError(
-                f"{parameter} has {topic!r}, which is no topic name: use letters, digits, _ and /, "
+                f"{parameter} has {topic!r}, which is no topic name ({why}): use letters, digits, _ and /, "
                 "as in /camera/image_raw"
             ) from invalid
 
-    def _subscribe(self, stream: Stream) -> None:
-        subscription = self.create_subscription(
-            CompressedImage if _is_compressed(stream.name) else Image,
-            stream.name,
-            functools.partial(self._on_image, stream),
-            qos_profile_sensor_data,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            event_callbacks=SubscriptionEventCallbacks(message_lost=functools.partial(self._on_lost, stream)),
-        )
-        self._destroy.append(lambda: self.destroy_subscription(subscription))
+    def _subscribe(self, stream: Stream) -> ImageTopic:
+        topic = ImageTopic(self, stream.name, stream.ledger, functools.partial(self._on_image, stream))
+        self._destroy.append(topic.close)
+        return topic
+
+    def _watch_streams(self) -> None:
+        """Begin a new judgement of every stream."""
+        worker, tell = self._expect_worker(), self.get_logger().warning
+        pairs = zip(self._streams, self._topics, strict=True)
+        self._monitors = [StreamMonitor(stream, topic, worker, self._config, tell) for stream, topic in pairs]
 
     def release(self) -> None:
         """Undo configure, as far as it came. Cleanup, shutdown and errors all end here; may be called again."""
         self._active = False
         if self._worker is not None:  # first, as it publishes
-            self._worker.close()
+            if not self._worker.close():
+                self.get_logger().error("a step hangs, and is left behind: its memory is free once it ends, if ever")
             self._worker = None
         while self._destroy:
             self._destroy.pop()()
-        self._streams, self._monitors = [], []  # with them goes the model
+        self._streams, self._topics, self._monitors = [], [], []  # with them goes the model
 
     def _expect_worker(self) -> EncodeWorker:
         if self._worker is None:
@@ -239,9 +255,6 @@ class EncoderNode(LifecycleNode):
         except MalformedImage as malformed:
             self._report(stream, malformed)
 
-    def _on_lost(self, stream: Stream, lost: QoSMessageLostInfo) -> None:
-        stream.ledger.lost_in_transport = lost.total_count
-
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._expect_worker().reset()
         response.success = True
@@ -249,24 +262,51 @@ class EncoderNode(LifecycleNode):
         return response
 
     def _on_set_parameters(self, parameters: list[Parameter]) -> Any:
-        return refuse_bad_values(self, parameters)
+        return refuse_bad_values(self, parameters, live_only=self.state not in ("unconfigured", "finalized"))
 
     def _after_set_parameters(self, parameters: list[Parameter]) -> None:
+        if not self._streams:  # they are read at configure
+            return
         gate = changed_section(self, GateConfig, parameters)
         tokens = changed_section(self, TokensConfig, parameters)
+        self._config = replace(self._config, gate=gate, tokens=tokens)
         for stream in self._streams:
             stream.set_gate(gate)
             stream.set_tokens(tokens)
+        self._publish_info()
+
+    def _on_timer(self) -> None:
+        self._watch()
+        self._publish_diagnostics()
+
+    def _watch(self) -> None:
+        """Log an error for each camera whose tubelet has been in hand for too long."""
+        limit_s, worker = self._config.node.max_latency_s or math.inf, self._expect_worker()
+        for stream in self._streams:
+            if (seconds := worker.in_hand_s(stream)) > limit_s and self._may_tell(stream, "hang"):
+                self.get_logger().error(
+                    f"{stream.name}: a tubelet has been decoded or encoded for {seconds:.0f} s, longer than "
+                    f"node.max_latency_s ({limit_s:g} s); it will not be published. If this does not end, deactivate, "
+                    "clean up and configure the node, which loads the model anew"
+                )
+
+    def _publish_info(self) -> None:
+        topics = [stream.name for stream in self._streams]
+        self._info_publisher.publish(info_message(self._info, self._config, topics))
 
     def _publish_diagnostics(self) -> None:
+        for topic in self._topics:
+            topic.follow()
+        now, node = self.get_clock().now(), self.get_fully_qualified_name()
         message = DiagnosticArray()
-        message.header.stamp = self.get_clock().now().to_msg()
-        message.status = [m.status(self._encoder_id, self._active) for m in self._monitors]
+        message.header.stamp = now.to_msg()
+        message.status = [m.status(node, self._encoder_id, self._active, now.nanoseconds) for m in self._monitors]
         self._diagnostics_publisher.publish(message)
 
     # On the worker's thread
 
     def _publish(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
+        strike("publish")
         header = tubelet.newer.image.header
         message = embedding_message(
             result,
@@ -279,14 +319,17 @@ class EncoderNode(LifecycleNode):
         )
         message.total_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
         self._publisher.publish(message)
+        try:
+            self._show(stream, tubelet, result)
+        except BaseException as failed:  # the embedding is out and counts as published, whatever becomes of the rest
+            self._report(stream, failed)
+
+    def _show(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
+        """Publish an event, and pictures of novelty and plan to whoever subscribes; else they cost nothing."""
+        header = tubelet.newer.image.header
         if result.onset:
             tau = self.get_parameter("gate.tau").value
             self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, tau))
-        self._show(stream, tubelet, result)
-
-    def _show(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
-        """Publish pictures of novelty and plan to whoever subscribes; without subscribers they cost nothing."""
-        header = tubelet.newer.image.header
         if result.patch_novelty is not None and self._map_publisher.get_subscription_count():
             self._map_publisher.publish(novelty_map_message(result, header))
         if self._computed_publisher.get_subscription_count():
@@ -294,57 +337,75 @@ class EncoderNode(LifecycleNode):
         if self._overlay_publisher.get_subscription_count():
             self._overlay_publisher.publish(overlay_message(result, stream.intake.decode(tubelet.newer), header))
 
-    def _report(self, stream: Stream, trouble: Exception) -> None:
+    def _report(self, stream: Stream, trouble: BaseException) -> None:
         """Warn about a lost tubelet or image, once per interval for each stream and cause; all are counted."""
-        if not self.context.ok():  # a signal has ended ROS under the worker: what fails now needs no report
+        if not self.context.ok():  # ROS has ended under the worker: what fails now needs no report
             return
         cause, detail = "encoder_error", "".join(traceback.format_exception(trouble))
         if isinstance(trouble, MalformedImage):
             cause, detail = trouble.cause, str(trouble)
+        elif isinstance(trouble, LateTubelet):
+            cause, detail = "late", str(trouble)
+        if self._may_tell(stream, cause):
+            self.get_logger().warning(f"{stream.name}: {cause}: {detail}")
+
+    def _may_tell(self, stream: Stream, cause: str) -> bool:
+        """True once per interval for each stream and cause."""
         now_s = time.monotonic()
         if now_s < self._next_warning_s.get((stream.name, cause), 0.0):
-            return
+            return False
         self._next_warning_s[stream.name, cause] = now_s + WARN_INTERVAL_S
-        self.get_logger().warning(f"{stream.name}: {cause}: {detail}")
+        return True
 
 
-def _is_compressed(topic: str) -> bool:
-    return topic.endswith("/compressed")
+class Loaded(NamedTuple):
+    """What configure loads: settings, model and streams, the name of the image converter, and the seconds it took."""
+
+    config: Config
+    info: EncoderInfo
+    streams: list[Stream]
+    converter: str
+    seconds: float
 
 
-def spin(node: EncoderNode) -> None:
-    """Run until shutdown. An exception in a callback is logged, not the end: Jazzy raises for an illegal transition."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    while rclpy.ok():
+def spin(node: EncoderNode, executor: SingleThreadedExecutor, stop: Future) -> None:
+    """Run until `stop` is done. An exception in a callback is logged, not the end."""
+    stop.add_done_callback(lambda _: executor.create_task(lambda: None))  # something to do, so that spin_once returns
+    while rclpy.ok() and not stop.done():
         try:
-            executor.spin()
-        except (KeyboardInterrupt, ExternalShutdownException):
+            executor.spin_once()
+        except ExternalShutdownException:
             return
-        except Exception:  # rclpy's own for illegal transitions, or a defect; the node must live
+        except Exception:  # a defect; the node must live
             node.get_logger().error(f"a callback failed; going on:\n{traceback.format_exc()}")
 
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run saccade_ros encoder_node`."""
-    rclpy.init(args=args)
     try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as refused:  # such as -r image:=/1st, where /1st is no topic name
+        print(f"encoder_node: {refused}: correct what follows --ros-args", file=sys.stderr)
+        return 1
+    signals = StopSignals()
+    try:
+        faults = arm_from_environment()
         node = EncoderNode()
     except ConfigError as refused:
         rclpy.logging.get_logger("saccade_encoder").fatal(str(refused))
         rclpy.try_shutdown()
         return 1
-    try:
-        if node.get_parameter("node.autostart").value and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            node.trigger_activate()
-        spin(node)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        node.release()
-        node.destroy_node()
-        rclpy.try_shutdown()
-    return 0
+    if faults:
+        node.get_logger().warning(f"{FAULTS_VARIABLE} makes this node fail on purpose: {faults}")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    if node.get_parameter("node.autostart").value:
+        executor.create_task(node.start)
+    spin(node, executor, signals.received)
+    node.release()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    end_process()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class ExportNode(Node):
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__("saccade_export", **node_options)
-        declare_parameters(self, ExportOptions, read_only=False)
+        declare_parameters(self, ExportOptions)
         self.declare_parameter("autostart", False, AUTOSTART)
         self._busy = threading.Lock()
         self._stopping = threading.Event()

@@ -1,6 +1,7 @@
 """ROS parameters derived from the knobs: names, types, defaults, descriptions, ranges, read-only."""
 
 from dataclasses import MISSING
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,18 +10,18 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from saccade_ros.config import Config, ConfigError, GateConfig, TokensConfig
-from saccade_ros.knobs import Knob, Setting, Settings, build, settings_of
+from saccade_ros.knobs import Knob, Setting, Settings, build, explain_unknown, settings_of
 
 Section = TypeVar("Section", bound=Settings)
 
 LIVE_SECTIONS: tuple[type[Settings], ...] = (GateConfig, TokensConfig)  # with settings that may change at any time
 
 
-def declare_parameters(node: Node, kind: type = Config, read_only: bool = True) -> None:
+def declare_parameters(node: Node, kind: type = Config, note: str = "") -> None:
     """Declare every knob of a dataclass under its name, such as gate.tau.
 
     Args:
-        read_only: False lets all of them change at any time, not only those that are live.
+        note: tells, in the description of those that are not live, when they can be set.
 
     Raises:
         ConfigError: a value given at start has the wrong type or is out of range.
@@ -28,7 +29,7 @@ def declare_parameters(node: Node, kind: type = Config, read_only: bool = True) 
     for setting in settings_of(kind):
         default = _ros_value(setting.item_type() if setting.default is MISSING else setting.default)
         try:
-            node.declare_parameter(setting.name, default, _descriptor(setting, read_only and not setting.knob.live))
+            node.declare_parameter(setting.name, default, _descriptor(setting, "" if setting.knob.live else note))
         except Exception as refused:  # rclpy raises a different type for each way a value can be wrong
             raise ConfigError(
                 f"parameter {setting.name}: {refused}. It takes a {type(default).__name__} such as {default!r}: "
@@ -63,14 +64,47 @@ def changed_section(node: Node, section: type[Section], parameters: list[Paramet
     return build(section, {key: values[name] for key, name in names.items()})
 
 
-def refuse_bad_values(node: Node, parameters: list[Parameter]) -> SetParametersResult:
-    """Answer whether these parameters can be set; a parameter callback."""
+def refuse_unknown_parameters(node: Node) -> None:
+    """Refuse a parameter, from a file or a command line, that is none of Config's but in one of its sections.
+
+    Others may be another node's, as under `/**:`; one that looks like a slip is warned of.
+
+    Raises:
+        ConfigError: it names the parameter and the nearest one.
+    """
+    known = [setting.name for setting in settings_of(Config)]
+    sections = {name.partition(".")[0] for name in known}
+    for name in sorted(set(node._parameter_overrides) - set(known)):
+        if name.partition(".")[0] in sections:
+            raise ConfigError(explain_unknown(name, known))
+        if get_close_matches(name, known, cutoff=0.8):
+            node.get_logger().warning(explain_unknown(name, known))
+
+
+def refuse_bad_values(node: Node, parameters: list[Parameter], live_only: bool) -> SetParametersResult:
+    """Answer whether these parameters can be set; a parameter callback.
+
+    Args:
+        live_only: True refuses those that are not live.
+    """
+    settings = {setting.name: setting for setting in settings_of(Config)}
     try:
+        for parameter in parameters:
+            if (setting := settings.get(parameter.name)) is not None:
+                _check_change(setting, parameter.value, live_only)
         for section in LIVE_SECTIONS:
             changed_section(node, section, parameters)
     except ConfigError as refused:
         return SetParametersResult(successful=False, reason=str(refused))
     return SetParametersResult(successful=True)
+
+
+def _check_change(setting: Setting, value: Any, live_only: bool) -> None:
+    if live_only and not setting.knob.live:
+        raise ConfigError(
+            f"{setting.name} is read at configure: deactivate and clean up the node, set it, and configure it again"
+        )
+    setting.knob.check(setting.name, tuple(value) if setting.is_list else value)
 
 
 def _ros_value(value: Any) -> Any:
@@ -80,10 +114,10 @@ def _ros_value(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _descriptor(setting: Setting, read_only: bool) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(description=setting.knob.description, read_only=read_only)
-    if setting.knob.choices:
-        descriptor.additional_constraints = "one of: " + ", ".join(setting.knob.choices)
+def _descriptor(setting: Setting, note: str) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(description=setting.knob.description)
+    choices = "one of: " + ", ".join(setting.knob.choices) if setting.knob.choices else ""
+    descriptor.additional_constraints = "; ".join(filter(None, (choices, note)))
     if setting.type is float:
         descriptor.floating_point_range = _range(FloatingPointRange, setting.knob, float, 1e300)
     elif setting.type is int:

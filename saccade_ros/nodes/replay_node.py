@@ -50,13 +50,15 @@ from saccade_ros.replay.inprocess import thumbnails
 from saccade_ros.replay.live import LiveView
 from saccade_ros.replay.recording import EmbeddingRow, Recording, describe_counts
 from saccade_ros.replay.report import save_report
+from saccade_ros.verdict import require_tubelets
+from saccade_ros.vision.ledger import Accounts
 
 ENCODER = "saccade_encoder"
 LOAD_TIMEOUT_S = 600.0  # a large checkpoint may have to be downloaded
 ANSWER_TIMEOUT_S = 30.0
 QUEUE_DEPTH = 100
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-DROPPED = "frames_dropped."
+DROPPED, RESETS, DETAILS = "frames_dropped.", "resets.", "details."
 GATE = "gate."
 
 
@@ -81,6 +83,7 @@ class ReplayNode(Node):
         self._info: EncoderInfo | None = None
         self._counts: dict[str, str] = {}  # of the encoder's latest diagnostics
         self._counts_are_new = False
+        self._lost = 0  # images played that the encoder never received
         kind = CompressedImage if source.msgtype == COMPRESSED else Image
         self._images = self.create_publisher(kind, source.topic, QUEUE_DEPTH)
         self.create_subscription(Embedding, output_topic, self._on_embedding, QUEUE_DEPTH)
@@ -106,8 +109,27 @@ class ReplayNode(Node):
         self._wait_for(lambda: len(self.recording.rows) >= published, "the last embeddings", ANSWER_TIMEOUT_S)
         self._settle()
         self.recording.environment["frames_played"] = played
-        self.recording.environment["frames_lost_in_transport"] = played - self.recording.totals.frames_in
+        self._lost = played - self.recording.totals.frames_in
+        self.recording.environment["frames_lost_in_transport"] = self._lost
         return self.recording
+
+    @property
+    def accounts(self) -> Accounts:
+        """Account of the frames played, as the encoder's last diagnostics give it."""
+        totals = self.recording.totals
+        resets = {reason: int(count) for reason, count in self._counted(RESETS).items()}
+        return Accounts(
+            received=totals.frames_in,
+            used=totals.frames_used,
+            dropped=totals.frames_dropped,
+            resets=resets,
+            lost=self._lost,
+            details=self._counted(DETAILS),
+        )
+
+    def _counted(self, prefix: str) -> dict[str, str]:
+        """Values of the encoder's latest diagnostics whose names begin like this, by the rest of the name."""
+        return {key.removeprefix(prefix): value for key, value in self._counts.items() if key.startswith(prefix)}
 
     def _find_encoder(self) -> None:
         """Wait until both have discovered each other: an answer sent before the encoder knows this client is lost."""
@@ -147,9 +169,9 @@ class ReplayNode(Node):
         """Bring the totals up to the newest counts."""
         counts, totals = self._counts, self.recording.totals
         totals.frames_in, totals.frames_used = int(counts["frames_received"]), int(counts["frames_used"])
-        totals.frames_dropped = {k.removeprefix(DROPPED): int(v) for k, v in counts.items() if k.startswith(DROPPED)}
+        totals.frames_dropped = {cause: int(count) for cause, count in self._counted(DROPPED).items()}
         totals.published, totals.received = int(counts["tubelets_published"]), len(self.recording.rows)
-        self.recording.gate = {k.removeprefix(GATE): yaml.safe_load(v) for k, v in counts.items() if k.startswith(GATE)}
+        self.recording.gate = {name: yaml.safe_load(figure) for name, figure in self._counted(GATE).items()}
 
     def _environment(self) -> dict[str, Any]:
         info = self._info
@@ -184,7 +206,7 @@ class ReplayNode(Node):
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name.startswith(f"{ENCODER}: "):  # others report here, too
+            if status.name.startswith(f"/{ENCODER}: "):  # others report here, too
                 self._counts = {pair.key: pair.value for pair in status.values}
                 self._counts_are_new = True
 
@@ -244,7 +266,11 @@ def open_played(bag: Path, topic: str, console: Console) -> Source:
 
 
 def replay(options: Options, console: Console) -> bool:
-    """Play, receive and report; True if every frame and embedding is accounted for."""
+    """Play, receive and report; True if every frame and embedding is accounted for.
+
+    Raises:
+        EmptyResultError: nothing came of the recording.
+    """
     config = load_config(options.params)
     bag = as_bag(options.source, options.out, console)
     with open_played(bag, options.topic, console) as source, encoder_process(options.params, source.topic) as encoder:
@@ -254,6 +280,8 @@ def replay(options: Options, console: Console) -> bool:
                 recording = node.run(view)
                 recording.environment["source"] = options.source.name
                 recording.thumbnails = thumbnails(source, recording, config.vision)
+                verdict = require_tubelets(options.source.name, source.topic, node.accounts, len(recording.rows))
+                recording.remark = verdict.sentence
                 view.finish(recording)
         finally:
             node.destroy_node()

@@ -1,8 +1,9 @@
-"""The thread that owns the model: it takes tubelets from the streams in turn, encodes and emits them.
+"""Threads behind the executor: one per camera decodes its tubelets; one owns the model, encodes and emits them.
 
 The executor's thread only offers frames, in constant time. A tubelet that the worker is too slow for is replaced by the
-next one, and counted. In idle time it evaluates skipped tubelets in the shadow, if that ends before the next tubelet
-of any stream can come.
+next one, and counted. Nobody waits without a limit: a step or a decoder that hangs holds up its own thread alone, and
+what it gives after all, once it was given up, is counted as late. In idle time skipped tubelets are evaluated in the
+shadow, if that ends before the next tubelet of any stream can come.
 """
 
 import math
@@ -10,15 +11,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
 
-from saccade_ros.frames import EmbeddingResult, Frame, Tubelet
+from saccade_ros.frames import Decoded, EmbeddingResult, Frame, Tubelet
 from saccade_ros.pipeline import Stream
+from saccade_ros.vision.ledger import LateTubelet
 
 IDLE_MARGIN = 1.5  # of the slowest recent step, kept free before the next tubelet
+PATIENCE_S = 0.05  # that decoding may take before the next camera's begins beside it
+PAUSE_LIMIT_S = 2.0  # that a pause waits for the tubelets in hand
+CLOSE_LIMIT_S = 0.5  # that closing waits for the threads
 
-# Called on the worker's thread: publish one tubelet's embedding, or report an error with one.
+# Called on a thread of the worker's: publish one tubelet's embedding, or report an error with one.
 Emit = Callable[[Stream, Tubelet, EmbeddingResult], None]
-Report = Callable[[Stream, Exception], None]
+Report = Callable[[Stream, BaseException], None]
 
 
 class ArrivalPace:
@@ -45,19 +52,34 @@ class ArrivalPace:
 
 
 class EncodeWorker:
-    """The worker thread. Starts paused; `close` ends it."""
+    """The worker's threads. Starts paused; `close` ends it.
 
-    def __init__(self, streams: Sequence[Stream], emit: Emit, report: Report) -> None:
-        self._streams, self._emit, self._report = streams, emit, report
+    Args:
+        max_latency_s: age of a tubelet, since its newer frame was received, up to which its embedding is emitted.
+    """
+
+    def __init__(self, streams: Sequence[Stream], emit: Emit, report: Report, max_latency_s: float = math.inf) -> None:
+        self._streams, self._emit, self._report, self._max_latency_s = streams, emit, report, max_latency_s
         self.paces = {stream.name: ArrivalPace() for stream in streams}
         self._changed = threading.Condition()
-        self._active = self._busy = self._closing = False
+        self._active = self._closing = False
         self._next = 0  # stream to serve next, round robin
+        self._in_hand: dict[str, float] = {}  # when the tubelet that is decoded or encoded was taken, by stream
+        self._given_up_s = -math.inf  # what was taken before is not emitted
+        self._decoding_until_s = -math.inf  # while others wait for the camera whose decoding began last
+        self._decoded: deque[tuple[Stream, Decoded]] = deque()
         self._steps_ms: deque[float] = deque(maxlen=16)  # durations of the latest whole steps and shadow evaluations
+        self._requests: list[SimpleQueue[bool]] = [SimpleQueue() for _ in streams]  # to decode; False ends
         for stream in streams:
             stream.intake.active = False
-        self._thread = threading.Thread(target=self._run, name="saccade-encoder", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._run, name="saccade-encoder", daemon=True)]
+        for place, stream in enumerate(streams):
+            arguments = (stream, self._requests[place])
+            self._threads.append(
+                threading.Thread(target=self._decode_all, args=arguments, name=f"saccade-{stream.name}", daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
 
     def offer(self, stream: Stream, frame: Frame) -> None:
         """Take one frame, in constant time.
@@ -78,77 +100,170 @@ class EncodeWorker:
                 stream.intake.resume()
 
     def pause(self) -> None:
-        """Refuse frames and wait for the tubelet in hand, so that all that was taken is emitted."""
+        """Refuse frames and wait for the tubelets in hand, so that all that was taken is emitted; but not for ever.
+
+        One that takes longer than PAUSE_LIMIT_S is given up: its embedding, if it ever comes, counts as late.
+        """
         with self._changed:
-            self._active = False
-            self._pause_streams()
-            self._changed.wait_for(lambda: not self._busy)
+            self._stop_intake()
+            if not self._changed.wait_for(lambda: not self._held, PAUSE_LIMIT_S):
+                self._given_up_s = time.monotonic()
 
     def reset(self) -> None:
         """Start every stream afresh."""
-        with self._changed:
-            for stream in self._streams:
-                stream.reset()
-
-    def close(self) -> None:
-        """End the thread after the tubelet in hand. May be called again."""
-        with self._changed:
-            self._active, self._closing = False, True
-            self._pause_streams()
-            self._changed.notify_all()
-        self._thread.join()
-
-    def _pause_streams(self) -> None:
         for stream in self._streams:
-            stream.intake.pause()
+            stream.reset()
+
+    def close(self) -> bool:
+        """End the threads. May be called again.
+
+        Returns:
+            True if they have ended. One that hangs is left behind; it is a daemon, and what it gives is not emitted.
+        """
+        with self._changed:
+            self._stop_intake()
+            self._closing = True
+            limit_s = CLOSE_LIMIT_S if self._held or not self._in_hand else 0.0
+            self._changed.notify_all()
+        for requests in self._requests:
+            requests.put(False)
+        deadline_s = time.monotonic() + limit_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        self._given_up_s = time.monotonic()
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def is_alive(self) -> bool:
+        """True while every thread runs."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def in_hand_s(self, stream: Stream) -> float:
+        """Seconds since a stream's tubelet in hand was taken to be decoded and encoded; 0 if there is none."""
+        taken_s = self._in_hand.get(stream.name)
+        return 0.0 if taken_s is None else time.monotonic() - taken_s
+
+    def _stop_intake(self) -> None:
+        if self._active:
+            self._active = False
+            for stream in self._streams:
+                stream.intake.pause()
+
+    @property
+    def _held(self) -> list[str]:
+        """Streams with a tubelet in hand that is not given up."""
+        return [name for name, taken_s in self._in_hand.items() if taken_s > self._given_up_s]
+
+    # On the thread of a camera
+
+    def _decode_all(self, stream: Stream, requests: "SimpleQueue[bool]") -> None:
+        while requests.get():
+            self._decode(stream)
+
+    def _decode(self, stream: Stream) -> None:
+        decoded = None
+        try:
+            decoded = stream.decode()
+        except BaseException as failed:  # a malformed image, or whatever it is: counted; the camera must live
+            self._tell(stream, failed)
+        with self._changed:
+            self._decoding_until_s = -math.inf
+            if decoded is None:
+                self._in_hand.pop(stream.name)
+            else:
+                self._decoded.append((stream, decoded))
+            self._changed.notify_all()
+
+    # On the thread that owns the model
 
     def _run(self) -> None:
-        while (stream := self._choose()) is not None:
-            self._encode(stream)
+        while (job := self._choose()) is not None:
+            stream, decoded = job
+            self._encode(stream, decoded)
             self._evaluate_shadow(stream)
             with self._changed:
-                self._busy = False
+                self._in_hand.pop(stream.name)
                 self._changed.notify_all()
 
-    def _choose(self) -> Stream | None:
-        """The next stream with a waiting tubelet, in turn; None when closing."""
+    def _choose(self) -> tuple[Stream, Decoded] | None:
+        """The next decoded tubelet, asked for now, so that it is the newest; None when closing and all is done."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or any(stream.intake.waiting for stream in self._streams))
-            if self._closing:
-                return None
-            count = len(self._streams)
-            places = (place % count for place in range(self._next, self._next + count))
-            place = next(place for place in places if self._streams[place].intake.waiting)
-            self._next, self._busy = (place + 1) % count, True
-            return self._streams[place]
+            while not self._decoded:
+                if self._closing and not self._in_hand:
+                    return None
+                self._changed.wait(None if self._closing else self._ask_for_next())
+            return self._decoded.popleft()
 
-    def _encode(self, stream: Stream) -> None:
+    def _ask_for_next(self) -> float | None:
+        """Have the next stream in turn decode its waiting tubelet; return the seconds to the next one's turn.
+
+        One camera at a time. Only if its decoding takes long is another asked meanwhile: a camera whose pictures are
+        slow, or a decoder that hangs, slows itself alone.
+        """
+        now_s = time.monotonic()
+        if now_s < self._decoding_until_s:
+            return self._decoding_until_s - now_s
+        count = len(self._streams)
+        places = (place % count for place in range(self._next, self._next + count))
+        place = next((place for place in places if self._is_ready(self._streams[place])), None)
+        if place is None:
+            return None
+        self._next, self._decoding_until_s = (place + 1) % count, now_s + PATIENCE_S
+        self._in_hand[self._streams[place].name] = now_s
+        self._requests[place].put(True)
+        return PATIENCE_S
+
+    def _is_ready(self, stream: Stream) -> bool:
+        return stream.intake.waiting and stream.name not in self._in_hand
+
+    def _encode(self, stream: Stream, decoded: Decoded) -> None:
         try:
-            result = stream.encode(lambda tubelet, result: self._emit(stream, tubelet, result))
-        except Exception as failed:  # a malformed image, or whatever it is: counted; the node must live
-            self._report(stream, failed)
+            result = stream.embed(decoded, lambda tubelet, result: self._emit_in_time(stream, tubelet, result))
+        except BaseException as failed:  # whatever it is: counted; the node must live
+            self._tell(stream, failed)
             return
-        if result is not None and result.tokens_computed >= result.tokens:  # as a shadow evaluation is: a whole step
+        if result.tokens_computed >= result.tokens:  # as a shadow evaluation is: a whole step
             self._steps_ms.append(result.encode_ms)
+
+    def _emit_in_time(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
+        age_s = time.monotonic() - tubelet.newer.received_s
+        if self._in_hand[stream.name] <= self._given_up_s:
+            raise LateTubelet(f"an embedding came {age_s:.1f} s after its picture, when it had been given up")
+        if age_s > self._max_latency_s:
+            raise LateTubelet(
+                f"an embedding came {age_s:.1f} s after its picture, later than node.max_latency_s "
+                f"({self._max_latency_s:g} s): make the encoder cheaper, or raise the limit"
+            )
+        self._emit(stream, tubelet, result)
+
+    def _tell(self, stream: Stream, failed: BaseException) -> None:
+        """Report, unless nobody listens any more; a report that fails ends no thread."""
+        with suppress(BaseException):  # the tubelet is counted, and the log is what has just failed
+            if not self._closing:
+                self._report(stream, failed)
 
     def _evaluate_shadow(self, stream: Stream) -> None:
         """Make the shadow evaluation that is due if there is time; never at the price of a fresh tubelet."""
+        try:
+            self._evaluate_if_idle(stream)
+        except BaseException as failed:  # the embedding is published and the stream untouched: only this figure is lost
+            self._tell(stream, failed)
+
+    def _evaluate_if_idle(self, stream: Stream) -> None:
         if not stream.shadow_due:
             return
         if not self._has_idle_time():
             stream.shadow.refused += 1
             return
-        try:
-            self._steps_ms.append(stream.evaluate_shadow())
-        except Exception as failed:  # the embedding is published and the stream untouched: only this figure is lost
-            self._report(stream, failed)
+        self._steps_ms.append(stream.evaluate_shadow())
         for other in self._streams:
             other.shadow.delays += other.intake.waiting
 
     def _has_idle_time(self) -> bool:
         """True if the slowest recent step, with a margin, would end before the next tubelet of any stream can come."""
         with self._changed:
-            if not self._active or not self._steps_ms or any(stream.intake.waiting for stream in self._streams):
+            comes = self._decoded or any(stream.intake.waiting for stream in self._streams)
+            if not self._active or not self._steps_ms or comes:
                 return False
             now_s = time.monotonic()
             done_s = now_s + IDLE_MARGIN * max(self._steps_ms) / 1e3

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +11,10 @@ import numpy.typing as npt
 
 from saccade_ros.config import Config
 from saccade_ros.frames import Frame, Picture
-from saccade_ros.pipeline import Intake
+from saccade_ros.intake import Intake
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.source import RecordedImage, SourceError
+from saccade_ros.verdict import judge_recording
 from saccade_ros.vision.images import MalformedImage
 from saccade_ros.vision.preprocess import normalize_all, resize_to_square
 
@@ -70,8 +70,6 @@ def read_clip(path: str | Path, config: Config, input_size: int, at_most: int = 
     """
     fit, decoded = config.vision.fit, itertools.islice(decode_tubelets(path, config), at_most or None)
     tubelets = [([resize_to_square(p, input_size, fit) for p in (t.older, t.newer)], t.newer_ns) for t in decoded]
-    if not tubelets:
-        raise SourceError(f"{path} holds no two good frames at stream.fps {config.stream.fps}: give a longer recording")
     pictures, stamps_ns = zip(*tubelets, strict=True)
     return Clip(np.array(pictures), np.array(stamps_ns, np.int64))
 
@@ -80,15 +78,21 @@ def decode_tubelets(path: str | Path, config: Config) -> Iterator[DecodedTubelet
     """Read a clip's tubelets one by one; those with a malformed image are passed over.
 
     Raises:
-        SourceError: the recording cannot be read, or time breaks in it.
+        SourceError: the recording cannot be read, holds no tubelet, or time breaks in it.
     """
-    intake = Intake(config)
+    intake, good = Intake(config), 0
     with open_source(path) as source:
         for tubelet in intake.tubelets(frames_of(source)):
             if tubelet.epoch:
                 raise SourceError(
                     f"{path}: time or source breaks at {tubelet.stamp_ns} ns: give one unbroken recording"
                 )
-            with suppress(MalformedImage):
+            try:
                 pictures = intake.decode(tubelet.older), intake.decode(tubelet.newer)
-                yield DecodedTubelet(*pictures, tubelet.older.stamp_ns, tubelet.newer.stamp_ns)
+            except MalformedImage as malformed:
+                intake.ledger.drop(malformed.cause, detail=str(malformed))
+                continue
+            good += 1
+            yield DecodedTubelet(*pictures, tubelet.older.stamp_ns, tubelet.newer.stamp_ns)
+        if not good:
+            raise SourceError(judge_recording(str(path), source.topic, intake.ledger.accounts(), good).sentence)

@@ -37,12 +37,11 @@ def run(options: Options, progress: Progress) -> Recording:
 
     Raises:
         SourceError: the recording cannot be read.
+        EmptyResultError: nothing came of it.
         What Pipeline raises: the model cannot be loaded as configured.
     """
     with open_source(options.source, options.topic or None) as source, LiveView(source.duration_s) as view:
-        recording = replay(source, options.config, view.update)
-    recording.environment["source"] = options.source.name
-    return recording
+        return replay(source, options.config, view.update, options.source.name)
 
 
 def table(recording: Recording) -> Table:

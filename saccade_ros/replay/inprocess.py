@@ -15,24 +15,28 @@ from saccade_ros.recordings.clip import frames_of
 from saccade_ros.recordings.source import Source
 from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals, describe_counts
 from saccade_ros.replay.report import thumbnail
+from saccade_ros.verdict import require_tubelets
 from saccade_ros.vision.images import Levels, MalformedImage, decode_image
 
 MAX_THUMBNAILS = 60
 
 
-def replay(source: Source, config: Config, progress: Callable[[Recording, float], None]) -> Recording:
+def replay(source: Source, config: Config, progress: Callable[[Recording, float], None], name: str = "") -> Recording:
     """Run every frame of `source` through the pipeline.
 
     Args:
+        name: of the recording, for the report; its topic, if not given.
         progress: called after each tubelet with what there is so far, and the seconds of recording behind it.
 
     Raises:
         SourceError: the recording cannot be read to its end.
+        EmptyResultError: nothing came of it.
         What Pipeline raises: the model cannot be loaded as configured.
     """
     pipeline = Pipeline(config)
     stream = pipeline.open_stream(source.topic)
-    recording = Recording(environment=_environment(pipeline, source))
+    name = name or source.topic
+    recording = Recording(environment={**_environment(pipeline, source), "source": name})
     first_ns = None
     for tubelet, result in stream.run(frames_of(source)):
         first_ns = first_ns or tubelet.older.stamp_ns
@@ -45,6 +49,7 @@ def replay(source: Source, config: Config, progress: Callable[[Recording, float]
     stream.intake.reset("end")
     recording.totals = _totals(stream)
     recording.thumbnails = thumbnails(source, recording, config.vision)
+    recording.remark = require_tubelets(name, source.topic, stream.ledger.accounts(), stream.published).sentence
     return recording
 
 

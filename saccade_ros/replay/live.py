@@ -91,6 +91,8 @@ def totals_table(recording: Recording) -> Table:
     table.add_row("latency p50, p95, p99", ", ".join(_ms(value) for value in latency.values()))
     table.add_row("balanced", "yes" if summary["balanced"] else Text("NO", style="bold red"))
     table.add_row("weights", Text(summary["weights"]))
+    if recording.remark:
+        table.add_row("remark", Text(recording.remark, style="yellow"))
     return table
 
 

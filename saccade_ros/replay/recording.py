@@ -88,6 +88,7 @@ class Recording:
         gate: the gate's last state: threshold and budget, staleness, and the shadow evaluations' fidelity.
         moments: embeddings of encoded moments.
         thumbnails: JPEGs of encoded moments, by the stamp of the tubelet.
+        remark: verdict on what the recording lost, with the remedy; empty if all is well.
     """
 
     rows: list[EmbeddingRow] = field(default_factory=list)
@@ -96,6 +97,7 @@ class Recording:
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     gate: dict[str, Fact] = field(default_factory=dict)
     moments: Moments = field(default_factory=Moments)
+    remark: str = ""
 
     def add(self, row: EmbeddingRow, vector: Vector) -> None:
         """Append a row; of an encoded tubelet the embedding is remembered, too."""
@@ -160,6 +162,7 @@ class Recording:
             "encoder_id": str(self.environment.get("encoder_id", "")),
             "weights": self.weights,
             "balanced": totals.balanced,
+            "remark": self.remark,
         }
 
 

@@ -47,7 +47,7 @@ def render(recording: Recording) -> str:
         source=html.escape(str(recording.environment.get("source", "replay"))),
         headline=html.escape(_headline(recording)),
         headline_class="good" if recording.totals.balanced else "bad",
-        banner=_banner(recording),
+        banner=_banner(recording) + _note(recording.remark),
         tiles=_tiles(recording),
         novelty=novelty_timeline(recording),
         latency=latency_plot(recording),
@@ -91,8 +91,11 @@ def _banner(recording: Recording) -> str:
             '<p class="banner"><strong>Random weights.</strong> Timings and the gate’s behaviour are real, '
             "the embeddings mean nothing yet.</p>"
         )
-    note = advice(recording.weights)
-    return f'<p class="banner">{html.escape(note)}</p>' if note else ""
+    return _note(advice(recording.weights))
+
+
+def _note(text: str) -> str:
+    return f'<p class="banner">{html.escape(text)}</p>' if text else ""
 
 
 def _headline(recording: Recording) -> str:

@@ -8,6 +8,7 @@ from those of the full stream. Shadow evaluation of a running gate compares on t
 calibrate` ends with it, and states both.
 """
 
+import logging
 import math
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,10 @@ from saccade_ros.config import Config
 from saccade_ros.frames import Figures, Frame, Observation, TokenPlan
 from saccade_ros.measure.progress import Progress, silent
 from saccade_ros.pipeline import Pipeline
+from saccade_ros.verdict import require_tubelets
 from saccade_ros.vision.preprocess import resize_to_square
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def record(
         count: number of the frames, NaN where it is not known.
 
     Raises:
-        ValueError: there is no tubelet at all.
+        EmptyResultError: there is no tubelet at all.
     """
     size, fit = backend.info.input_size, config.vision.fit
     rows: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], int, int]] = []
@@ -125,8 +129,9 @@ def record(
             grey = cv2.cvtColor(square, cv2.COLOR_RGB2GRAY).astype(np.uint8)  # (size, size)
             rows.append((result.vector, grey, tubelet.stamp_ns, tubelet.epoch))
             progress(f"encoding {name}", stream.ledger.received / count)
-        if not rows:
-            raise ValueError(f"{name}: not one tubelet; is stream.fps {config.stream.fps} right for it?")
+        verdict = require_tubelets(name, stream.name, stream.ledger.accounts(), len(rows))
+        if verdict.level:
+            _log.warning("%s: %s", name, verdict.sentence)
         features_of_all = features.read()
     vectors, greys, stamps_ns, epochs = (np.stack(column) for column in zip(*rows, strict=True))
     events = tuple(int(np.searchsorted(stamps_ns, event_ns)) for event_ns in events_ns if event_ns <= stamps_ns[-1])

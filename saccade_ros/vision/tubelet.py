@@ -36,10 +36,10 @@ class TubeletBuffer:
         stamp_ns, source = frame.stamp_ns, (frame.frame_id, size)
         self.ledger.receive()
         if self._newest_ns is not None and 0 <= self._newest_ns - stamp_ns <= REORDER_NS:
-            self.ledger.drop("stale_stamp")
+            self.ledger.drop("stale_stamp", detail=self._step_of_time(stamp_ns))
             return None
         if reason := self._discontinuity(stamp_ns, source):
-            self.reset(reason)
+            self.reset(reason, self._describe(reason, stamp_ns, source))
         due = self._take_if_due(stamp_ns)
         self._newest_ns, self._source = stamp_ns, source
         if not due:
@@ -53,11 +53,11 @@ class TubeletBuffer:
         self._index += 1
         return tubelet
 
-    def reset(self, reason: str) -> None:
-        """Start afresh; the next tubelet carries a new epoch."""
+    def reset(self, reason: str, detail: str = "") -> None:
+        """Start afresh; the next tubelet carries a new epoch. `detail` tells more of the reason, in words."""
         if self._older is not None:
             self.ledger.drop("reset")
-        self.ledger.reset(reason)
+        self.ledger.reset(reason, detail)
         self.epoch += 1
         self._forget()
 
@@ -75,6 +75,17 @@ class TubeletBuffer:
             return "gap"
         return "" if source == self._source else "source_change"
 
+    def _describe(self, reason: str, stamp_ns: int, source: tuple[str, tuple[int, int]]) -> str:
+        """Values that make up the reason of a discontinuity."""
+        if reason != "source_change":
+            return self._step_of_time(stamp_ns)
+        sources = (self._source or source, source)
+        return " after ".join(f"{name!r} of {width} x {height}" for name, (height, width) in reversed(sources))
+
+    def _step_of_time(self, stamp_ns: int) -> str:
+        """Stamp of a frame and of the newest before it."""
+        return f"{_seconds(stamp_ns)} s after {_seconds(self._newest_ns or 0)} s"
+
     def _take_if_due(self, stamp_ns: int) -> bool:
         """Tell whether this frame is the nearest to the next point of the sampling grid; if so, advance that point.
 
@@ -88,3 +99,8 @@ class TubeletBuffer:
         missed = max(0, stamp_ns - self._due_ns) // max(1, self._period_ns)
         self._due_ns += (missed + 1) * self._period_ns
         return True
+
+
+def _seconds(stamp_ns: int) -> str:
+    """Format a stamp as seconds, to the nanosecond."""
+    return f"{stamp_ns // 10**9}.{stamp_ns % 10**9:09}"

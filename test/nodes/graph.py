@@ -33,6 +33,12 @@ TIMEOUT_S = 60.0
 # Above 100 the ports of many participants would run into the system's ephemeral range.
 _domains = itertools.cycle(range(1 + os.getpid() % 40, 101))
 
+
+def next_domain() -> int:
+    """A domain of its own for a test's graph."""
+    return next(_domains)
+
+
 FAST = {"encoder.model": "tiny", "encoder.window": 3, "stream.fps": 0.0, "backend.threads": 1}
 FAST |= {"tokens.select": "all"}  # the gate decides alone, as in tiny_config
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -50,10 +56,13 @@ class Graph(AbstractContextManager["Graph"]):
     """Starts the encoder node with these parameters and talks to it; nothing outlives the `with` block.
 
     Its subscriptions are `reliable` unless told otherwise: a best effort one may lose an image that a test waits for.
+    `faults` are armed in the node (SACCADE_FAULTS).
     """
 
-    def __init__(self, name: str = "saccade_encoder", reliable: bool = True, **parameters: object) -> None:
-        self.name, self.domain_id = name, next(_domains)
+    def __init__(
+        self, name: str = "saccade_encoder", reliable: bool = True, faults: str = "", **parameters: object
+    ) -> None:
+        self.name, self.faults, self.domain_id = name, faults, next_domain()
         self._parameters = {**FAST, **{key.replace("__", "."): value for key, value in parameters.items()}}
         for topic in self._parameters.get("node.topics", ["/camera/image_raw"]) if reliable else ():
             self._parameters[f"qos_overrides.{topic}.subscription.reliability"] = "reliable"
@@ -79,7 +88,7 @@ class Graph(AbstractContextManager["Graph"]):
         return self
 
     def start(self) -> subprocess.Popen[str]:
-        return start_node(self._parameters, self.domain_id, self.name)
+        return start_node(self._parameters, self.domain_id, self.name, self.faults)
 
     def __exit__(self, *exc: object) -> None:
         stop(self.process)
@@ -148,9 +157,13 @@ class Graph(AbstractContextManager["Graph"]):
                 continue
         raise AssertionError("the node does not tell its state")
 
-    def change_state(self, transition: str) -> bool:
+    def change_state(self, transition: str | int) -> bool:
+        """By label, or by id as nav2's lifecycle manager does it."""
         request = ChangeState.Request()
-        request.transition.label = transition
+        if isinstance(transition, int):
+            request.transition.id = transition
+        else:
+            request.transition.label = transition
         return self.call(ChangeState, "change_state", request).success
 
     def set_parameter(self, name: str, value: object) -> Any:
@@ -167,7 +180,10 @@ class Graph(AbstractContextManager["Graph"]):
 
     def wait_active(self) -> None:
         self.wait_for(lambda: self.infos, "latched info")
-        self.wait_for(lambda: self.state() == "active", "active state")
+        self.wait_state("active")
+
+    def wait_state(self, state: str) -> None:
+        self.wait_for(lambda: self.state() == state, f"state {state}")
 
     def counts(self, camera: int = 0) -> dict[str, str]:
         """The next diagnostics of a camera, as a dict; status and message are in it."""
@@ -197,13 +213,15 @@ def drops(counts: dict[str, str]) -> dict[str, int]:
     return {key.removeprefix(prefix): int(value) for key, value in counts.items() if key.startswith(prefix)}
 
 
-def start_node(parameters: dict[str, object], domain_id: int, name: str = "saccade_encoder") -> subprocess.Popen[str]:
+def start_node(
+    parameters: dict[str, object], domain_id: int, name: str = "saccade_encoder", faults: str = ""
+) -> subprocess.Popen[str]:
     """The node as its own process; stdout and stderr are in `.stdout`."""
     settings = [part for key, value in parameters.items() for part in ("-p", f"{key}:={as_yaml(value)}")]
     command = [sys.executable, "-m", "saccade_ros.nodes.encoder_node"]
     return subprocess.Popen(
         [*command, "--ros-args", "-r", f"__node:={name}", *settings],
-        env={**os.environ, "ROS_DOMAIN_ID": str(domain_id)},
+        env={**os.environ, "ROS_DOMAIN_ID": str(domain_id), "SACCADE_FAULTS": faults},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

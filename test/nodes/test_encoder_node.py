@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import subprocess
 import sys
 import weakref
 from contextlib import contextmanager
@@ -152,13 +153,13 @@ def test_selection_that_the_encoder_cannot_follow_is_warned_about_once():
         ("tokens.psnr_db", float("nan"), "range"),
         ("tokens.max_age_s", -1.0, "range"),
         ("tokens.dilate", 1.5, "type"),
-        ("tokens.select", "ratio", "read-only"),
+        ("tokens.select", "ratio", "read at configure"),
         ("gate.tau", -1.0, "range"),
         ("gate.tau", float("nan"), "range"),
         ("gate.tau", "high", "type"),
         ("gate.max_skip_s", -5.0, "range"),
-        ("encoder.window", 4, "read-only"),
-        ("node.topics", ["/other"], "read-only"),
+        ("encoder.window", 4, "read at configure"),
+        ("node.topics", ["/other"], "read at configure"),
     ],
 )
 def test_bad_or_fixed_parameter_is_refused_with_its_reason(shared, name, value, said):
@@ -171,24 +172,11 @@ def test_bad_or_fixed_parameter_is_refused_with_its_reason(shared, name, value, 
 def test_parameters_describe_themselves(shared):
     tau, window = shared.describe("gate.tau"), shared.describe("encoder.window")
     assert "Novelty" in tau.description
-    assert (tau.read_only, window.read_only) == (False, True)
+    assert tau.additional_constraints == ""
+    assert window.additional_constraints == "read at configure: set it while the node is unconfigured"
     assert (tau.floating_point_range[0].from_value, tau.floating_point_range[0].to_value) == (0.0, 10.0)
     assert window.integer_range[0].from_value == 1
     assert "newest, window" in shared.describe("encoder.pooling").additional_constraints
-
-
-def test_illegal_transition_is_survived(shared):
-    """Jazzy raises out of the service callback; the caller gets no answer, the node goes on."""
-    from lifecycle_msgs.srv import ChangeState
-
-    request = ChangeState.Request()
-    request.transition.id = 1  # configure, while active
-    client = shared.node.create_client(ChangeState, "/saccade_encoder/change_state")
-    shared.wait_for(client.service_is_ready, "change_state")
-    client.call_async(request)
-    shared.spin(0.5)
-    assert shared.state() == "active"
-    assert len(shared.show(clip(4), start_ns=10**13)) == 2
 
 
 MALFORMED = {
@@ -252,7 +240,7 @@ def test_several_cameras_share_the_model_each_with_its_own_state():
 
 
 def test_encoder_slower_than_the_camera_drops_the_oldest_and_counts_it():
-    slow = {"encoder__model": "vits", "encoder__window": 8, "encoder__lookback": 8, "gate__enabled": False}
+    slow = {"encoder__model": "vits", "encoder__window": 8, "encoder__recompute": 8, "gate__enabled": False}
     with Graph(**slow) as graph:
         graph.wait_active()
         publisher = graph.publisher()
@@ -336,6 +324,7 @@ def test_adapter_and_video_classifier_load_by_parameter(tmp_path):
         ({"encoder.adapter": "absent.safetensors"}, "encoder.adapter absent.safetensors: cannot be read"),
         ({"encoder.pooling": "probe"}, "RANDOM weights, size tiny, seed 0 has none"),
         ({"node.topics": ["/bad topic!"]}, "node.topics has '/bad topic!', which is no topic name"),
+        ({"node.topics": ["/camera/"]}, "must not end with a forward slash"),
         ({"node.topics": ["/camera", "camera"]}, "node.topics are, resolved, /camera, /camera: name each topic once"),
         ({"node.output_topic": "bad topic!"}, "node.output_topic has 'bad topic!', which is no topic name"),
     ],
@@ -346,7 +335,7 @@ def test_what_cannot_be_configured_is_refused_and_the_node_lives(settings, said)
     if "backend.device" in settings and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with Graph(reliable=False, **settings) as graph:
-        assert graph.state() == "unconfigured"
+        graph.wait_state("unconfigured")
         assert not graph.change_state("configure")
         assert graph.state() == "unconfigured"
     assert said in graph.log
@@ -359,7 +348,7 @@ def test_checkpoint_loads_by_parameter_and_a_poisoned_one_is_refused(tmp_path):
         assert graph.infos[-1].weights == f"checkpoint {good}"
         assert len(graph.show(clip(4))[0].vector) == 64
     with Graph(encoder__model=bad) as graph:
-        assert graph.state() == "unconfigured"
+        graph.wait_state("unconfigured")
     assert "NaN or infinite: check the weights" in graph.log
 
 
@@ -373,6 +362,14 @@ def test_impossible_parameter_at_start_ends_with_its_name_and_the_remedy(setting
     assert f"such as {default[name]}" in log
 
 
+def test_remap_to_a_forbidden_name_ends_the_node_in_a_line():
+    command = [sys.executable, "-m", "saccade_ros.nodes.encoder_node", "--ros-args", "-r", "/camera:=/1st"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "'-r /camera:=/1st'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_the_node_cleanly(how):
     with Graph() as graph:
@@ -383,7 +380,7 @@ def test_signals_end_the_node_cleanly(how):
 
 
 def test_diagnostics_answer_is_it_working():
-    with Graph(stream__max_gap_s=0.5) as graph:
+    with Graph(node__silence_s=1.5) as graph:
         graph.wait_active()
         silent = graph.counts_once(lambda c: c["level"] == "1", "warning about silence")
         assert "no image for" in silent["message"]
@@ -395,7 +392,7 @@ def test_diagnostics_answer_is_it_working():
         assert counts["tokens_computed_share"] == f"{computed:.4f}"
         assert "of the tokens" in working["message"]
         assert working["level"] == "0"
-        assert working["name"] == "saccade_encoder: /camera/image_raw"
+        assert working["name"] == "/saccade_encoder: /camera/image_raw"
 
 
 def test_diagnostics_and_latencies_go_on_under_sim_time_without_a_clock():

@@ -18,6 +18,7 @@ from clips import write_video
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
 from rclpy.node import Node
+from recorded import record_stamped
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -152,6 +153,22 @@ def test_encoder_that_refuses_its_model_ends_the_replay(played, tmp_path):
     assert "the encoder refused transition" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("stamps_ns", "fields", "why"),
+    [
+        ([0] * 10, {}, "images are stamped no later than the one before (0.000000000 s after 0.000000000 s)"),
+        ([10**8 * i for i in range(10)], {"encoding": lambda place: "16UC1"}, "16UC1 is a depth image"),
+        ([10**8 * i for i in range(10)], {"frame_id": lambda place: "lr"[place % 2]}, "give each camera a topic"),
+    ],
+    ids=["stamps all 0", "depth", "two cameras"],
+)
+def test_empty_result_is_refused_with_its_cause(stamps_ns, fields, why, tmp_path):
+    done = run_replay(record_stamped(tmp_path / "bag", stamps_ns, **fields), tmp_path / "out")
+    assert done.returncode == 1
+    assert "replay: nothing came of bag: " in done.stdout
+    assert why in done.stdout
+
+
 def test_losses_on_the_way_are_told_and_the_accounts_still_balance(played, tmp_path):
     """A best effort subscription one deep, and a bag with all its frames in one moment."""
     bag = tmp_path / "burst"
@@ -166,6 +183,8 @@ def test_losses_on_the_way_are_told_and_the_accounts_still_balance(played, tmp_p
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["frames_in"] <= 61
     assert summary["balanced"]
+    if summary["frames_in"] < 50:
+        assert "subscription.reliability to reliable" in summary["remark"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert f"<td>frames_lost_in_transport</td><td>{61 - summary['frames_in']}</td>" in page
 

@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,29 +12,32 @@ import pytest
 from scenes import PERIOD_NS, textured, tiny_config
 
 from saccade_ros.config import GateConfig
+from saccade_ros.faults import Fault, injected
 from saccade_ros.frames import Frame, Picture
 from saccade_ros.nodes.worker import ArrivalPace, EncodeWorker
 from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.vision.images import MalformedImage
+from saccade_ros.vision.ledger import LateTubelet
 
 TIMEOUT_S = 30.0
 
 
 class Bench:
-    """A worker with streams of raw images. Decoding one may wait for an event or raise an exception."""
+    """A worker with streams of raw images. Decoding one, or emitting, may wait for an event or raise an exception."""
 
-    def __init__(self, pipeline: Pipeline, streams: int = 1) -> None:
+    def __init__(self, pipeline: Pipeline, streams: int = 1, **limits: float) -> None:
         self.published: list[tuple[str, int]] = []
-        self.reported: list[tuple[str, Exception]] = []
+        self.reported: list[tuple[str, BaseException]] = []
         self.emit_fails: Exception | None = None
+        self.emit_waits: threading.Event | None = None
         self._acts: dict[int, object] = {}  # by the first byte of an image
         self._done = threading.Condition()
         self.streams = [pipeline.open_stream(f"/camera{i}", self._convert) for i in range(streams)]
-        self.worker = EncodeWorker(self.streams, self._emit, self._report)
+        self.worker = EncodeWorker(self.streams, self._emit, self._report, **limits)
 
     def _convert(self, image: SimpleNamespace, encoding: str) -> Picture:
         act = self._acts.get(int(image.data[0]))
-        if isinstance(act, Exception):
+        if isinstance(act, BaseException):
             raise act
         if isinstance(act, threading.Event):
             assert act.wait(TIMEOUT_S)
@@ -42,11 +46,14 @@ class Bench:
     def _emit(self, stream: Stream, tubelet: object, result: object) -> None:
         if self.emit_fails:
             raise self.emit_fails
+        if waits := self.emit_waits:
+            self.emit_waits = None
+            assert waits.wait(TIMEOUT_S)
         with self._done:
             self.published.append((stream.name, result.tubelet_index))
             self._done.notify_all()
 
-    def _report(self, stream: Stream, trouble: Exception) -> None:
+    def _report(self, stream: Stream, trouble: BaseException) -> None:
         with self._done:
             self.reported.append((stream.name, trouble))
             self._done.notify_all()
@@ -65,11 +72,11 @@ class Bench:
             self.worker.offer(self.streams[stream], Frame(image, 10**9 + n * PERIOD_NS, "camera"))
 
     def offer_busy(self, index: int, stream: int = 0) -> threading.Event:
-        """A tubelet that keeps the worker until the event is set; returns once the worker has it."""
-        busy = threading.Event()
-        self.offer(index, busy, stream)
-        while self.streams[stream].intake.waiting:
-            pass
+        """A tubelet that keeps the encoder until the event is set; returns once the encoder has it."""
+        busy = self.emit_waits = threading.Event()
+        self.offer(index, None, stream)
+        while self.emit_waits:
+            time.sleep(0.001)
         return busy
 
     def wait(self, said: Callable[[], bool]) -> None:
@@ -77,9 +84,20 @@ class Bench:
             assert self._done.wait_for(said, TIMEOUT_S)
 
 
+@contextmanager
+def hanging_step(bench: Bench, seconds: float) -> Iterator[None]:
+    """A block at whose start the encoder has begun a step that hangs."""
+    hang = Fault("step", "hang", seconds=seconds)
+    with injected(hang):
+        bench.offer(0)
+        while not hang.met:
+            time.sleep(0.001)
+        yield
+
+
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return Pipeline(tiny_config())
+    return Pipeline(tiny_config(gate=GateConfig(enabled=False)))  # so that every tubelet is a step
 
 
 @pytest.fixture
@@ -163,9 +181,106 @@ def test_cameras_take_turns(pipeline):
 def test_close_ends_the_thread_and_may_be_repeated(pipeline):
     bench = Bench(pipeline)
     before = threading.active_count()
+    assert bench.worker.is_alive
+    assert bench.worker.close()
+    assert bench.worker.close()
+    assert not bench.worker.is_alive
+    assert threading.active_count() == before - 2, "one that encodes, one that decodes"
+
+
+# Hangs and failures: nobody waits without a limit
+
+
+def test_camera_whose_decoding_is_slow_slows_itself_alone(pipeline):
+    """A bomb of a picture holds up its own thread; the others are served at once."""
+    bench = Bench(pipeline, streams=3)
+    bench.worker.resume()
+    slow = threading.Event()
+    bench.offer(0, slow, stream=1)
+    for index in range(5):
+        for stream in (0, 2):
+            bench.offer(index, stream=stream)
+        bench.wait(lambda n=index: len(bench.published) == 2 * (n + 1))
+    bench.offer(1, stream=1)
+    bench.offer(2, stream=1)
+    slow.set()
+    bench.wait(lambda: len(bench.published) == 12)
     bench.worker.close()
+    assert {topic for topic, _ in bench.published[:10]} == {"/camera0", "/camera2"}
+    assert [index for topic, index in bench.published if topic == "/camera1"] == [0, 2]
+    assert accounts(bench.streams[1]) == (6, 4, {"overflow": 2}, 0)
+
+
+def test_decoding_that_never_ends_costs_one_camera(pipeline):
+    bench = Bench(pipeline, streams=2)
+    bench.worker.resume()
+    never = threading.Event()
+    bench.offer(0, never, stream=0)
+    bench.offer(0, stream=1)
+    bench.wait(lambda: len(bench.published) == 1)
+    assert bench.worker.in_hand_s(bench.streams[0]) > 0
+    assert bench.worker.close() is False
+    never.set()
+
+
+@pytest.mark.parametrize("kind", ["exit", "memory", "error"])
+@pytest.mark.parametrize("point", ["decode", "step"])
+def test_whatever_is_raised_on_its_threads_is_reported_and_counted_and_ends_none(bench, point, kind):
+    tubelets = 12
+    with injected(Fault(point, kind, every=3)):
+        for index in range(tubelets):
+            done = len(bench.published) + len(bench.reported)
+            bench.offer(index)
+            bench.wait(lambda n=done: len(bench.published) + len(bench.reported) == n + 1)
+    assert bench.worker.is_alive
+    bench.worker.pause()
+    failed = len(bench.reported)
+    assert 0 < failed < tubelets
+    assert accounts(bench.streams[0]) == (24, 24 - 2 * failed, {"encoder_error": 2 * failed}, 0)
+
+
+def test_pause_gives_up_a_step_that_hangs_and_counts_its_embedding_as_late(bench, monkeypatch):
+    monkeypatch.setattr("saccade_ros.nodes.worker.PAUSE_LIMIT_S", 0.2)
+    with hanging_step(bench, seconds=1.0):
+        started = time.monotonic()
+        bench.worker.pause()
+        assert time.monotonic() - started < 0.9
+        bench.worker.pause()
+        assert accounts(bench.streams[0]) == (2, 0, {}, 2)
+        bench.wait(lambda: len(bench.reported) == 1)
+    assert isinstance(bench.reported[0][1], LateTubelet)
+    bench.worker.resume()
+    bench.offer(1)
+    bench.wait(lambda: len(bench.published) == 1)
+    bench.worker.pause()
+    assert accounts(bench.streams[0]) == (4, 2, {"late": 2}, 0)
+
+
+def test_embedding_older_than_the_limit_is_not_emitted(pipeline):
+    bench = Bench(pipeline, max_latency_s=0.3)
+    bench.worker.resume()
+    with injected(Fault("step", "hang", every=2, seconds=0.4)):
+        for index in range(4):
+            done = len(bench.published) + len(bench.reported)
+            bench.offer(index)
+            bench.wait(lambda n=done: len(bench.published) + len(bench.reported) == n + 1)
     bench.worker.close()
-    assert threading.active_count() == before - 1
+    assert [index for _, index in bench.published] == [0, 2]
+    assert "later than node.max_latency_s (0.3 s): make the encoder cheaper" in str(bench.reported[0][1])
+    assert accounts(bench.streams[0]) == (8, 4, {"late": 4}, 0)
+
+
+def test_worker_with_a_step_that_hangs_is_left_behind_when_closed(pipeline):
+    bench = Bench(pipeline)
+    bench.worker.resume()
+    with hanging_step(bench, seconds=1.5):
+        started = time.monotonic()
+        assert bench.worker.close() is False
+        assert time.monotonic() - started < 1.0
+        while bench.worker.in_hand_s(bench.streams[0]):
+            time.sleep(0.01)
+    assert bench.published == []
+    assert accounts(bench.streams[0]) == (2, 0, {"late": 2}, 0)
 
 
 # Shadow evaluations in idle time

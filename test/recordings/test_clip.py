@@ -28,5 +28,5 @@ def test_tubelets_are_pairs_of_frames_as_they_come(clip):
 
 
 def test_a_clip_without_two_frames_is_refused_with_the_rate(clip):
-    with pytest.raises(SourceError, match=r"no two good frames at stream.fps 0.1"):
+    with pytest.raises(SourceError, match=r"nothing came of .*all 40 images lie within one period of stream.fps"):
         read_tubelets(clip, Config(stream=StreamConfig(fps=0.1, max_gap_s=60.0)), 64)

@@ -43,3 +43,28 @@ def test_accounts_are_a_copy():
 def test_cause_without_a_meaning_is_refused():
     with pytest.raises(KeyError, match="add it to DROP_CAUSES"):
         FrameLedger().drop("gremlins")
+
+
+def test_counts_since_an_earlier_moment():
+    ledger = FrameLedger()
+    ledger.refuse("too_large")
+    ledger.reset("gap")
+    before = ledger.accounts()
+    ledger.refuse("too_large")
+    ledger.refuse("short_data")
+    ledger.receive()
+    ledger.lost_in_transport = 7
+    after = ledger.accounts().since(before)
+    assert (after.received, after.dropped, after.resets) == (3, {"too_large": 1, "short_data": 1}, {})
+    assert (after.pending, after.lost) == (1, 7)
+
+
+def test_newest_example_of_a_cause_is_kept_within_bounds():
+    ledger = FrameLedger()
+    ledger.refuse("too_large", "first")
+    ledger.refuse("too_large", "second\n  line")
+    ledger.refuse("unknown_encoding", "x" * 1_000_000)
+    ledger.reset("gap", "5 s after 1 s")
+    details = ledger.accounts().details
+    assert (details["too_large"], details["gap"]) == ("second line", "5 s after 1 s")
+    assert len(details["unknown_encoding"]) < 400

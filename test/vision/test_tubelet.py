@@ -63,6 +63,7 @@ def test_backward_jump_starts_a_new_epoch_and_drops_the_half_tubelet():
     assert [(t.epoch, t.index) for t in tubelets] == [(0, 0), (1, 0)]
     assert buffer.ledger.dropped == {"reset": 1}
     assert buffer.ledger.resets == {"time_jump": 1}
+    assert buffer.ledger.details == {"time_jump": "0.000000000 s after 1.080000000 s"}
 
 
 def test_late_and_repeated_frames_are_dropped_and_break_nothing():
@@ -77,6 +78,7 @@ def test_gap_longer_than_allowed_starts_a_new_epoch():
     tubelets = push_all(buffer, [0, 500, 1001, 1041])
     assert [t.epoch for t in tubelets] == [0, 1]
     assert buffer.ledger.resets == {"gap": 1}
+    assert buffer.ledger.details == {"gap": "1.001000000 s after 0.500000000 s"}
 
 
 @pytest.mark.parametrize(("frame_id", "size"), [("other", SIZE), ("camera", (480, 320))])
@@ -87,12 +89,15 @@ def test_another_camera_or_size_starts_a_new_epoch(frame_id, size):
     tubelet = buffer.push(Frame(4, 160 * MS, frame_id), size)
     assert (tubelet.older.image, tubelet.epoch, tubelet.index) == (3, 1, 0)
     assert buffer.ledger.resets == {"source_change": 1}
+    now, before = (f"{name!r} of {width} x {height}" for name, (height, width) in ((frame_id, size), ("camera", SIZE)))
+    assert buffer.ledger.details == {"source_change": f"{now} after {before}"}
 
 
 def test_camera_that_never_stamps_is_counted_not_encoded():
     buffer = make_buffer()
     assert push_all(buffer, [0] * 10) == []
     assert buffer.ledger.dropped["stale_stamp"] == 9
+    assert buffer.ledger.details == {"stale_stamp": "0.000000000 s after 0.000000000 s"}
 
 
 @given(
