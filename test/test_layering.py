@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "heads": {"config", "frames", "storage"},
     "vision": {"config", "frames"},
     "plan": {"config", "frames", "measure"},
-    "encoder": {"config", "storage"},
+    "encoder": {"config", "frames", "storage"},
     "backends": {"config", "frames", "heads", "encoder", "storage"},
     "encoding": {"config", "frames", "heads", "plan", "backends"},
     "pipeline": {"config", "frames", "heads", "vision", "plan", "backends", "encoding"},
