@@ -126,6 +126,11 @@ class Manifest:
                     f"encoder.{name} is {wanted}, but {self.folder} was exported for {has}: set encoder.{name} to "
                     f"{has}, or export again with --{name.replace('_', '-')} {wanted}"
                 )
+        if encoder.input_size not in (0, self.spec.input_size):
+            raise ManifestError(
+                f"encoder.input_size is {encoder.input_size}, but {self.folder} takes {self.spec.input_size} px: "
+                "set it to 0"
+            )
         if encoder.pooling == "probe":
             raise ManifestError(
                 f"encoder.pooling is 'probe', but {self.folder} holds no probe: set 'newest' or 'window'"

@@ -50,6 +50,7 @@ class TorchBackend:
             adapter=encoder.adapter,
             probe=encoder.pooling == "probe",
             merge=encoder.merge,
+            input_size=encoder.input_size,
         )
         self.spec = loaded.encoder.spec
         areas = Areas.of(self.spec, *encoder.area_shape, encoder.area_layers)

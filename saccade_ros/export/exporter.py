@@ -51,7 +51,13 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
         torch.set_num_threads(options.threads)
     progress("loading the model", 0.0)
     loaded = load_encoder(
-        options.model, options.window, options.recompute, options.seed, adapter=options.adapter, merge=options.merge
+        options.model,
+        options.window,
+        options.recompute,
+        options.seed,
+        adapter=options.adapter,
+        merge=options.merge,
+        input_size=options.input_size,
     )
     areas = EncoderConfig(area_grid=options.area_grid).area_shape
     loaded.encoder.attend_by_area(Areas.of(loaded.encoder.spec, *areas, options.area_layers))
