@@ -61,7 +61,7 @@ class Pipeline:
         warn: Callable[[str], object] = _log.warning,
     ) -> None:
         self.config = config
-        self.backend = backend or load_backend(config.encoder, config.backend)
+        self.backend = backend or load_backend(config.encoder, config.backend, config.vision.fit)
         wanted, found = config.gate.calibrated_for, self.backend.info.encoder_id
         if config.gate.enabled and wanted and wanted != found:
             raise ConfigError(

@@ -15,7 +15,7 @@ from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.default_model import locate
 from saccade_ros.encoder.spec import ModelSpec, RopeLayout
 from saccade_ros.runtimes import RUNTIMES
-from saccade_ros.storage import sha256_of, write_json
+from saccade_ros.storage import home_path, sha256_of, write_json
 
 FILE = "manifest.json"
 FORMAT, VERSION = "saccade_ros export", 3
@@ -221,7 +221,7 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _manifest_file(model: str) -> Path:
-    path = Path(locate(model)).expanduser()
+    path = home_path(locate(model))
     return path if path.name == FILE else path / FILE
 
 

@@ -30,7 +30,7 @@ class OnnxBackend:
 
     head = NoHead()
 
-    def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
         manifest = read_manifest(encoder.model)
         artifact = manifest.pick("onnxruntime", backend.precision)
         manifest.check_fit(encoder)
@@ -47,7 +47,7 @@ class OnnxBackend:
             raise ManifestError(f"{files['step']}: takes patches of {found}, its manifest says {expected}")
         threads = backend.threads or len(os.sched_getaffinity(0))
         counts = () if self.shape.can_be_sparse else (self.shape.spec.tokens,)
-        self.info = exported_info(manifest, artifact, encoder, self.device, threads, counts)
+        self.info = exported_info(manifest, artifact, encoder, fit, self.device, threads, counts)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""

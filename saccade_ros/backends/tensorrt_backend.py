@@ -32,7 +32,7 @@ class TensorRtBackend:
 
     head = NoHead()
 
-    def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
         manifest = read_manifest(encoder.model)
         artifact = manifest.pick("tensorrt", backend.precision)
         manifest.check_fit(encoder)
@@ -48,7 +48,7 @@ class TensorRtBackend:
         self._embed_run = self._embed.bind()
         tokens = self.shape.spec.tokens
         counts = token_buckets(tokens) if len(self._steps) > 1 else (tokens,)
-        self.info = exported_info(manifest, artifact, encoder, "cuda", 0, counts)
+        self.info = exported_info(manifest, artifact, encoder, fit, "cuda", 0, counts)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
