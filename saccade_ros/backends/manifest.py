@@ -4,13 +4,14 @@ A folder is an export if it holds one. It is written last, after every file it n
 export, whatever else is in it.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
-from saccade_ros.backends.window import StepShape
+from saccade_ros.backends.window import Contract, StepShape
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.default_model import locate
 from saccade_ros.encoder.spec import ModelSpec, RopeLayout
@@ -18,7 +19,7 @@ from saccade_ros.runtimes import RUNTIMES
 from saccade_ros.storage import home_path, sha256_of, write_json
 
 FILE = "manifest.json"
-FORMAT, VERSION = "saccade_ros export", 3
+FORMAT, VERSION = "saccade_ros export", 4
 MAX_BYTES = 4_000_000
 
 
@@ -56,7 +57,7 @@ class Artifact:
 
     runtime: str
     precision: str
-    contract: str
+    contract: Contract
     files: dict[str, str]
     parity: dict[str, Any] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
@@ -166,7 +167,14 @@ class Manifest:
         """Write manifest.json into the folder."""
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
         del document["folder"]
-        write_json(self.folder / FILE, document)
+        write_json(self.folder / FILE, seal(document))
+
+
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the checksum of all that a manifest says, or put the right one in its place."""
+    said = {name: value for name, value in document.items() if name != "checksum"}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return {**said, "checksum": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def is_export(model: str) -> bool:
@@ -233,6 +241,8 @@ def _check_version(file: Path, document: object) -> None:
             f"{file}: manifest version {document.get('version')!r}, this package reads {VERSION}: "
             "export again with this package, or install the one that wrote it"
         )
+    if document.get("checksum") != seal(document)["checksum"]:
+        raise ManifestError(f"{file}: its checksum is another: it was changed after the export; copy or make it again")
 
 
 def _parse(folder: Path, document: Mapping[str, Any]) -> Manifest:
@@ -268,7 +278,7 @@ def _artifact(entry: Mapping[str, Any], files: Mapping[str, Any]) -> Artifact:
     exported = [name for name, runtime in RUNTIMES.items() if runtime.export_format]
     if artifact.runtime not in exported:
         raise ValueError(f"runtime {artifact.runtime!r} is none of {', '.join(exported)}")
-    if artifact.contract not in ("host", "scatter"):
+    if artifact.contract not in get_args(Contract):
         raise ValueError(f"contract {artifact.contract!r} is neither host nor scatter")
     unknown = set(artifact.files.values()) - set(files)
     if unknown:

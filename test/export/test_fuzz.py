@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from saccade_ros.backends import BackendError, load_backend
-from saccade_ros.backends.manifest import ManifestError, describe_files, read_manifest
+from saccade_ros.backends.manifest import ManifestError, describe_files, read_manifest, seal
 from saccade_ros.config import BackendConfig, EncoderConfig
 
 MUTATIONS = 120  # of files, each refused by its hash; the rest are those that the hash cannot see
@@ -55,7 +55,7 @@ def small_copy(manifest, folder):
     document = json.loads((folder / "manifest.json").read_text())
     document["artifacts"] = [a for a in document["artifacts"] if a["precision"] == "fp32"]
     document["files"] = describe_files(folder)
-    (folder / "manifest.json").write_text(json.dumps(document))
+    (folder / "manifest.json").write_text(json.dumps(seal(document)))
     return folder
 
 
@@ -94,7 +94,7 @@ def test_graphs_that_hash_well_and_are_garbage_never_crash(manifest, tmp_path):
         file.write_bytes(mutate(file.read_bytes(), rng))
         document = json.loads((folder / "manifest.json").read_text())
         document["files"] = describe_files(folder)
-        (folder / "manifest.json").write_text(json.dumps(document))
+        (folder / "manifest.json").write_text(json.dumps(seal(document)))
         folders.append(str(folder))
     command = [sys.executable, "-c", LOAD, *folders]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
@@ -122,7 +122,7 @@ def test_documents_that_are_no_manifest_are_refused(manifest, tmp_path):
                 continue
             target[key] = rng.choice(junk)
             break
-        file.write_text(json.dumps(document))
+        file.write_text(json.dumps(seal(document)))
         try:
             load_backend(encoder, backend)
         except (ManifestError, BackendError):
@@ -134,7 +134,7 @@ def test_a_file_outside_the_export_is_never_named(manifest, tmp_path):
     folder = small_copy(manifest, tmp_path / "export")
     document = json.loads((folder / "manifest.json").read_text())
     document["files"]["../secret"] = {"bytes": 1, "sha256": "0"}
-    (folder / "manifest.json").write_text(json.dumps(document))
+    (folder / "manifest.json").write_text(json.dumps(seal(document)))
     with pytest.raises(ManifestError, match="outside the export"):
         load_backend(EncoderConfig(model=str(folder), window=3), BackendConfig())
 
@@ -142,7 +142,7 @@ def test_a_file_outside_the_export_is_never_named(manifest, tmp_path):
 @pytest.mark.parametrize("files", [[], "", 3, None])
 def test_manifest_without_a_table_of_files_is_refused(manifest, tmp_path, files):
     document = json.loads((manifest.folder / "manifest.json").read_text())
-    (tmp_path / "manifest.json").write_text(json.dumps({**document, "files": files}))
+    (tmp_path / "manifest.json").write_text(json.dumps(seal({**document, "files": files})))
     with pytest.raises(ManifestError, match="it was changed or is not ours: make the export again"):
         read_manifest(str(tmp_path))
 
@@ -169,11 +169,11 @@ def test_manifest_of_an_impossible_step_is_refused(manifest, tmp_path, part, nam
     document = json.loads((manifest.folder / "manifest.json").read_text())
     assert name in document[part]
     document[part][name] = value
-    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    (tmp_path / "manifest.json").write_text(json.dumps(seal(document)))
     with pytest.raises(ManifestError, match="it was changed or is not ours: make the export again"):
         read_manifest(str(tmp_path))
     del document[part][name]
-    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    (tmp_path / "manifest.json").write_text(json.dumps(seal(document)))
     with pytest.raises(ManifestError, match=f"KeyError '{name}'"):
         read_manifest(str(tmp_path))
 
@@ -181,6 +181,6 @@ def test_manifest_of_an_impossible_step_is_refused(manifest, tmp_path, part, nam
 def test_manifest_of_another_version_is_refused(manifest, tmp_path):
     folder = small_copy(manifest, tmp_path / "export")
     document = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**document, "version": 99}))
-    with pytest.raises(ManifestError, match="manifest version 99, this package reads 3: export again"):
+    (folder / "manifest.json").write_text(json.dumps(seal({**document, "version": 99})))
+    with pytest.raises(ManifestError, match="manifest version 99, this package reads 4: export again"):
         load_backend(EncoderConfig(model=str(folder), window=3), BackendConfig())
