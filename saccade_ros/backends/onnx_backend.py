@@ -186,6 +186,7 @@ def open_session(
         session = ort.InferenceSession(
             file.read_bytes(), options, providers=[p for p in (wanted,) if p in available] or None
         )
+        del mapped  # not before
     except Exception as refused:  # ONNX Runtime's own exceptions share no base class
         reason = str(refused).partition("\n")[0]
         raise BackendError(f"{file}: ONNX Runtime {ort.__version__} cannot load it ({reason})") from refused
