@@ -18,7 +18,7 @@ RopeLayout = Literal["tiled", "interleaved"]
 _LIMITS = {"width": (1, 16384), "depth": (1, 256), "heads": (1, 1024), "mlp_width": (1, 65536)}
 _LIMITS |= {"input_size": (1, 4096), "patch_size": (1, 1024), "rope_grid": (0, 256)}
 _LIMITS |= {"tubelet_size": (1, 2), "frames_per_clip": (1, 4096)}
-_MOST_PATCHES, _MOST_VALUES, _MOST_JSON_BYTES = 128, 2 * 10**10, 20_000_000
+_MOST_PATCHES, _MOST_VALUES, _MOST_JSON_BYTES = 64, 2 * 10**10, 20_000_000
 
 
 @dataclass(frozen=True)

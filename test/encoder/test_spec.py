@@ -46,6 +46,7 @@ GOOD = {
         ({"num_hidden_layers": 0}, "depth 0 is outside"),
         ({"crop_size": 65536}, "input_size 65536 is outside"),
         ({"crop_size": 4096, "patch_size": 1}, "4096 patches along a side .* are too many"),
+        ({"crop_size": 2048}, "128 patches along a side .* are too many"),
         ({"patch_size": 0}, "patch_size 0 is outside"),
         ({"hidden_size": 15360, "num_hidden_layers": 200}, "weights are too many"),
         ({"mlp_ratio": 900}, "mlp_width 172800 is outside"),

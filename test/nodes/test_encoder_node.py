@@ -521,7 +521,7 @@ def test_calibration_for_another_encoder_is_refused_at_configure_with_the_reason
     with Graph(gate__calibrated_for="vitl-256:0123:fp32", node__autostart=False) as graph:
         assert not graph.change_state("configure")
         assert graph.state() == "unconfigured"
-    assert "gate.calibrated_for is 'vitl-256:0123:fp32', but the encoder is 'tiny-128:random-" in graph.log
+    assert "gate.calibrated_for is 'vitl-256:0123:fp32', but the encoder is 'random-" in graph.log
 
 
 @contextmanager
