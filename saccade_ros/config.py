@@ -225,8 +225,16 @@ class EncoderConfig(Settings):
     model: str = knob(
         default_model.NAME,
         "'default', the small trained model that comes with the package; folder or hub id of a transformers V-JEPA 2 "
-        f"checkpoint, such as {default_model.V_JEPA_2}; a .pt file as released with V-JEPA 2.1; a folder that "
-        "`saccade export` wrote; or a size with RANDOM weights, for timing: tiny, vits, vitl, vith, vitg.",
+        f"checkpoint, such as {default_model.V_JEPA_2} (@REVISION behind a hub id pins it); a .pt file as released "
+        "with V-JEPA 2.1; a folder that `saccade export` wrote; or a size with RANDOM weights, for timing: tiny, vits, "
+        "vitl, vith, vitg.",
+    )
+    input_size: int = knob(
+        0,
+        "Input's side in pixels of a .pt file, which does not say it. 0: the number that its name ends with, if that "
+        "is an input size, else 256 (V-JEPA 2) or 384 (2.1). Any other model says it itself.",
+        at_least=0,
+        at_most=4096,
     )
     adapter: str = knob(
         "",

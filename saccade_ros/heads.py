@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.frames import Vector
-from saccade_ros.storage import write_file
+from saccade_ros.storage import home_path, write_file
 
 FORMAT = "saccade-linear-head-1"
 
@@ -108,7 +108,7 @@ def load_head(file: Path, encoder_id: str, dim: int) -> LinearHead:
     Raises:
         HeadError: the file cannot be read, is of another kind, or is for another encoder; says which.
     """
-    head = _read(file)
+    head = _read(home_path(file))
     if head.encoder_id not in ("", encoder_id):
         raise HeadError(
             f"encoder.head {file}: was trained for {head.encoder_id!r}, but the encoder is {encoder_id!r}, whose "

@@ -64,7 +64,7 @@ class Pipeline:
     ) -> None:
         self.config, self.warn = config, warn
         strike("load")
-        self.backend = backend or load_backend(config.encoder, config.backend)
+        self.backend = backend or load_backend(config.encoder, config.backend, config.vision.fit)
         wanted, found = config.gate.calibrated_for, self.backend.info.encoder_id
         if config.gate.enabled and wanted and wanted != found:
             raise ConfigError(

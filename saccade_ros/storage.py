@@ -99,9 +99,17 @@ def whole_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path
         _move(folder, target)
 
 
+def home_path(name: str | Path) -> Path:
+    """Make a path of what a person wrote, ~ and ~user replaced by that user's home, if there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # no such user
+        return Path(name)
+
+
 def _resolved(target: Path) -> Path:
     """Absolute, links followed: what a link points to is written, and the link stays."""
-    return target.expanduser().resolve()
+    return home_path(target).resolve()
 
 
 @contextmanager

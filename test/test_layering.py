@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vision": {"config", "frames"},
     "verdict": {"vision"},
     "plan": {"config", "frames", "measure"},
-    "encoder": {"config", "storage"},
+    "encoder": {"config", "frames", "storage"},
     "backends": {"config", "frames", "heads", "encoder", "storage"},
     "intake": {"config", "faults", "frames", "vision"},
     "encoding": {"config", "faults", "frames", "heads", "plan", "backends"},

@@ -329,7 +329,7 @@ def test_lower_precision_stays_close_to_fp32_and_is_named(ungated, precision):
         tiny_config(gate=GateConfig(enabled=False), backend=BackendConfig(precision=precision, threads=1))
     )
     assert reduced.backend.info.precision == precision
-    assert reduced.backend.info.encoder_id.endswith(f":{precision}")
+    assert reduced.backend.info.encoder_id == ungated.backend.info.encoder_id.replace(":fp32:", f":{precision}:")
     assert centred_cosine(vectors(run(reduced, pictures)), vectors(run(ungated, pictures))).min() > 0.99
 
 
@@ -337,7 +337,9 @@ def test_facts_name_the_weights():
     info = load_backend(EncoderConfig(model="tiny", window=3, seed=1), BackendConfig()).info
     assert info.weights.startswith("RANDOM")
     assert info.weights_random
-    assert info.encoder_id == f"tiny-128:random-{info.weights_sha256[:12]}:fp32"
+    weights, *settings = info.encoder_id.split(":")
+    assert weights.rpartition("-")[0] == f"random-{info.weights_sha256[:12]}"
+    assert settings == ["fp32", "128px-crop", "window3", "recompute1", "newest"]
     assert info.cache_bytes == 4 * (4 * 3 * 3 * 2 * 64 * 64 + 3 * 64 * 192 + 3 * 192)
 
 

@@ -8,8 +8,11 @@ from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.runtimes import RUNTIMES
 
 
-def load_backend(encoder: EncoderConfig, backend: BackendConfig) -> Backend:
+def load_backend(encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> Backend:
     """Load the model into the runtime that `backend.name` names. Runtimes are imported only here.
+
+    Args:
+        fit: way that its pictures are made square (vision.fit), which is part of its encoder_id.
 
     Raises:
         BackendError: the runtime or the device is not there, or the model is not in its form.
@@ -27,7 +30,7 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig) -> Backend:
             f"backend.name is {name!r} but {missing.name} is not installed: see 'Install on a robot' in the README"
         ) from missing
     backend_type: type[Backend] = getattr(module, runtime.backend)
-    return backend_type(encoder, backend)  # type: ignore[call-arg]  # a Protocol has no constructor
+    return backend_type(encoder, backend, fit=fit)  # type: ignore[call-arg]  # a Protocol has no constructor
 
 
 __all__ = ["Backend", "BackendError", "load_backend"]

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from saccade_ros.backends.identity import identify
+from saccade_ros.config import EncoderConfig
 from saccade_ros.encoder.spec import ModelSpec
 from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import Head
@@ -20,7 +22,7 @@ class EncoderInfo:
     """Constants of a loaded encoder; most of the EncoderInfo message.
 
     Attributes:
-        encoder_id: model, weights fingerprint, precision, merging and areas if on; vectors compare under one id only.
+        encoder_id: weights and every setting that changes vectors (identity.py); vectors compare under one id only.
         weights: where the weights came from, for people.
         weights_sha256: hex digest of the weights in fp32.
         weights_random: True if they were never trained.
@@ -63,20 +65,26 @@ class EncoderInfo:
         sha256: str,
         is_random: bool,
         precision: str,
-        merge: int = 0,
+        encoder: EncoderConfig,
+        fit: str,
         areas: str = "",
+        probe_sha256: str = "",
         **others: Any,
     ) -> "EncoderInfo":
         """Describe weights of these sizes in one precision; `others` are the attributes that the runtime knows.
 
         Args:
-            merge: tokens that each layer merges.
+            encoder: settings that it was loaded with.
+            fit: way that pictures are made square (vision.fit).
             areas: name of the areas that layers attend by; empty if none does.
+            probe_sha256: hex digest of the attentive probe; empty if there is none.
         """
-        fingerprint = ("random-" if is_random else "") + sha256[:12]
-        variant = (f":merge{merge}" if merge else "") + (f":{areas}" if areas else "")
+        identity = identify(spec, sha256, precision, encoder, fit, areas, probe_sha256)
         return cls(
-            encoder_id=f"{spec.name}-{spec.input_size}:{fingerprint}:{precision}{variant}",
+            encoder_id=f"random-{identity}" if is_random else identity,
+            model=encoder.model,
+            window=encoder.window,
+            recompute=encoder.recompute,
             weights=source,
             weights_sha256=sha256,
             weights_random=is_random,

@@ -4,21 +4,22 @@ A folder is an export if it holds one. It is written last, after every file it n
 export, whatever else is in it.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
-from saccade_ros.backends.window import StepShape
+from saccade_ros.backends.window import Contract, StepShape
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.default_model import locate
 from saccade_ros.encoder.spec import ModelSpec, RopeLayout
 from saccade_ros.runtimes import RUNTIMES
-from saccade_ros.storage import sha256_of, write_json
+from saccade_ros.storage import home_path, sha256_of, write_json
 
 FILE = "manifest.json"
-FORMAT, VERSION = "saccade_ros export", 3
+FORMAT, VERSION = "saccade_ros export", 4
 MAX_BYTES = 4_000_000
 
 
@@ -56,7 +57,7 @@ class Artifact:
 
     runtime: str
     precision: str
-    contract: str
+    contract: Contract
     files: dict[str, str]
     parity: dict[str, Any] = field(default_factory=dict)
     latency_ms: dict[str, float] = field(default_factory=dict)
@@ -126,6 +127,11 @@ class Manifest:
                     f"encoder.{name} is {wanted}, but {self.folder} was exported for {has}: set encoder.{name} to "
                     f"{has}, or export again with --{name.replace('_', '-')} {wanted}"
                 )
+        if encoder.input_size not in (0, self.spec.input_size):
+            raise ManifestError(
+                f"encoder.input_size is {encoder.input_size}, but {self.folder} takes {self.spec.input_size} px: "
+                "set it to 0"
+            )
         if encoder.pooling == "probe":
             raise ManifestError(
                 f"encoder.pooling is 'probe', but {self.folder} holds no probe: set 'newest' or 'window'"
@@ -161,7 +167,14 @@ class Manifest:
         """Write manifest.json into the folder."""
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
         del document["folder"]
-        write_json(self.folder / FILE, document)
+        write_json(self.folder / FILE, seal(document))
+
+
+def seal(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the checksum of all that a manifest says, or put the right one in its place."""
+    said = {name: value for name, value in document.items() if name != "checksum"}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return {**said, "checksum": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def is_export(model: str) -> bool:
@@ -216,7 +229,7 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _manifest_file(model: str) -> Path:
-    path = Path(locate(model)).expanduser()
+    path = home_path(locate(model))
     return path if path.name == FILE else path / FILE
 
 
@@ -228,6 +241,8 @@ def _check_version(file: Path, document: object) -> None:
             f"{file}: manifest version {document.get('version')!r}, this package reads {VERSION}: "
             "export again with this package, or install the one that wrote it"
         )
+    if document.get("checksum") != seal(document)["checksum"]:
+        raise ManifestError(f"{file}: its checksum is another: it was changed after the export; copy or make it again")
 
 
 def _parse(folder: Path, document: Mapping[str, Any]) -> Manifest:
@@ -263,7 +278,7 @@ def _artifact(entry: Mapping[str, Any], files: Mapping[str, Any]) -> Artifact:
     exported = [name for name, runtime in RUNTIMES.items() if runtime.export_format]
     if artifact.runtime not in exported:
         raise ValueError(f"runtime {artifact.runtime!r} is none of {', '.join(exported)}")
-    if artifact.contract not in ("host", "scatter"):
+    if artifact.contract not in get_args(Contract):
         raise ValueError(f"contract {artifact.contract!r} is neither host nor scatter")
     unknown = set(artifact.files.values()) - set(files)
     if unknown:

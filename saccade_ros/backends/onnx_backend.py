@@ -1,16 +1,29 @@
 """The exported step on ONNX Runtime. Needs neither torch nor transformers."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from saccade_ros.backends.base import BackendError, Embedded
 from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds
-from saccade_ros.backends.manifest import ManifestError, read_manifest
-from saccade_ros.backends.window import ROWS, Floats, StepShape, StepTables, WindowTables, empty_keys
+from saccade_ros.backends.interface import (
+    DESCRIPTION,
+    Steps,
+    check_description,
+    check_sizes,
+    describe_embed,
+    describe_step,
+    embed_sizes,
+    input_sizes,
+    output_sizes,
+)
+from saccade_ros.backends.manifest import Artifact, ManifestError, read_manifest
+from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
 from saccade_ros.heads import NoHead
@@ -30,7 +43,7 @@ class OnnxBackend:
 
     head = NoHead()
 
-    def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
         manifest = read_manifest(encoder.model)
         artifact = manifest.pick("onnxruntime", backend.precision)
         manifest.check_fit(encoder)
@@ -38,16 +51,16 @@ class OnnxBackend:
         self.shape, self._encoder = manifest.step_shape, encoder
         self._tables = WindowTables(self.shape)
         wanted = find_device(backend.device)
-        self._embed = open_session(files["embed"], backend, wanted)
-        self._step = open_session(files["step"], backend, wanted)
+        self._embed, self._step = (
+            open_session(files[role], backend, wanted, [f for f in files.values() if f.parent == files[role].parent])
+            for role in ("embed", "step")
+        )
         self.device = wanted if self._step.get_providers()[0] == PROVIDERS[wanted] else "cpu"
         self._contract = artifact.contract
-        expected = [1, ROWS if self.shape.can_be_sparse else self.shape.rows, self.shape.spec.width]
-        if (found := _sizes(self._step).get("patches")) != expected:
-            raise ManifestError(f"{files['step']}: takes patches of {found}, its manifest says {expected}")
+        _check_graphs(files, self._embed, self._step, self.shape, artifact)
         threads = backend.threads or len(os.sched_getaffinity(0))
         counts = () if self.shape.can_be_sparse else (self.shape.spec.tokens,)
-        self.info = exported_info(manifest, artifact, encoder, self.device, threads, counts)
+        self.info = exported_info(manifest, artifact, encoder, fit, self.device, threads, counts)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
@@ -142,8 +155,14 @@ def find_device(name: str) -> str:
     return "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() else "cpu"
 
 
-def open_session(file: Path, backend: BackendConfig, device: str) -> ort.InferenceSession:
+def open_session(
+    file: Path, backend: BackendConfig, device: str, data: Sequence[Path] | None = None
+) -> ort.InferenceSession:
     """Load a graph on the provider asked for, and on no other unless backend.allow_cpu_fallback, or none was asked for.
+
+    Args:
+        data: files beside it that its tensors may be in; no other is read, whatever the graph names. None is the one
+            that an export writes.
 
     Raises:
         BackendError: the provider is not there, or the runtime refuses the graph.
@@ -163,7 +182,11 @@ def open_session(file: Path, backend: BackendConfig, device: str) -> ort.Inferen
     # Softmax gives an invalid slot the smallest denormal, and denormals are ten times slower to multiply.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
-        session = ort.InferenceSession(str(file), options, providers=[p for p in (wanted,) if p in available] or None)
+        mapped = _give_data(options, [file.with_name(f"{file.name}.data")] if data is None else data)
+        session = ort.InferenceSession(
+            file.read_bytes(), options, providers=[p for p in (wanted,) if p in available] or None
+        )
+        del mapped  # not before
     except Exception as refused:  # ONNX Runtime's own exceptions share no base class
         reason = str(refused).partition("\n")[0]
         raise BackendError(f"{file}: ONNX Runtime {ort.__version__} cannot load it ({reason})") from refused
@@ -176,5 +199,42 @@ def open_session(file: Path, backend: BackendConfig, device: str) -> ort.Inferen
     return session
 
 
-def _sizes(session: ort.InferenceSession) -> dict[str, list[int]]:
-    return {i.name: i.shape for i in session.get_inputs()}
+def _give_data(options: ort.SessionOptions, files: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
+    """Map the files that a graph's tensors may be in; a graph that is read from memory is given no others.
+
+    Returns:
+        What must be kept until the session is there: ONNX Runtime reads from it, and takes no part in owning it.
+    """
+    if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+        raise BackendError(f"ONNX Runtime {ort.__version__} is too old: install 1.24 or later")
+    there = [file for file in files if file.is_file() and file.stat().st_size]
+    mapped: list[npt.NDArray[np.uint8]] = [np.memmap(file, np.uint8, "r") for file in there]
+    if mapped:
+        sizes = [part.size for part in mapped]
+        options.add_external_initializers_from_files_in_memory([file.name for file in there], mapped, sizes)
+    return mapped
+
+
+def _check_graphs(
+    files: Mapping[str, Path],
+    embed: ort.InferenceSession,
+    step: ort.InferenceSession,
+    shape: StepShape,
+    artifact: Artifact,
+) -> None:
+    """Refuse graphs that are not what the manifest says."""
+    steps: Steps = "any" if shape.can_be_sparse else "dense"
+    step_sizes = input_sizes(shape, steps), output_sizes(shape, artifact.contract, steps)
+    for file, session, (inputs, outputs), description in (
+        (files["embed"], embed, embed_sizes(shape.spec), describe_embed(shape.spec)),
+        (files["step"], step, step_sizes, describe_step(shape, artifact.contract)),
+    ):
+        check_sizes(file, "input", _sizes(session.get_inputs()), inputs)
+        check_sizes(file, "output", _sizes(session.get_outputs()), outputs)
+        check_description(file, session.get_modelmeta().custom_metadata_map.get(DESCRIPTION, ""), description)
+    if (step.get_inputs()[-1].type == "tensor(float16)") != (artifact.precision == "fp16"):
+        raise ManifestError(f"{files['step']}: its graph is not {artifact.precision}, which its manifest says it is")
+
+
+def _sizes(ends: Sequence[ort.NodeArg]) -> dict[str, list[int | str]]:
+    return {end.name: end.shape for end in ends}

@@ -12,9 +12,10 @@ import numpy as np
 from saccade_ros.backends.base import BackendError, Embedded, token_buckets
 from saccade_ros.backends.cuda_runtime import Cuda
 from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds
+from saccade_ros.backends.interface import Steps
 from saccade_ros.backends.manifest import Artifact, read_manifest
 from saccade_ros.backends.tensorrt_engine import Engine, check_built_for, load_tensorrt
-from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
+from saccade_ros.backends.window import Contract, Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
 from saccade_ros.heads import NoHead
@@ -32,7 +33,7 @@ class TensorRtBackend:
 
     head = NoHead()
 
-    def __init__(self, encoder: EncoderConfig, backend: BackendConfig) -> None:
+    def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
         manifest = read_manifest(encoder.model)
         artifact = manifest.pick("tensorrt", backend.precision)
         manifest.check_fit(encoder)
@@ -48,7 +49,7 @@ class TensorRtBackend:
         self._embed_run = self._embed.bind()
         tokens = self.shape.spec.tokens
         counts = token_buckets(tokens) if len(self._steps) > 1 else (tokens,)
-        self.info = exported_info(manifest, artifact, encoder, "cuda", 0, counts)
+        self.info = exported_info(manifest, artifact, encoder, fit, "cuda", 0, counts)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
@@ -72,9 +73,12 @@ class TensorRtState(ExportedState):
         shape: StepShape,
         tables: WindowTables,
         encoder: EncoderConfig,
-        contract: str,
+        contract: Contract,
     ) -> None:
         super().__init__(shape, tables, encoder)
+        kinds: tuple[Steps, ...] = ("dense", "sparse")
+        for engine, steps in zip(engines, kinds, strict=False):
+            engine.check(shape, contract, steps)
         engine = engines[0]
         self._engine, self._cuda, self._contract = engine, engine.cuda, contract
         rings = [name for name in engine.inputs if name.startswith(("keys_", "values_"))]

@@ -11,7 +11,9 @@ import numpy as np
 
 from saccade_ros.backends.base import BackendError
 from saccade_ros.backends.cuda_runtime import Cuda, describe_gpu
+from saccade_ros.backends.interface import Steps, check_sizes, input_sizes, output_sizes
 from saccade_ros.backends.manifest import Artifact, ManifestError
+from saccade_ros.backends.window import ROWS, Contract, StepShape
 
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  # the last is what the RTX wheels install
 LEAST_VERSION = (10, 3)
@@ -58,7 +60,7 @@ class Engine:
     """A deserialized engine; `bind` gives a callable with buffers of its own."""
 
     def __init__(self, trt: Any, file: Path, cuda: Cuda) -> None:
-        self.trt, self.cuda = trt, cuda
+        self.trt, self.cuda, self.file = trt, cuda, file
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
         self.engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
@@ -67,6 +69,15 @@ class Engine:
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
         self.inputs = [n for n in names if self.engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
         self.outputs = [n for n in names if n not in self.inputs]
+
+    def check(self, shape: StepShape, contract: Contract, steps: Steps) -> None:
+        """Raise ManifestError if an input or output is not of the sizes that the manifest says."""
+        for what, names, wanted in (
+            ("input", self.inputs, input_sizes(shape, steps)),
+            ("output", self.outputs, output_sizes(shape, contract, steps)),
+        ):
+            found = {n: [ROWS if s == -1 else int(s) for s in self.engine.get_tensor_shape(n)] for n in names}
+            check_sizes(self.file, what, found, {name: sizes for name, sizes in wanted.items() if name in found})
 
     def shape_of(self, name: str, rows: int = 0) -> tuple[int, ...]:
         """Sizes of an input or output, with `rows` where the engine leaves the number of rows open."""

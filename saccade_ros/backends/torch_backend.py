@@ -14,7 +14,7 @@ from saccade_ros.encoder.pooling import NewestPooling, Pooling, ProbePooling, Wi
 from saccade_ros.encoder.positions import Indices
 from saccade_ros.encoder.probe import AttentiveProbe
 from saccade_ros.encoder.ring import RingCache
-from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
+from saccade_ros.encoder.weights import LoadedEncoder, fingerprint, load_encoder
 from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import Head, LinearHead, NoHead
 
@@ -27,12 +27,15 @@ class TorchBackend:
 
     Args:
         loaded: the model if it is loaded already, as the config's window, recompute and merge ask for it.
+        fit: see `load_backend`.
 
     Attributes:
         spec: sizes of the encoder.
     """
 
-    def __init__(self, encoder: EncoderConfig, backend: BackendConfig, loaded: LoadedEncoder | None = None) -> None:
+    def __init__(
+        self, encoder: EncoderConfig, backend: BackendConfig, loaded: LoadedEncoder | None = None, fit: str = "crop"
+    ) -> None:
         precision = "fp32" if backend.precision == "auto" else backend.precision
         if precision not in DTYPES:
             raise BackendError(
@@ -50,6 +53,7 @@ class TorchBackend:
             adapter=encoder.adapter,
             probe=encoder.pooling == "probe",
             merge=encoder.merge,
+            input_size=encoder.input_size,
         )
         self.spec = loaded.encoder.spec
         areas = Areas.of(self.spec, *encoder.area_shape, encoder.area_layers)
@@ -63,14 +67,13 @@ class TorchBackend:
             loaded.sha256,
             loaded.is_random,
             precision,
-            model=encoder.model,
+            encoder,
+            fit,
+            areas.name,
+            fingerprint(loaded.probe) if loaded.probe else "",
             backend="torch",
             device=device.type,
             threads=torch.get_num_threads(),
-            window=encoder.window,
-            recompute=encoder.recompute,
-            merge=encoder.merge,
-            areas=areas.name,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
             token_counts=_token_counts(self._encoder),

@@ -18,6 +18,7 @@ and the validity channel of a key says how many patches it stands for, by the lo
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.positions import Indices, StepIndices, depth_angles, head_parts, patch_angles
 from saccade_ros.encoder.spec import ModelSpec
 
+Contract = Literal["host", "scatter"]  # who writes the cache: the caller, or the graph in place (export/graph.py)
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 

@@ -9,7 +9,8 @@ the weights it was trained on: on any others it would be noise, so it is refused
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from saccade_ros.storage import whole_path
 
 FORMAT = "saccade-causal-adapter-1"
 TARGETS = ("qkv", "proj")
+_MOST_RANK = 16384  # as wide as an encoder may be
 
 
 class LowRank(nn.Module):
@@ -92,28 +94,49 @@ class Adapter:
                 f"{file}: the adapter was trained on weights {self.base_sha256[:12]}, encoder.model has "
                 f"{base_sha256[:12]}: give the checkpoint it belongs to, or train another adapter"
             )
+        if self.rank > encoder.spec.width:
+            raise WeightsError(
+                f"{file}: the adapter's rank {self.rank} exceeds the encoder's width {encoder.spec.width}"
+            )
         changes = {name: LowRank(linear, self.rank, self.alpha) for name, linear in target_layers(encoder).items()}
         places = [(f"{name}.{part}", getattr(c, part).data) for name, c in changes.items() for part in ("down", "up")]
         copy_tensors(file, self.tensors.items(), places)
         with torch.no_grad():
             for name, linear in target_layers(encoder).items():
                 linear.weight.copy_(changes[name](linear.weight))
+                if not linear.weight.isfinite().all():
+                    raise WeightsError(f"{file}: the adapter makes weights of {name} NaN or infinite; train it again")
 
 
 def load_adapter(file: Path) -> Adapter:
     """Read an adapter file.
 
     Raises:
-        WeightsError: it cannot be read, or is another kind of file.
+        WeightsError: it cannot be read, is another kind of file, or its header is not one that `save` writes.
     """
     try:
         with safe_open(file, framework="pt") as opened:
             header = json.loads((opened.metadata() or {}).get("adapter", "{}"))
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
-    except (SafetensorError, OSError, ValueError) as broken:
+    except (SafetensorError, OSError, ValueError, RecursionError) as broken:
         raise WeightsError(f"encoder.adapter {file}: cannot be read ({broken}); give what `saccade train` wrote") from (
             broken
         )
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("targets") != list(TARGETS):
         raise WeightsError(f"encoder.adapter {file}: is no {FORMAT}; give a file that `saccade train causal` wrote")
-    return Adapter(header["base_sha256"], int(header["rank"]), float(header["alpha"]), tensors, header["trained"])
+    for name, (is_good, expected) in _HEADER.items():
+        if not is_good(header.get(name)):
+            raise WeightsError(
+                f"encoder.adapter {file}: its header has {name} {header.get(name)!r:.60}, not {expected}: it was "
+                "changed or cut; give the file as `saccade train causal` wrote it"
+            )
+    trained = header.get("trained") or {}
+    return Adapter(header["base_sha256"], header["rank"], float(header["alpha"]), tensors, trained)
+
+
+_HEADER: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "base_sha256": (lambda v: isinstance(v, str) and bool(re.fullmatch("[0-9a-f]{64}", v)), "a SHA-256 in hex"),
+    "rank": (lambda v: type(v) is int and 1 <= v <= _MOST_RANK, f"a whole number from 1 to {_MOST_RANK}"),
+    "alpha": (lambda v: type(v) in (int, float) and 0 < abs(v) < 1e6, "a finite number other than 0"),
+    "trained": (lambda v: v is None or isinstance(v, dict), "an object"),
+}

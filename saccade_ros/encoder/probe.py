@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade_ros.encoder.spec import ModelSpec
-from saccade_ros.encoder.tensors import WeightsError, copy_tensors, read_safetensors
+from saccade_ros.encoder.spec import ModelSpec, integer
+from saccade_ros.encoder.tensors import WeightsError, copy_tensors, read_safetensors, refuse_dead
 
-ARCHITECTURE = "VJEPA2ForVideoClassification"
 PREFIXES = ("pooler.", "classifier.")
+_MLP_RATIO = 4  # transformers' default, which its pooler takes whatever mlp_ratio the encoder has
+_MOST_LAYERS, _MOST_CLASSES = 64, 1_000_000
 
 
 class ProbeLayer(nn.Module):
@@ -32,8 +33,8 @@ class ProbeLayer(nn.Module):
         self.query, self.key, self.value = (nn.Linear(spec.width, spec.width) for _ in range(3))
         self.proj = nn.Identity() if gathers else nn.Linear(spec.width, spec.width)
         self.norm2 = nn.LayerNorm(spec.width, eps=spec.norm_eps)
-        self.fc1 = nn.Linear(spec.width, spec.mlp_width)
-        self.fc2 = nn.Linear(spec.mlp_width, spec.width)
+        self.fc1 = nn.Linear(spec.width, _MLP_RATIO * spec.width)
+        self.fc2 = nn.Linear(_MLP_RATIO * spec.width, spec.width)
 
     def forward(self, x: Tensor, queries: Tensor | None = None) -> Tensor:
         """Attend with queries (M, D), x itself if there are none, to x (N, D) -> (M, D)."""
@@ -76,21 +77,30 @@ def load_probe(folder: Path, spec: ModelSpec, config: Mapping[str, Any]) -> Atte
     Raises:
         WeightsError: the checkpoint has none, or not all of it.
     """
-    if ARCHITECTURE not in config.get("architectures", ()):
+    named = dict(read_safetensors(folder, PREFIXES))
+    if not named:
         raise WeightsError(
-            f"{folder}: the checkpoint has no probe (config.json lacks architecture {ARCHITECTURE}): "
+            f"{folder}: the checkpoint has no probe (no tensor {' or '.join(PREFIXES)}*): "
             "give a video-classification checkpoint, or set encoder.pooling newest"
         )
-    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # which transformers leaves out
-    if not isinstance(named, dict) or set(named) != {str(i) for i in range(len(named))}:
-        raise WeightsError(f"{folder}: id2label of config.json does not number its classes from 0")
-    labels = tuple(str(named[str(i)]) for i in range(len(named)))
+    depth = integer(folder.name, config, "num_pooler_layers", 3)
+    if not 0 <= depth <= _MOST_LAYERS:
+        raise WeightsError(f"{folder}: num_pooler_layers of config.json is {depth}, outside 0..{_MOST_LAYERS}")
     with torch.device("meta"):
-        probe = AttentiveProbe(spec, int(config.get("num_pooler_layers", 3)), labels)
+        probe = AttentiveProbe(spec, depth, _labels(folder, config))
     probe = probe.to_empty(device="cpu").eval().requires_grad_(False)
-    tensors = ((name, tensor) for name, tensor in read_safetensors(folder) if name.startswith(PREFIXES))
-    copy_tensors(folder, tensors, _placements(probe))
+    copy_tensors(folder, named.items(), _placements(probe))
+    refuse_dead(folder, _placements(probe))
     return probe
+
+
+def _labels(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the classes; where there are none, transformers' own."""
+    count = integer(folder.name, config, "num_labels", 2)
+    named = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(min(count, _MOST_CLASSES))}
+    if not isinstance(named, dict) or not named or set(named) != {str(i) for i in range(len(named))}:
+        raise WeightsError(f"{folder}: id2label of config.json does not number its classes from 0")
+    return tuple(str(named[str(i)]) for i in range(len(named)))
 
 
 def _placements(probe: AttentiveProbe) -> Iterator[tuple[str, Tensor]]:

@@ -5,11 +5,13 @@ the repository's src/hub/backbones.py. Beside the encoder it holds the predictor
 model, its teacher: `ema_encoder` of ViT-B and ViT-L, `target_encoder` of the others, are what the hub entry loads.
 """
 
-import pickle
+import logging
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +22,32 @@ from saccade_ros.encoder.tensors import WeightsError, copy_tensors
 from saccade_ros.storage import whole_path
 
 ENCODERS = ("ema_encoder", "target_encoder", "encoder")  # the first that a file has is the released model
-SUFFIXES = (".pt", ".pth")
+SUFFIXES = (".pt", ".pth", ".tar")
+SIZES_IN_NAMES = (112, 128, 224, 256, 384, 512)  # inputs in pixels; any other number in a name counts something else
 _HEADS = {1280: 16}  # ViT-H; every other released size has heads of 64 channels
-_REMEDY = "give heads of 64 channels, and an input of 3 digits"
+_REMEDY = (
+    f"give heads of 64 channels, and an input of {', '.join(map(str, SIZES_IN_NAMES[:-1]))} or {SIZES_IN_NAMES[-1]}"
+)
+_MASK_TOKENS_OF_V_JEPA_1 = 2
 _NORMS = 4  # of V-JEPA 2.1: outputs of four depths are normalised, the last of them is the encoder's
 
+_log = logging.getLogger(__name__)
 
-def read_released(file: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+
+def read_released(file: Path, input_size: int = 0) -> tuple[ModelSpec, dict[str, Tensor]]:
     """Read the encoder's sizes and its tensors, by the names of the repository's modules, mapped from disk.
 
+    Args:
+        input_size: in pixels; 0 takes it from the file's name, or is the usual one.
+
     Raises:
-        WeightsError: not such a file, or cut.
+        WeightsError: not such a file, or cut, or of V-JEPA 1.
+        ConfigError: its sizes are no encoder's.
     """
-    tensors = _encoder_tensors(file)
-    return _spec_of(file, tensors), tensors
+    document = _load(file)
+    tensors = _encoder_tensors(file, document)
+    _refuse_absolute_positions(file, tensors, document)
+    return _spec_of(file, tensors, input_size), tensors
 
 
 def fill_from_released(encoder: StreamingEncoder, file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -92,40 +106,78 @@ def _stored(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
         yield "video_mod_embed", torch.empty(1, 1, encoder.spec.width, device="meta")
 
 
-def _encoder_tensors(file: Path) -> dict[str, Tensor]:
+def _load(file: Path) -> dict[str, Any]:
     try:
-        document = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as broken:
+        document = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as broken:  # of a file that is no such file, torch.load raises what its bytes happen to ask for
         reason = str(broken).partition("\n")[0]
         raise WeightsError(f"{file}: cannot be read ({reason}); download or copy it again") from broken
-    found = next((document[key] for key in ENCODERS if key in document), None) if isinstance(document, dict) else None
+    return document if isinstance(document, dict) else {}
+
+
+def _encoder_tensors(file: Path, document: Mapping[str, Any]) -> dict[str, Tensor]:
+    found = next((document[key] for key in ENCODERS if key in document), None)
     if not isinstance(found, dict):
         raise WeightsError(
             f"{file}: holds none of {', '.join(ENCODERS)}; give a .pt file that facebookresearch released"
         )
-    # the wrappers of distributed training left their names in the keys
-    return {name.removeprefix("module.").removeprefix("backbone."): tensor for name, tensor in found.items()}
+    for name, tensor in found.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise WeightsError(
+                f"{file}: {name!r:.60} is a {type(tensor).__name__}, not a tensor by name; it is no state"
+            )
+    return {_plain(name): tensor for name, tensor in found.items()}
 
 
-def _spec_of(file: Path, tensors: Mapping[str, Tensor]) -> ModelSpec:
+def _plain(name: str) -> str:
+    """A tensor's name without what the wrappers of distributed training left in it."""
+    return name.removeprefix("module.").removeprefix("backbone.")
+
+
+def _refuse_absolute_positions(file: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Refuse V-JEPA 1, which has every tensor of V-JEPA 2, but adds positions to its patches in place of rotating.
+
+    Released V-JEPA 2 files hold such positions too, unused. Their predictor has ten mask tokens, V-JEPA 1's two.
+    """
+    positions, predictor = tensors.get("pos_embed"), document.get("predictor")
+    names = map(str, predictor) if isinstance(predictor, dict) else ()
+    mask_tokens = sum(_plain(name).startswith("mask_tokens.") for name in names)
+    if positions is not None and positions.any() and mask_tokens <= _MASK_TOKENS_OF_V_JEPA_1:
+        raise WeightsError(
+            f"{file}: adds absolute positions (pos_embed), as V-JEPA 1 does, and no predictor of V-JEPA 2 is in it: "
+            "this encoder computes V-JEPA 2 and 2.1 only; of V-JEPA 2 give the whole released file, or the folder in "
+            "transformers' format"
+        )
+
+
+def _spec_of(file: Path, tensors: Mapping[str, Tensor], input_size: int = 0) -> ModelSpec:
     patch, mlp = (_required(file, tensors, name) for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"))
     if patch.ndim != 5 or tuple(patch.shape[1:3]) != (3, 2):
         raise WeightsError(
             f"{file}: tensor patch_embed.proj.weight has shape {tuple(patch.shape)}, not (D, 3, 2, p, p)"
         )
     width, is_21 = patch.shape[0], "norms_block.0.weight" in tensors
-    in_name = re.search(r"[-_](\d{3})$", file.stem)
     return ModelSpec(
         file.stem,
         width=width,
         depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
         heads=_HEADS.get(width, max(1, width // 64)),
-        input_size=int(in_name[1]) if in_name else (384 if is_21 else 256),
+        input_size=input_size or _size_in_name(file) or (384 if is_21 else 256),
         mlp_width=mlp.shape[0],
         patch_size=patch.shape[-1],
         rope="interleaved" if is_21 else "tiled",
         rope_grid=256 // patch.shape[-1] if is_21 else 0,
     )
+
+
+def _size_in_name(file: Path) -> int:
+    """The input size that the file's name ends with; 0 if none."""
+    name = re.sub(r"(\.(pt|pth|tar))+$", "", file.name.lower())
+    number = re.search(r"[-_](\d+)(px)?$", name)
+    if number and int(number[1]) not in SIZES_IN_NAMES:
+        _log.warning("%s: %s is no input size; encoder.input_size sets another than the usual one", file, number[1])
+        return 0
+    return int(number[1]) if number else 0
 
 
 def _required(file: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:

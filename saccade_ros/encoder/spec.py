@@ -1,6 +1,7 @@
 """Sizes of a V-JEPA 2 encoder: everything about a checkpoint except its weights. Imports no torch."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,16 @@ from typing import Any, Literal
 
 from saccade_ros import default_model
 from saccade_ros.config import ConfigError
+from saccade_ros.storage import home_path
 
 RopeLayout = Literal["tiled", "interleaved"]
+
+# Many times the largest released encoder (ViT-G: width 1664, depth 48, 24 patches along a side, 2e9 values). What is
+# beyond is a mistake or a trap, and is refused before memory is taken for it.
+_LIMITS = {"width": (1, 16384), "depth": (1, 256), "heads": (1, 1024), "mlp_width": (1, 65536)}
+_LIMITS |= {"input_size": (1, 4096), "patch_size": (1, 1024), "rope_grid": (0, 256)}
+_LIMITS |= {"tubelet_size": (1, 2), "frames_per_clip": (1, 4096)}
+_MOST_PATCHES, _MOST_VALUES, _MOST_JSON_BYTES = 64, 2 * 10**10, 20_000_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.mlp_width:
             object.__setattr__(self, "mlp_width", 4 * self.width)
+        self._check_limits()
         if self.width % self.heads:
             raise ConfigError(f"{self.name}: width {self.width} is no multiple of its {self.heads} heads")
         if self.head_width < 6:
@@ -46,6 +56,20 @@ class ModelSpec:
         if self.input_size % self.patch_size:
             raise ConfigError(
                 f"{self.name}: input {self.input_size} px is no multiple of its {self.patch_size} px patch"
+            )
+
+    def _check_limits(self) -> None:
+        """Raise ConfigError for a size that no encoder has."""
+        for name, (least, most) in _LIMITS.items():
+            if not least <= (size := getattr(self, name)) <= most:
+                raise ConfigError(f"{self.name}: {name} {size} is outside {least}..{most}, the sizes that are computed")
+        if not 0 < self.norm_eps < 1:
+            raise ConfigError(f"{self.name}: norm_eps {self.norm_eps} is outside 0..1; the released ones have 1e-6")
+        values = self.depth * self.width * (4 * self.width + 2 * self.mlp_width)
+        if self.grid > _MOST_PATCHES or values > _MOST_VALUES:
+            raise ConfigError(
+                f"{self.name}: {self.grid} patches along a side and {values} weights are too many: at most "
+                f"{_MOST_PATCHES} and {_MOST_VALUES} are computed"
             )
 
     @property
@@ -145,26 +169,41 @@ def read_spec(model: str) -> ModelSpec:
     """
     if model in SIZES:
         return SIZES[model]
-    folder = Path(default_model.locate(model)).expanduser()
+    folder = home_path(default_model.locate(model))
     return spec_from_transformers(folder.resolve().name, read_model_config(folder))
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """Read the config.json of a checkpoint folder.
+    """Read the config.json of a checkpoint folder. What it says is null is left out, as transformers does.
 
     Raises:
         ConfigError: there is none, or it holds no JSON object.
     """
-    file = folder / "config.json"
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise ConfigError(f"{folder}: no config.json; give the folder that save_pretrained wrote")
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Read a JSON object of a checkpoint; None if there is no such file.
+
+    Raises:
+        ConfigError: it is too large, cannot be read, or holds no JSON object.
+    """
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{folder}: no config.json; give the folder that save_pretrained wrote") from None
-    except (OSError, ValueError) as broken:
+        if file.stat().st_size > _MOST_JSON_BYTES:
+            raise ConfigError(f"{file}: larger than {_MOST_JSON_BYTES} bytes, no file of a checkpoint")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RecursionError) as broken:
         raise ConfigError(f"{file}: cannot be read ({broken}); download or copy it again") from broken
-    if not isinstance(config, dict):
+    if not isinstance(content, dict):
         raise ConfigError(f"{file}: holds no JSON object; download or copy it again")
-    return config
+    return content
 
 
 def spec_from_transformers(name: str, config: Mapping[str, Any]) -> ModelSpec:
@@ -182,25 +221,45 @@ def spec_from_transformers(name: str, config: Mapping[str, Any]) -> ModelSpec:
     for key, needed in fixed.items():
         if config.get(key, needed) != needed:
             raise ConfigError(f"{name}: config.json has {key} {config[key]!r}; this encoder computes {needed!r} only")
-    try:
-        width = int(config["hidden_size"])
-        return ModelSpec(
-            name,
-            width=width,
-            depth=int(config["num_hidden_layers"]),
-            heads=int(config["num_attention_heads"]),
-            input_size=int(config["crop_size"]),
-            mlp_width=int(width * config["mlp_ratio"]),
-            patch_size=int(config["patch_size"]),
-            frames_per_clip=int(config["frames_per_clip"]),
-            norm_eps=float(config["layer_norm_eps"]),
-        )
-    except KeyError as missing:
+    width, mlp_ratio = integer(name, config, "hidden_size"), _ratio(name, config, "mlp_ratio", 4.0)
+    if int(width * mlp_ratio) < 1:
         raise ConfigError(
-            f"{name}: config.json lacks {missing}; save the checkpoint again with transformers"
-        ) from missing
-    except TypeError as wrong:
-        raise ConfigError(f"{name}: config.json has a value of the wrong kind ({wrong})") from wrong
+            f"{name}: config.json has hidden_size {width} and mlp_ratio {mlp_ratio}: the MLP has no channel"
+        )
+    return ModelSpec(
+        name,
+        width=width,
+        depth=integer(name, config, "num_hidden_layers", 24),
+        heads=integer(name, config, "num_attention_heads", 16),
+        input_size=integer(name, config, "crop_size", 256),
+        mlp_width=int(width * mlp_ratio),
+        patch_size=integer(name, config, "patch_size", 16),
+        frames_per_clip=integer(name, config, "frames_per_clip", 64),
+        norm_eps=_ratio(name, config, "layer_norm_eps", 1e-6),
+    )
+
+
+def integer(name: str, config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """Read a whole number of a config.json; `default` is what transformers takes where there is none.
+
+    Raises:
+        ConfigError: it is missing, or of another kind.
+    """
+    value = config.get(key, default)
+    if value is None:
+        raise ConfigError(f"{name}: config.json lacks {key!r}; save the checkpoint again with transformers")
+    if type(value) is not int:
+        raise ConfigError(
+            f"{name}: config.json has {key} {value!r:.60}, of the wrong kind: a whole number belongs there"
+        )
+    return value
+
+
+def _ratio(name: str, config: Mapping[str, Any], key: str, default: float) -> float:
+    value = config.get(key, default)
+    if type(value) not in (int, float) or not 0 < value < 1000:
+        raise ConfigError(f"{name}: config.json has {key} {value!r:.60}, of the wrong kind: give a number above 0")
+    return float(value)
 
 
 def transformers_config(spec: ModelSpec) -> dict[str, Any]:
@@ -222,7 +281,7 @@ def transformers_config(spec: ModelSpec) -> dict[str, Any]:
         "hidden_size": spec.width,
         "in_chans": 3,
         "layer_norm_eps": spec.norm_eps,
-        "mlp_ratio": spec.mlp_width / spec.width,
+        "mlp_ratio": _mlp_ratio(spec),
         "num_attention_heads": spec.heads,
         "num_hidden_layers": spec.depth,
         "patch_size": spec.patch_size,
@@ -233,3 +292,9 @@ def transformers_config(spec: ModelSpec) -> dict[str, Any]:
         "qkv_bias": True,
         "tubelet_size": spec.tubelet_size,
     }
+
+
+def _mlp_ratio(spec: ModelSpec) -> float:
+    """The ratio that transformers makes this MLP width of, which cuts the product to a whole number."""
+    ratio = spec.mlp_width / spec.width
+    return ratio if int(spec.width * ratio) == spec.mlp_width else math.nextafter(ratio, math.inf)

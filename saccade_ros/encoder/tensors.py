@@ -1,10 +1,21 @@
-"""Strict copying of a checkpoint's tensors: each must be there once, with its shape, and nothing else may be."""
+"""Tensors of a checkpoint: the files they are in, and strict copying. Each must be there once, with its shape, of
+values that weights can have, and nothing else may be.
+"""
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from saccade_ros.encoder.spec import read_json
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+_log = logging.getLogger(__name__)
 
 
 class WeightsError(ValueError):
@@ -15,7 +26,7 @@ def copy_tensors(where: Path, tensors: Iterable[tuple[str, Tensor]], placements:
     """Copy each named tensor into the one that `placements` has for it; one on the meta device only checks the shape.
 
     Raises:
-        WeightsError: one is missing, unexpected, given twice, or of another shape; names it.
+        WeightsError: one is missing, unexpected, given twice, of another shape, or holds no weights; names it.
     """
     wanted = dict(placements)
     extra = []
@@ -29,26 +40,92 @@ def copy_tensors(where: Path, tensors: Iterable[tuple[str, Tensor]], placements:
                 f"{where}: tensor {name} has shape {tuple(tensor.shape)}, the model's sizes ask for "
                 f"{tuple(target.shape)}: the file is of another model, or its tensors are of several"
             )
+        _check_kind(where, name, tensor)
         target.copy_(tensor)
+        if not target.is_meta and not target.isfinite().all():
+            raise WeightsError(f"{where}: tensor {name} holds NaN or infinity; download, copy or train it again")
     for kind, names in (("lacks", list(wanted)), ("has unexpected", extra)):
         if names:
-            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            shown = _some(sorted(names))
             raise WeightsError(f"{where}: the checkpoint {kind} tensor {shown}; it is no complete V-JEPA encoder")
 
 
-def read_safetensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Iterate over every tensor of a folder's .safetensors files.
+def _check_kind(where: Path, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise WeightsError(
+            f"{where}: tensor {name} is {kind}: these are codes of a quantized model or no weights at all; give the "
+            "checkpoint in fp32, bf16 or fp16 (int8 is made here: backend.precision, saccade export)"
+        )
+
+
+def refuse_dead(where: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse weights that let nothing through: a matrix whose values are all the same, a norm that scales by 0.
 
     Raises:
-        WeightsError: there is none, or one cannot be read.
+        WeightsError: there is one; names it.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise WeightsError(f"{folder}: no .safetensors file; save the model again with safe serialization")
-    for file in files:
+    for name, tensor in tensors:
+        is_matrix = sum(size > 1 for size in tensor.shape) > 1
+        is_scale = "norm" in name and name.endswith("weight")
+        if (is_matrix and tensor.min() == tensor.max()) or (is_scale and not tensor.any()):
+            raise WeightsError(
+                f"{where}: tensor {name} is dead: all of its {tensor.numel()} values are {tensor.flatten()[0]:g}; the "
+                "checkpoint was never filled or trained: give another"
+            )
+
+
+def read_safetensors(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over the tensors of a transformers checkpoint's weights whose names begin so.
+
+    Raises:
+        WeightsError: there are none, or a file cannot be read.
+    """
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118  # safe_open is no mapping
-                    yield name, opened.get_tensor(name)
+                    if name.startswith(prefixes):
+                        yield name, opened.get_tensor(name)
         except (SafetensorError, OSError) as broken:
             raise WeightsError(f"{file}: cannot be read ({broken}); download or copy it again") from broken
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Find the files that transformers loads: model.safetensors, else those that the index lists. Others are named.
+
+    Raises:
+        WeightsError: there are none, or one is missing.
+        ConfigError: the index cannot be read.
+    """
+    files = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else _indexed(folder)
+    strays = sorted({path.name for path in folder.glob("*.safetensors")} - {path.name for path in files})
+    if not files:
+        raise WeightsError(
+            f"{folder}: neither {WEIGHTS} nor {INDEX}{f' (but {_some(strays)})' if strays else ''}: save the model "
+            "again by save_pretrained, with safe serialization, or give the file its name back"
+        )
+    if strays:
+        _log.warning("%s: not loaded, as %s is: %s", folder, _some([path.name for path in files]), _some(strays))
+    return files
+
+
+def _indexed(folder: Path) -> list[Path]:
+    """The files of a checkpoint in parts."""
+    index = read_json(folder / INDEX)
+    if index is None:
+        return []
+    parts = index.get("weight_map")
+    names = (
+        set(parts.values()) if isinstance(parts, dict) and all(isinstance(n, str) for n in parts.values()) else set()
+    )
+    if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+        raise WeightsError(f"{folder / INDEX}: names no .safetensors files beside it; download or copy it again")
+    files = [folder / name for name in sorted(names)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise WeightsError(f"{folder}: {INDEX} lists {_some(missing)}, not there; download or copy the rest")
+    return files
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

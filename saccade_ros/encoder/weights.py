@@ -6,6 +6,7 @@ Checkpoints are folders as transformers saves them, or `.pt` files as facebookre
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from saccade_ros import default_model
 from saccade_ros.encoder.adapter import load_adapter
 from saccade_ros.encoder.model import Layer, StreamingEncoder
-from saccade_ros.encoder.probe import ARCHITECTURE as PROBE_ARCHITECTURE
+from saccade_ros.encoder.preprocessor import FILES as PREPROCESSORS
+from saccade_ros.encoder.preprocessor import fold_preprocessor
 from saccade_ros.encoder.probe import PREFIXES as PROBE_PREFIXES
 from saccade_ros.encoder.probe import AttentiveProbe, load_probe
 from saccade_ros.encoder.released import SUFFIXES as RELEASED_SUFFIXES
@@ -29,8 +31,15 @@ from saccade_ros.encoder.spec import (
     spec_from_transformers,
     transformers_config,
 )
-from saccade_ros.encoder.tensors import WeightsError, copy_tensors, read_safetensors
-from saccade_ros.storage import whole_path, write_json
+from saccade_ros.encoder.tensors import (
+    INDEX,
+    WeightsError,
+    copy_tensors,
+    read_safetensors,
+    refuse_dead,
+    weight_files,
+)
+from saccade_ros.storage import home_path, whole_path, write_json
 
 __all__ = ["LoadedEncoder", "WeightsError", "fingerprint", "load_encoder", "load_untrained"]
 
@@ -60,30 +69,38 @@ def load_encoder(
     adapter: str = "",
     probe: bool = False,
     merge: int = 0,
+    input_size: int = 0,
 ) -> LoadedEncoder:
     """Build the encoder that `model` names, in fp32 on the CPU.
 
     Args:
         model: "default" (default_model.py), a size from spec.SIZES (random weights), a checkpoint folder, a released
-            .pt file, or a hub id "owner/name".
+            .pt file, or a hub id "owner/name", whose revision may be pinned: "owner/name@revision".
         adapter: file of a causal adapter to merge into the weights; none if empty.
         probe: load the attentive probe, too.
         merge: tokens that each layer merges into others; the weights are the same.
+        input_size: of a .pt file that does not tell it, in pixels; 0 is what the checkpoint says.
 
     Raises:
-        WeightsError: nothing there, or not a checkpoint this encoder computes exactly, or an adapter of another.
+        WeightsError: nothing there, or not a checkpoint this encoder computes exactly, or an adapter of another, or
+            an input size that is not the checkpoint's.
         ConfigError: its config.json cannot be read, or describes another architecture.
         ValueError: the window does not suit the model, or merge the recompute.
     """
     if model in SIZES:
         loaded = load_untrained(SIZES[model], window, recompute, seed, merge)
-    elif Path(model).suffix in RELEASED_SUFFIXES:
-        loaded = _load_released(model, window, recompute, merge)
+    elif home_path(model).suffix.lower() in RELEASED_SUFFIXES and not home_path(model).is_dir():
+        loaded = _load_released(model, window, recompute, merge, input_size)
     else:
         loaded = _load_folder(model, window, recompute, probe, merge)
+    if input_size not in (0, own_size := loaded.encoder.spec.input_size):
+        raise WeightsError(
+            f"encoder.input_size is {input_size}, but {loaded.source} takes {own_size} px: set it to 0; only a .pt "
+            "file, which does not say its size, needs it"
+        )
     if probe and loaded.probe is None:
         raise WeightsError(f"encoder.pooling is 'probe' but {loaded.source} has none: give a video-classification one")
-    return _with_adapter(loaded, Path(adapter)) if adapter else loaded
+    return _with_adapter(loaded, home_path(adapter)) if adapter else loaded
 
 
 def load_untrained(spec: ModelSpec, window: int, recompute: int = 1, seed: int = 0, merge: int = 0) -> LoadedEncoder:
@@ -94,13 +111,14 @@ def load_untrained(spec: ModelSpec, window: int, recompute: int = 1, seed: int =
     return LoadedEncoder(encoder, source, fingerprint(encoder), is_random=True)
 
 
-def _load_released(model: str, window: int, recompute: int, merge: int) -> LoadedEncoder:
-    file = Path(model).expanduser()
+def _load_released(model: str, window: int, recompute: int, merge: int, input_size: int) -> LoadedEncoder:
+    file = home_path(model)
     if not file.is_file():
         raise WeightsError(f"encoder.model {model!r} does not exist: give the path of a released .pt file")
-    spec, tensors = read_released(file)
+    spec, tensors = read_released(file, input_size)
     encoder = _allocate(spec, window, recompute, merge)
     fill_from_released(encoder, file, tensors)
+    refuse_dead(file, encoder.state_dict().items())
     return LoadedEncoder(encoder, f"checkpoint {model}", fingerprint(encoder), is_random=False)
 
 
@@ -110,7 +128,8 @@ def _load_folder(model: str, window: int, recompute: int, probe: bool, merge: in
     name = Path(default_model.locate(model)).resolve().name  # not the folder's: a hub names its own by a hash
     spec = spec_from_transformers(name, config)
     encoder = _allocate(spec, window, recompute, merge)
-    fill_from_transformers(encoder, folder, config)
+    fill_from_transformers(encoder, folder)
+    fold_preprocessor(encoder, folder)
     loaded_probe = load_probe(folder, spec, config) if probe else None
     source = default_model.SOURCE if model == default_model.NAME else f"checkpoint {model}"
     return LoadedEncoder(encoder, source, fingerprint(encoder), is_random=False, probe=loaded_probe)
@@ -144,7 +163,7 @@ def fill_randomly(model: nn.Module, seed: int) -> None:
             nn.init.zeros_(module.bias)
 
 
-def fingerprint(encoder: StreamingEncoder) -> str:
+def fingerprint(encoder: nn.Module) -> str:
     """Compute the SHA-256 over names and values of all tensors, as a hex digest."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
@@ -153,13 +172,12 @@ def fingerprint(encoder: StreamingEncoder) -> str:
     return digest.hexdigest()
 
 
-def fill_from_transformers(encoder: StreamingEncoder, folder: Path, config: Mapping[str, Any]) -> None:
+def fill_from_transformers(encoder: StreamingEncoder, folder: Path) -> None:
     """Copy a VJEPA2Model checkpoint, or the one inside a video classifier, into `encoder`, strictly."""
-    classifies = PROBE_ARCHITECTURE in config.get("architectures", ())
-    prefix = "vjepa2." if classifies else ""
-    unused = (f"{prefix}predictor.", *(PROBE_PREFIXES if classifies else ()))
-    tensors = ((name, tensor) for name, tensor in read_safetensors(folder) if not name.startswith(unused))
-    copy_tensors(folder, tensors, ((f"{prefix}{name}", target) for name, target in _placements(encoder)))
+    named = ((name.removeprefix("vjepa2."), tensor) for name, tensor in read_safetensors(folder))
+    unused = ("predictor.", *PROBE_PREFIXES)
+    copy_tensors(folder, ((name, t) for name, t in named if not name.startswith(unused)), _placements(encoder))
+    refuse_dead(folder, _placements(encoder))
 
 
 def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
@@ -185,7 +203,7 @@ def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
 
 def _find_checkpoint(model: str) -> Path:
     """The local folder of a checkpoint, downloaded from the hub if `model` is an id and not there yet."""
-    path = Path(default_model.locate(model)).expanduser()
+    path = home_path(default_model.locate(model))
     if path.is_dir():
         return path
     if model == default_model.NAME:
@@ -193,16 +211,28 @@ def _find_checkpoint(model: str) -> Path:
             f"encoder.model {model!r} is neither in {' nor in '.join(map(str, default_model.PLACES))}: install the "
             "whole package again, or name another model"
         )
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    if path.is_file() or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
         raise WeightsError(
             f"encoder.model {model!r} is no folder, no .pt file, no hub id (owner/name), not 'default' and "
-            f"no size ({', '.join(SIZES)})"
+            f"no size ({', '.join(SIZES)}){'; give the folder that this file is in' if path.is_file() else ''}"
         )
+    return _find_in_hub(model)
+
+
+def _find_in_hub(model: str) -> Path:
+    """The folder of a checkpoint of the hub: the one in its cache, if it is whole, without asking the hub."""
     from huggingface_hub import snapshot_download  # only here: a robot with a local checkpoint needs no hub
 
+    name, _, revision = model.partition("@")
+    files = ["config.json", "*.safetensors", INDEX, *PREPROCESSORS]
+    wanted: dict[str, Any] = {"revision": revision or None, "allow_patterns": files}
+    with suppress(OSError, ValueError):  # not cached, or not all of it
+        cached = Path(snapshot_download(name, **wanted, local_files_only=True))
+        if (cached / "config.json").is_file() and weight_files(cached):
+            return cached
     try:
-        return Path(snapshot_download(model, allow_patterns=["config.json", "*.safetensors"]))
-    except (OSError, ValueError) as failed:  # what the hub's own errors derive from
+        return Path(snapshot_download(name, **wanted))
+    except Exception as failed:  # the hub's own errors and those of what it is reached by share no base class
         reason = str(failed).partition("\n")[0]
         raise WeightsError(
             f"encoder.model {model!r} is no folder here and could not be had from the hub ({reason}); "

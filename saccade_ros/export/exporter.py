@@ -1,5 +1,6 @@
 """Export from start to end: load, write graphs, quantize or build, measure, accept or refuse, then appear."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,13 +16,12 @@ from saccade_ros import __version__
 from saccade_ros.backends.exported import step_feeds
 from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo, describe_files, is_export
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
-from saccade_ros.backends.window import WindowTables
+from saccade_ros.backends.window import Contract, WindowTables
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
 from saccade_ros.export.in_place import has_in_place_caches
-from saccade_ros.export.onnx_graph import Contract
 from saccade_ros.export.options import ExportOptions
 from saccade_ros.export.parity import Reference, compare, compute_reference
 from saccade_ros.export.quantize import QUANTIZED, quantize, save
@@ -29,7 +29,7 @@ from saccade_ros.measure.machine import describe_machine
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.timing import interleave, spread
 from saccade_ros.recordings.clip import read_tubelets
-from saccade_ros.storage import whole_folder
+from saccade_ros.storage import home_path, whole_folder
 
 TIMED_ROUNDS = 7
 
@@ -49,17 +49,28 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
     """
     if options.threads:
         torch.set_num_threads(options.threads)
-    progress("loading the model", 0.0)
+    out = home_path(options.out)
+    with whole_folder(out, is_ours=lambda folder: is_export(str(folder))) as folder:  # a bad place is found first
+        progress("loading the model", 0.0)
+        manifest = _Export(options, _load(options), folder, progress).run()
+        manifest.save()
+    progress("done", 1.0)
+    return replace(manifest, folder=out)
+
+
+def _load(options: ExportOptions) -> LoadedEncoder:
     loaded = load_encoder(
-        options.model, options.window, options.recompute, options.seed, adapter=options.adapter, merge=options.merge
+        options.model,
+        options.window,
+        options.recompute,
+        options.seed,
+        adapter=options.adapter,
+        merge=options.merge,
+        input_size=options.input_size,
     )
     areas = EncoderConfig(area_grid=options.area_grid).area_shape
     loaded.encoder.attend_by_area(Areas.of(loaded.encoder.spec, *areas, options.area_layers))
-    with whole_folder(options.out, is_ours=lambda folder: is_export(str(folder))) as folder:
-        manifest = _Export(options, loaded, folder, progress).run()
-        manifest.save()
-    progress("done", 1.0)
-    return replace(manifest, folder=options.out)
+    return loaded
 
 
 class _Export:
@@ -83,13 +94,11 @@ class _Export:
         refused: list[str] = []
         for i, (form, precision) in enumerate(pairs):
             start, span = 0.35 + 0.6 * i / len(pairs), 0.6 / len(pairs)
-            artifact = self._make(form, precision, subrange(self._progress, start, span, f"{form} {precision}"))
-            reasons = self._rejections(artifact)
-            if reasons and not self._options.force:
-                refused.append(f"{form} {precision}: {'; '.join(reasons)}")
-                self._delete(artifact, accepted)
+            made = self._attempt(form, precision, subrange(self._progress, start, span, f"{form} {precision}"))
+            if isinstance(made, Artifact):
+                accepted.append(made)
             else:
-                accepted.append(replace(artifact, warnings=reasons))
+                refused.append(made)
         if not accepted:
             raise ExportError("nothing was accepted. " + " | ".join(refused) + " (--force keeps them with a warning)")
         self._refused = refused
@@ -111,11 +120,26 @@ class _Export:
         first = compute_reference(self._encoder, name, clip, subrange(self._progress, 0.05, 0.12))
         return first, compute_reference(self._encoder, other_name, other, subrange(self._progress, 0.17, 0.12))
 
+    def _attempt(self, form: str, precision: str, progress: Progress) -> Artifact | str:
+        """Make an artifact that is good enough to keep; else delete what there is of it, and say why."""
+        artifact = None
+        try:
+            artifact = self._make(form, precision, progress)
+            reasons = self._rejections(artifact)
+        except ExportCancelledError:
+            raise
+        except Exception as failed:  # noqa: BLE001  # those of ONNX Runtime and TensorRT share no base class
+            reasons = [f"failed: {str(failed).partition(chr(10))[0] or type(failed).__name__}"]
+        if artifact and (self._options.force or not reasons):
+            return replace(artifact, warnings=reasons)
+        shutil.rmtree(self._folder_of(form, precision), ignore_errors=True)
+        return f"{form} {precision}: {'; '.join(reasons)}"
+
     def _make(self, form: str, precision: str, progress: Progress) -> Artifact:
         progress("writing", 0.0)
         if form == "tensorrt":
             return self._make_tensorrt(precision, progress)
-        folder = self._folder / f"onnx-{precision}"
+        folder = self._folder_of(form, precision)
         folder.mkdir()
         step = folder / "step.onnx"
         if precision in QUANTIZED:
@@ -200,10 +224,9 @@ class _Export:
             reasons.append(f"{times['step']:.1f} ms a step is no faster than fp32's {before:.1f} ms")
         return reasons
 
-    def _delete(self, artifact: Artifact, kept: Sequence[Artifact]) -> None:
-        in_use = {name for other in kept for name in other.files.values()} | {"embed.onnx", "embed.onnx.data"}
-        for name in set(artifact.files.values()) - in_use:
-            (self._folder / name).unlink()
+    def _folder_of(self, form: str, precision: str) -> Path:
+        """Folder of the files that are an artifact's own."""
+        return self._folder / f"{form}-{precision}"
 
     def _feeds(self, step: Path) -> Iterator[dict[str, Any]]:
         """Inputs of each step on the calibration clip, the ring as it was before."""

@@ -31,21 +31,28 @@ new part cannot be exported without it; linear nodes keep their names, which is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from saccade_ros.backends.window import ROWS, StepShape
+from saccade_ros.backends.interface import (
+    WHOLE_NUMBERS,
+    Steps,
+    describe_embed,
+    describe_step,
+    embed_sizes,
+    input_sizes,
+    output_sizes,
+)
+from saccade_ros.backends.window import Contract, StepShape
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.positions import depth_angles, head_parts, pair_partners
 from saccade_ros.export.area_attention import AreaAttention
-from saccade_ros.export.merged_rows import TABLES, MergedRows, PlainRows, Rows
-from saccade_ros.export.onnx_graph import Contract, OnnxGraph
+from saccade_ros.export.merged_rows import MergedRows, PlainRows, Rows
+from saccade_ros.export.onnx_graph import OnnxGraph
 
-Steps = Literal["any", "dense", "sparse"]
 LINEARS = ("query", "key", "value", "proj", "fc1", "fc2")
 
 
@@ -101,8 +108,8 @@ def build_embed(encoder: StreamingEncoder) -> onnx.ModelProto:
     weight = graph.constant("patch_embed.weight", weights.take("patch_embed.weight").T)
     product = graph.add("MatMul", flat, weight, name="patch_embed")
     graph.add("Add", product, graph.constant("patch_embed.bias", weights.take("patch_embed.bias")), output="patches")
-    patches = [spec.tokens, spec.width]
-    return graph.model("embed", [_tensor("pixels", spec.pixels_shape)], [_tensor("patches", patches)])
+    inputs, outputs = ([_tensor(name, sizes) for name, sizes in side.items()] for side in embed_sizes(spec))
+    return graph.model("embed", inputs, outputs, describe_embed(spec))
 
 
 def build_step(
@@ -132,45 +139,26 @@ def build_step(
     rows.finish()
     weights.refuse_unused(elsewhere="patch_embed.")
     inputs = step_inputs(shape, graph.type, steps)
-    return graph.model("step", inputs, step_outputs(shape, contract, graph.type, steps), contract)
+    outputs = step_outputs(shape, contract, graph.type, steps)
+    return graph.model("step", inputs, outputs, describe_step(shape, contract), contract)
 
 
 def step_inputs(shape: StepShape, cached: int = TensorProto.FLOAT, steps: Steps = "any") -> list[onnx.ValueInfoProto]:
     """Names, types and shapes of a step's inputs."""
-    rows = [shape.batch, shape.rows if steps == "dense" else ROWS]
-    kept: list[tuple[str, list[int]]] = []
-    if steps != "dense":
-        kept += [("previous_slot", [shape.batch]), ("select", [shape.batch, shape.spec.tokens])]
-        kept += [("area_counts", [shape.areas.number])] * shape.areas.are_on
-    tables = [*TABLES, *["key_offset"] * (shape.recompute > 1)]
-    table_rows = [shape.batch, shape.table_rows if steps == "dense" else ROWS]
-    ring = [(f"keys_{i}", shape.keys(i)) for i in range(shape.spec.depth)]
-    ring += [(f"values_{i}", shape.values(i)) for i in range(shape.spec.depth)]
-    return [
-        _tensor("patches", [*rows, shape.spec.width]),
-        *(_tensor(name, [*table_rows, shape.key_width]) for name in tables),
-        _tensor("slots", [shape.recompute, shape.batch], TensorProto.INT64),
-        *(_tensor(name, sizes, TensorProto.INT64) for name, sizes in kept),
-        *(_tensor(name, sizes, cached) for name, sizes in ring),
-    ]
+    return [_tensor(name, sizes, _type(name, cached)) for name, sizes in input_sizes(shape, steps).items()]
 
 
 def step_outputs(
     shape: StepShape, contract: Contract, cached: int = TensorProto.FLOAT, steps: Steps = "any"
 ) -> list[onnx.ValueInfoProto]:
     """Names, types and shapes of a step's outputs."""
-    spec, tubelets = shape.spec, shape.window if contract == "scatter" else shape.recompute
-    suffix, left = "out" if contract == "scatter" else "new", shape.recompute * shape.counts[-1]
-    ring = [
-        (f"{kind}_{suffix}_{i}", [shape.batch, spec.heads, tubelets * shape.counts[i], width])
-        for kind, width in (("keys", shape.key_width), ("values", spec.head_width))
-        for i in range(spec.depth)
-    ]
-    return [
-        _tensor("tokens", [shape.batch, left if steps == "dense" else ROWS, spec.width]),
-        *[_tensor("sizes", [shape.batch, left])] * (shape.merge > 0),
-        *(_tensor(name, sizes, cached) for name, sizes in ring),
-    ]
+    return [_tensor(name, sizes, _type(name, cached)) for name, sizes in output_sizes(shape, contract, steps).items()]
+
+
+def _type(name: str, cached: int) -> int:
+    if name in WHOLE_NUMBERS:
+        return int(TensorProto.INT64)
+    return cached if name.startswith(("keys_", "values_")) else int(TensorProto.FLOAT)
 
 
 def _tensor(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:

@@ -7,11 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
+from saccade_ros.backends.interface import TABLES
 from saccade_ros.backends.window import StepShape
 from saccade_ros.encoder.positions import patch_positions, plane_rates
 from saccade_ros.export.onnx_graph import OnnxGraph
-
-TABLES = ("query_cos", "query_sin", "key_cos", "key_sin")
 
 
 class Rows(Protocol):

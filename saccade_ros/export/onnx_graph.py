@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-Contract = Literal["host", "scatter"]
+from saccade_ros.backends.interface import DESCRIPTION
+from saccade_ros.backends.window import Contract
+
 VERSIONS = {"host": (20, 10), "scatter": (24, 12)}  # opset and IR: 20 brought Gelu, 24 TensorScatter
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
@@ -68,8 +70,18 @@ class OnnxGraph:
         return f"v{next(self._names)}"
 
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Add a constant, floats in the graph's precision; returns its name."""
-        return self.exact(name, value.astype(self._numbers) if value.dtype == np.float32 else value)
+        """Add a constant, floats in the graph's precision; returns its name.
+
+        Raises:
+            OverflowError: that precision does not hold a value; names both.
+        """
+        if value.dtype != np.float32:
+            return self.exact(name, value)
+        with np.errstate(over="ignore"):
+            stored = value.astype(self._numbers)
+        if not np.isfinite(stored.astype(np.float32)).all():
+            raise OverflowError(f"{name} reaches {np.abs(value).max():g}, more than {stored.dtype} holds")
+        return self.exact(name, stored)
 
     def exact(self, name: str, value: npt.NDArray[Any]) -> str:
         """Add a constant in its own precision; returns its name."""
@@ -103,10 +115,17 @@ class OnnxGraph:
         return self.add("Cast", x, to=TensorProto.FLOAT, output=output)
 
     def model(
-        self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], contract: Contract = "host"
+        self,
+        name: str,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        description: str = "",
+        contract: Contract = "host",
     ) -> onnx.ModelProto:
-        """Make the model of all that was added."""
+        """Make the model of all that was added; it carries the description (backends/interface.py)."""
         opset, ir = VERSIONS[contract]
         graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.constants)
         imports = [helper.make_opsetid("", opset)]
-        return helper.make_model(graph, opset_imports=imports, ir_version=ir, producer_name="saccade_ros")
+        model = helper.make_model(graph, opset_imports=imports, ir_version=ir, producer_name="saccade_ros")
+        helper.set_model_props(model, {DESCRIPTION: description})
+        return model

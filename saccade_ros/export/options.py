@@ -36,6 +36,7 @@ class ExportOptions(Settings):
     merge: int = same_as(EncoderConfig, "merge")
     area_grid: str = same_as(EncoderConfig, "area_grid")
     area_layers: int = same_as(EncoderConfig, "area_layers")
+    input_size: int = same_as(EncoderConfig, "input_size")
     batch: int = knob(1, "Streams per call. The encoder node takes 1.", at_least=1, at_most=1024)
     adapter: str = same_as(EncoderConfig, "adapter")
     seed: int = same_as(EncoderConfig, "seed")

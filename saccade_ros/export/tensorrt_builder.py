@@ -21,9 +21,9 @@ from saccade_ros.backends.base import token_buckets
 from saccade_ros.backends.cuda_runtime import describe_gpu
 from saccade_ros.backends.manifest import Artifact
 from saccade_ros.backends.tensorrt_engine import describe_tensorrt, load_tensorrt
+from saccade_ros.backends.window import Contract
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
-from saccade_ros.export.onnx_graph import Contract
 from saccade_ros.export.quantize import save
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.storage import sha256_of, write_file

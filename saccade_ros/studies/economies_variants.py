@@ -128,14 +128,18 @@ class Encoders:
 def _load(variant: Variant) -> Backend:
     encoder, backend = variant.config.encoder, variant.config.backend
     loaded = load_encoder(
-        encoder.model, encoder.window, seed=encoder.seed, adapter=encoder.adapter, merge=encoder.merge
+        encoder.model,
+        encoder.window,
+        seed=encoder.seed,
+        adapter=encoder.adapter,
+        merge=encoder.merge,
+        input_size=encoder.input_size,
     )
     if variant.encoder == "scrambled":
         loaded.encoder.merging = TokenMerging(loaded.encoder.spec, encoder.merge, _first_places)
-    if variant.encoder != "reusing":
-        return TorchBackend(encoder, backend, loaded)
-    projections = reuse_keys_and_values(loaded.encoder)
-    return ReusingBackend(TorchBackend(encoder, backend, loaded), projections)
+    projections = reuse_keys_and_values(loaded.encoder) if variant.encoder == "reusing" else None
+    in_torch = TorchBackend(encoder, backend, loaded, variant.config.vision.fit)
+    return in_torch if projections is None else ReusingBackend(in_torch, projections)
 
 
 def _first_places(centroids: Tensor, grid: Tensor) -> Tensor:

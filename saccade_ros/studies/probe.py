@@ -56,7 +56,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     """
     started, config = time.monotonic(), options.config
     clips = read_labelled(options.data)
-    backend = load_backend(config.encoder, config.backend)
+    backend = load_backend(config.encoder, config.backend, config.vision.fit)
     with tempfile.TemporaryFile() as file:
         rows = _probe(options, clips, backend, file, progress)
     return {

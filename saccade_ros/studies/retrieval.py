@@ -55,7 +55,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     """
     started, config = time.monotonic(), options.config
     clips = read_labelled(options.data)
-    backend = load_backend(config.encoder, config.backend)
+    backend = load_backend(config.encoder, config.backend, config.vision.fit)
     columns = make_columns(config, backend, options.controls)
     embed = ClipEmbedder(config, backend.info.input_size, columns, options.tubelets, progress, len(clips))
     embedded = [embed(clip.path) for clip in clips]

@@ -90,7 +90,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     sets = {"clips": options.clips, "doom": options.doom, "panoramas": options.panoramas}
     hashes = {name: _hash_clips(paths) for name, paths in sets.items() if paths}
     labelled = read_labelled(LabelledOptions(options.motion)) if options.motion else ()
-    backend = load_backend(config.encoder, config.backend)
+    backend = load_backend(config.encoder, config.backend, config.vision.fit)
     info, teacher = backend.info, load_teacher(options.teacher, tubelets=1) if options.teacher else None
     columns, count = make_columns(config, backend, teacher=teacher), len([*chain(*sets.values()), *labelled])
     embed = ClipEmbedder(config, info.input_size, columns, options.tubelets, progress, count)

@@ -48,7 +48,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     """
     _check(options)
     started, encoder = time.monotonic(), options.config.encoder
-    loaded = load_encoder(encoder.model, encoder.window, seed=encoder.seed)
+    loaded = load_encoder(encoder.model, encoder.window, seed=encoder.seed, input_size=encoder.input_size)
     size = loaded.encoder.spec.input_size
     tests = _read(options.held_out, options, size)
     for path, pixels in zip(options.held_out, tests, strict=True):

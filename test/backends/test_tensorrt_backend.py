@@ -7,6 +7,7 @@ import copy
 import ctypes
 import gc
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from reference_model import random_clip
 
 from saccade_ros.backends.base import token_buckets
 from saccade_ros.backends.cuda_runtime import Cuda
+from saccade_ros.backends.manifest import ManifestError
 from saccade_ros.backends.tensorrt_backend import TensorRtState
 from saccade_ros.backends.tensorrt_engine import Engine
 from saccade_ros.backends.window import WindowTables
@@ -159,8 +161,8 @@ def driver(monkeypatch):
     return driver
 
 
-def new_state(driver, tmp_path, encoder, contract):
-    """A stream on stand-in engines of the encoder's dense and sparse steps."""
+def new_state(driver, tmp_path, encoder, contract, shape=None, said=None):
+    """A stream on stand-in engines of the encoder's dense and sparse steps; `shape` and `said` are the manifest's."""
     require_kernels(contract)  # the stand-in is ONNX Runtime
     kinds = ["dense", "sparse"] if step_shape(encoder).can_be_sparse else ["dense"]
     for steps in kinds:
@@ -172,9 +174,9 @@ def new_state(driver, tmp_path, encoder, contract):
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: OrtEngine(data, driver)),
         nptype=lambda dtype: dtype,
     )
-    cuda, shape = Cuda(), step_shape(encoder)
+    cuda, shape = Cuda(), shape or step_shape(encoder)
     engines = [Engine(trt, tmp_path / steps, cuda) for steps in kinds]
-    return TensorRtState(engines, shape, WindowTables(shape), EncoderConfig(window=4), contract)
+    return TensorRtState(engines, shape, WindowTables(shape), EncoderConfig(window=4), said or contract)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +210,20 @@ def test_sparse_steps_of_each_size_go_on_in_the_same_ring(driver, tmp_path, cont
         assert np.abs(state.tokens - expected).max() <= 1e-4 * np.abs(expected).max(), n
     with pytest.raises(ValueError, match="3 tokens are to be computed: these engines compute 8, 16, 32, 64"):
         state.step(patches.numpy(), np.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "found"),
+    [
+        ({"window": 5}, None, r"input keys_0 is \[1, 3, 256, 88\], its manifest says \[1, 3, 320, 88\]"),
+        ({"batch": 2}, None, r"input patches is \[1, 64, 192\], its manifest says \[2, 64, 192\]"),
+        ({}, "host", r"output keys_out_0 is \[1, 3, 256, 88\], its manifest says None"),
+    ],
+)
+def test_engine_of_another_step_than_the_manifests_is_refused(driver, tmp_path, changes, said, found):
+    encoder = load_encoder("tiny", 4).encoder
+    with pytest.raises(ManifestError, match=rf"dense: its graph's {found}"):
+        new_state(driver, tmp_path, encoder, "scatter", replace(step_shape(encoder), **changes), said)
 
 
 def test_a_stream_gives_back_all_that_it_took(driver, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn.utils import parametrize
 
@@ -98,6 +99,63 @@ def test_other_and_truncated_files_are_refused(tmp_path, file):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="cannot be read"):
         load_adapter(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("rank", None, "rank None, not a whole number from 1"),
+        ("rank", 0, "rank 0, not a whole number"),
+        ("rank", "2", "rank '2', not a whole number"),
+        ("rank", 2.0, r"rank 2\.0, not a whole number"),
+        ("rank", True, "rank True, not a whole number"),
+        ("rank", 10**9, "rank 1000000000, not a whole number from 1 to 16384"),
+        ("rank", 1000, "rank 1000 exceeds the encoder's width 192"),
+        ("alpha", None, "alpha None, not a finite number"),
+        ("alpha", float("nan"), "alpha nan, not a finite number"),
+        ("alpha", 0, "alpha 0, not a finite number other than 0"),
+        ("base_sha256", None, "base_sha256 None, not a SHA-256 in hex"),
+        ("base_sha256", "88ec", "base_sha256 '88ec', not a SHA-256"),
+        ("trained", [1], r"trained \[1\], not an object"),
+    ],
+)
+def test_header_that_is_not_as_written_is_refused_by_name(file, name, value, said):
+    with safe_open(file, framework="pt") as opened:
+        header, tensors = json.loads(opened.metadata()["adapter"]), load_file(file)
+    header = {key: kept for key, kept in {**header, name: value}.items() if kept is not None}
+    save_file(tensors, file, metadata={"adapter": json.dumps(header)})
+    with pytest.raises(WeightsError, match=said):
+        load_encoder("tiny", 3, adapter=str(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.to(torch.int8), "is int8: these are codes"),
+        (lambda t: t * float("nan"), "holds NaN or infinity"),
+        (lambda t: t.double() * 1e300, "holds NaN or infinity"),
+        (lambda t: t * 1e38, "makes weights of layers.0.attention.qkv NaN or infinite"),
+    ],
+)
+def test_values_are_checked_like_those_of_weights(tmp_path, change, said):
+    adapter = random_adapter()
+    adapter.tensors.update({name: change(tensor) for name, tensor in adapter.tensors.items()})
+    adapter.save(tmp_path / "broken.safetensors")
+    with pytest.raises(WeightsError, match=said):
+        load_encoder("tiny", 3, adapter=str(tmp_path / "broken.safetensors"))
+
+
+def test_header_without_notes_on_training_is_taken(file):
+    with safe_open(file, framework="pt") as opened:
+        header, tensors = json.loads(opened.metadata()["adapter"]), load_file(file)
+    del header["trained"]
+    save_file(tensors, file, metadata={"adapter": json.dumps(header)})
+    assert load_adapter(file).trained == {}
+
+
+def test_adapter_in_the_home_folder_is_found(file, monkeypatch):
+    monkeypatch.setenv("HOME", str(file.parent))
+    assert load_encoder("tiny", 3, adapter=f"~/{file.name}").source.endswith(f"causal adapter {file}")
 
 
 def test_same_adapter_is_the_same_bytes(tmp_path, file):

@@ -41,7 +41,7 @@ def test_default_model_is_the_default_and_counts_as_trained():
     assert EncoderConfig().model == default_model.NAME
     info = load_backend(EncoderConfig(), BackendConfig(threads=1)).info
     assert (info.weights, info.weights_random) == (default_model.SOURCE, False)
-    assert info.encoder_id.startswith("default-128:")
+    assert info.encoder_id.startswith(f"{info.weights_sha256[:12]}-")
     assert default_model.V_JEPA_2 in default_model.advice(info.weights)
 
 

@@ -49,6 +49,11 @@ def rewrite(folder: Path, change) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def edit_config(folder: Path, **changes: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
 def probing(folder: Path, recompute: int = 1, **changes: object):
     config = EncoderConfig(model=str(folder), window=WINDOW, recompute=recompute, pooling="probe", **changes)
     return load_backend(config, BackendConfig(threads=1))
@@ -127,6 +132,69 @@ def test_checkpoint_without_probe_says_so(checkpoint):
 def test_probe_is_loaded_strictly(folder, name, shape, said):
     rewrite(folder, lambda tensors: tensors.update({name: torch.zeros(shape)}) if shape else tensors.pop(name))
     with pytest.raises(WeightsError, match=said):
+        probing(folder)
+
+
+@torch.no_grad()
+def test_mlp_of_the_probe_is_four_wide_whatever_the_encoders_is(tmp_path):
+    torch.manual_seed(3)
+    config = VJEPA2Config(
+        hidden_size=22,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        mlp_ratio=48 / 11,
+        crop_size=32,
+        patch_size=8,
+        num_pooler_layers=1,
+        pred_hidden_size=12,
+        pred_num_hidden_layers=1,
+        pred_num_attention_heads=1,
+        initializer_range=0.1,
+        id2label=dict(enumerate(LABELS)),
+    )
+    wide = scatter(VJEPA2ForVideoClassification(config).eval())
+    wide.save_pretrained(tmp_path)
+    loaded, tokens = load_encoder(str(tmp_path), WINDOW, probe=True), torch.randn(32, 22)
+    assert (loaded.encoder.spec.mlp_width, loaded.probe.gather.fc1.out_features) == (96, 88)
+    assert relative_error(loaded.probe(tokens), wide.pooler(tokens[None])[0]) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "changes", [{"architectures": None}, {"architectures": ["VJEPA2Model"]}, {"architectures": []}]
+)
+def test_a_classifier_is_known_by_its_tensors(folder, changes):
+    named = probing(folder).head.labels
+    edit_config(folder, **changes)
+    assert probing(folder).head.labels == named
+    assert load_encoder(str(folder), WINDOW).probe is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_pooler_layers": -1}, "num_pooler_layers of config.json is -1, outside 0"),
+        ({"num_pooler_layers": 10**6}, "num_pooler_layers of config.json is 1000000, outside"),
+        ({"num_pooler_layers": "2"}, "num_pooler_layers '2', of the wrong kind"),
+        ({"num_pooler_layers": None}, r"lacks tensor pooler\.self_attention_layers\.2"),
+        ({"id2label": {}}, r"classifier\..* has shape .*the model's sizes ask for \(2"),
+        ({"id2label": None, "num_labels": 10**12}, r"classifier\..* has shape"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label of config.json does not number"),
+    ],
+)
+def test_sizes_of_the_probe_that_cannot_be_are_refused(folder, changes, said):
+    edit_config(folder, **changes)
+    with pytest.raises((WeightsError, ConfigError), match=said):
+        probing(folder)
+
+
+def test_labels_that_are_not_named_are_numbered_as_transformers_does(folder):
+    edit_config(folder, id2label=None, num_labels=5)
+    assert probing(folder).head.labels == tuple(f"LABEL_{i}" for i in range(5))
+
+
+def test_dead_probe_is_refused(folder):
+    rewrite(folder, lambda tensors: tensors["classifier.weight"].zero_())
+    with pytest.raises(WeightsError, match=r"tensor classifier\.weight is dead"):
         probing(folder)
 
 

@@ -11,6 +11,8 @@ import torch
 from reference_model import random_clip, relative_error
 from transformers import VJEPA2Model
 
+from saccade_ros.backends import load_backend
+from saccade_ros.config import BackendConfig, ConfigError, EncoderConfig
 from saccade_ros.encoder.released import check_released, save_released
 from saccade_ros.encoder.spec import ModelSpec
 from saccade_ros.encoder.weights import WeightsError, fingerprint, load_encoder, load_untrained
@@ -149,6 +151,111 @@ def test_file_with_code_in_it_is_refused_unexecuted(tmp_path):
 def test_file_that_is_not_there_is_named():
     with pytest.raises(WeightsError, match=r"absent\.pt' does not exist"):
         load_encoder("absent.pt", 2)
+
+
+# V-JEPA 1, whose states have every tensor of V-JEPA 2
+
+
+def absolute(folder: Path, name: str, **others: object) -> str:
+    """A tiny state with positions to add, as V-JEPA 1 keeps them."""
+    spec = ModelSpec("old", width=64, depth=2, heads=1, input_size=112)
+    save_released(spec, load_untrained(spec, 1).encoder.state_dict(), folder / "state_112.pt")
+    (state,) = torch.load(folder / "state_112.pt", weights_only=True).values()
+    state["pos_embed"] = torch.linspace(-1, 1, 392 * 64).view(1, 392, 64)
+    document = {"target_encoder": {f"module.backbone.{key}": t for key, t in state.items()}, **others}
+    return save(folder, document, name)
+
+
+@pytest.mark.parametrize("name", ["vitl16.pth.tar", "vitl16.pt", "vith16-384.pth", "jepa_224.PT"])
+def test_v_jepa_1_is_refused_as_what_it_is(tmp_path, name):
+    predictor = {f"module.backbone.mask_tokens.{i}": torch.zeros(1, 1, 4) for i in range(2)}
+    for others in ({}, {"predictor": predictor}, {"predictor": None, "epoch": 3}):
+        with pytest.raises(WeightsError, match=r"adds absolute positions \(pos_embed\), as V-JEPA 1 does"):
+            load_encoder(absolute(tmp_path, name, **others), 2)
+
+
+def test_unused_positions_of_a_whole_v_jepa_2_file_are_passed_over(tmp_path):
+    predictor = {f"module.backbone.mask_tokens.{i}": torch.zeros(1, 1, 4) for i in range(10)}
+    assert load_encoder(absolute(tmp_path, "vitl_112.pt", predictor=predictor), 2).encoder.spec.rope == "tiled"
+
+
+# Input size
+
+
+@pytest.mark.parametrize(
+    "name", ["run_epoch_240.pt", "step-100.pt", "e_300.pt", "model_1000.pt", "vit_64.pt", "mine.pt"]
+)
+def test_a_number_that_is_no_input_size_is_not_taken_for_one(tmp_path, name, caplog):
+    assert load_encoder(save(tmp_path, released_model.document(), name), 2).encoder.spec.input_size == 384
+    assert ("is no input size; encoder.input_size sets another" in caplog.text) == (name != "mine.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("a_256.pt", 256), ("a-384.pth", 384), ("a.b_224.pth.tar", 224), ("a_512px.pt", 512)]
+)
+def test_a_known_size_at_the_end_of_the_name_is_the_input_size(tmp_path, name, size):
+    assert load_encoder(save(tmp_path, released_model.document(), name), 2).encoder.spec.input_size == size
+
+
+def test_the_setting_says_the_input_size_of_a_file(tmp_path):
+    file = save(tmp_path, released_model.document(), "run_epoch_256.pt")
+    config = EncoderConfig(model=file, window=2, input_size=240)
+    assert load_backend(config, BackendConfig(threads=1)).info.input_size == 240
+    with pytest.raises(ConfigError, match="input 250 px is no multiple of its 16 px patch"):
+        load_encoder(file, 2, input_size=250)
+
+
+def test_any_other_model_says_its_input_size_itself():
+    with pytest.raises(WeightsError, match=r"encoder\.input_size is 256, but RANDOM weights, size tiny.* takes 128 px"):
+        load_encoder("tiny", 2, input_size=256)
+
+
+# Files as they are met
+
+
+def test_file_of_the_old_container_loads(tmp_path):
+    torch.save(released_model.document(), tmp_path / "old_128.pt", _use_new_zipfile_serialization=False)
+    new = load_encoder(save(tmp_path, released_model.document()), 2)
+    assert load_encoder(str(tmp_path / "old_128.pt"), 2).sha256 == new.sha256
+
+
+def test_folder_that_is_called_like_a_file_is_a_folder(checkpoint, tmp_path):
+    (tmp_path / "run.pt").symlink_to(checkpoint)
+    assert load_encoder(str(tmp_path / "run.pt"), 2).encoder.spec.width == 192
+
+
+def test_file_in_the_home_folder_is_found(file, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path(file).parent))
+    assert load_encoder(f"~/{Path(file).name}", 2).encoder.spec.input_size == 128
+    with pytest.raises(WeightsError, match=r"~nobody-of-that-name/a\.pt' does not exist"):
+        load_encoder("~nobody-of-that-name/a.pt", 2)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"patch_embed.proj.weight": 3}, "'patch_embed.proj.weight' is a int, not a tensor"),
+        ({7: torch.zeros(1)}, "7 is a Tensor, not a tensor by name"),
+    ],
+)
+def test_state_of_other_things_than_tensors_is_refused(tmp_path, state, said):
+    with pytest.raises(WeightsError, match=said):
+        load_encoder(save(tmp_path, {"encoder": state}), 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.to(torch.int8), "is int8: these are codes"),
+        (lambda t: torch.zeros_like(t), "is dead: all of its"),
+        (lambda t: t * float("inf"), "holds NaN or infinity"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused(tmp_path, change, said):
+    document = released_model.document()
+    document["ema_encoder"][QKV] = change(document["ema_encoder"][QKV])
+    with pytest.raises(WeightsError, match=said):
+        load_encoder(save(tmp_path, document), 2)
 
 
 # Saving

@@ -55,7 +55,10 @@ def test_wrongly_shaped_tensor_is_named_with_both_shapes(copied):
 
 
 def test_tensor_given_twice_is_named(copied):
-    save_file({QUERY: torch.zeros(192, 192)}, copied / "model-extra.safetensors")
+    (copied / "model.safetensors").rename(copied / "first.safetensors")
+    save_file({QUERY: torch.zeros(192, 192)}, copied / "second.safetensors")
+    index = {"weight_map": {"a": "first.safetensors", "b": "second.safetensors"}}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(WeightsError, match=f"unexpected tensor {QUERY}"):
         load_encoder(str(copied), 2)
 
@@ -135,6 +138,65 @@ def test_hub_id_loads_what_the_hub_gives(monkeypatch, checkpoint):
     loaded = load_encoder("someone/vjepa2-small", 2)
     assert (asked["model"], loaded.encoder.spec.name) == ("someone/vjepa2-small", "vjepa2-small")
     assert loaded.sha256 == load_encoder(str(checkpoint), 2).sha256
+
+
+def test_revision_of_a_hub_id_is_pinned(monkeypatch, checkpoint):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda model, **o: asked.append((model, o["revision"])) or str(checkpoint)
+    )
+    for model in ("someone/vjepa2@refs/pr/3", "someone/vjepa2@0a1b2c", "someone/vjepa2"):
+        load_encoder(model, 2)
+    assert asked == [("someone/vjepa2", "refs/pr/3"), ("someone/vjepa2", "0a1b2c"), ("someone/vjepa2", None)]
+
+
+def cache(folder: Path, checkpoint: Path, monkeypatch, model: str = "someone--small") -> Path:
+    """Lay out a hub's cache with one model in it, as its client does."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    snapshot = folder / f"models--{model}" / "snapshots" / ("ab" * 20)
+    shutil.copytree(checkpoint, snapshot)
+    (folder / f"models--{model}" / "refs").mkdir()
+    (folder / f"models--{model}" / "refs" / "main").write_text("ab" * 20)
+    return snapshot
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "no proxy at all"])
+def test_what_is_cached_is_loaded_whatever_the_way_to_the_hub(tmp_path, checkpoint, monkeypatch, proxy):
+    cache(tmp_path, checkpoint, monkeypatch)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, proxy)
+    for model in ("someone/small", f"someone/small@{'ab' * 20}"):
+        assert load_encoder(model, 2).sha256 == load_encoder(str(checkpoint), 2).sha256
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors"])
+def test_what_is_cached_in_part_is_asked_for(tmp_path, checkpoint, monkeypatch, lost):
+    (cache(tmp_path, checkpoint, monkeypatch) / lost).unlink()
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HTTPS_PROXY", "no proxy at all")
+    with pytest.raises((WeightsError, ConfigError), match=r"someone/small|no config|neither"):
+        load_encoder("someone/small", 2)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.bin"])
+def test_a_file_in_place_of_its_folder_is_told_so(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(WeightsError, match="give the folder that this file is in"):
+        load_encoder(str(tmp_path / name), 2)
+
+
+def test_folder_below_home_is_found(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    assert load_encoder(f"~/{checkpoint.name}", 2).sha256 == load_encoder(str(checkpoint), 2).sha256
+
+
+def test_architectures_that_are_null_are_absent(copied, checkpoint):
+    edit_config(copied, architectures=None, num_pooler_layers=None, hidden_act=None)
+    assert load_encoder(str(copied), 2).sha256 == load_encoder(str(checkpoint), 2).sha256
 
 
 def test_random_weights_are_labelled_and_reproducible():

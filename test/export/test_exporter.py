@@ -2,23 +2,28 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import released_model
 import torch
 from reference_model import random_clip
+from safetensors.torch import load_file, save_file
 from scenes import frames_of, textured, tiny_config
 
 from saccade_ros import default_model
 from saccade_ros.backends import BackendError, load_backend, onnx_backend
 from saccade_ros.backends.manifest import ManifestError, read_manifest
 from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.encoder.spec import ModelSpec
+from saccade_ros.encoder.weights import load_untrained, save_transformers
 from saccade_ros.export.exporter import ExportCancelledError, export
 from saccade_ros.export.graph import ExportError
 from saccade_ros.export.options import ExportOptions
@@ -236,6 +241,63 @@ def test_force_keeps_it_with_a_warning(options):
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(options, changes, said):
     with pytest.raises(ValueError, match=said):
         export(options(**changes), silent)
+
+
+def swollen(folder, times):
+    """A small checkpoint one of whose layers gives values that fp16 does not hold."""
+    spec = ModelSpec("swollen", width=48, depth=2, heads=2, input_size=128)
+    encoder = load_untrained(spec, 2, seed=1).encoder
+    save_transformers(spec, encoder.state_dict(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("fc1", "fc2"):
+        tensors[f"encoder.layer.0.mlp.{name}.weight"] *= times
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [(3e6, r"layer0\.fc1\.weight reaches .*, more than float16 holds"), (2e3, "NaN or infinite")],
+    ids=["weights", "activations"],
+)
+@pytest.mark.parametrize("force", [False, True])
+def test_an_artifact_that_fails_does_not_lose_the_others(options, tmp_path, times, said, force):
+    wanted = options(model=swollen(tmp_path / "model", times), precisions=("fp16", "fp32"), force=force, window=2)
+    kept = export(wanted, silent)
+    assert [artifact.precision for artifact in kept.artifacts] == ["fp32"]
+    (reason,) = kept.refused
+    assert re.match(rf"onnx fp16: failed: .*{said}", reason)
+    assert sorted(path.name for path in kept.folder.iterdir()) == [
+        "embed.onnx",
+        "embed.onnx.data",
+        "manifest.json",
+        "onnx-fp32",
+    ]
+    encoder = EncoderConfig(model=str(kept.folder), window=2)
+    assert load_backend(encoder, BackendConfig(threads=1)).info.precision == "fp32"
+
+
+def test_where_every_artifact_fails_nothing_appears(options, tmp_path):
+    wanted = options(model=swollen(tmp_path / "model", 3e6), precisions=("fp16",), window=2)
+    with pytest.raises(ExportError, match=r"nothing was accepted\. onnx fp16: failed: layer0"):
+        export(wanted, silent)
+    assert list(wanted.out.parent.iterdir()) == []
+
+
+def test_place_of_the_export_is_tried_before_the_model_is_loaded(options, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    for out in ("file", "file/below", "thesis"):
+        with pytest.raises((StorageError, OSError)):
+            export(options(model="nothing at all", out=tmp_path / out), silent)
+
+
+def test_home_is_found_in_the_place_of_the_export(options, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept = export(options(precisions=("fp32",), out=Path("~/export")), silent)
+    assert kept.folder == tmp_path / "export"
+    assert read_manifest("~/export").created == kept.created
 
 
 def test_a_folder_that_is_no_export_is_never_overwritten(options):

@@ -89,7 +89,7 @@ def test_info_is_latched_and_names_the_random_weights(shared):
     assert info.weights.startswith("RANDOM")
     assert (info.dim, info.window, info.input_size, info.streams) == (192, 3, 128, ["/camera/image_raw"])
     assert shared.show(clip(2), start_ns=2 * 10**12)[0].encoder_id == info.encoder_id
-    assert info.encoder_id.startswith("tiny-128:random-")
+    assert info.encoder_id.startswith("random-")
 
 
 def test_time_jump_and_new_frame_id_start_new_epochs(shared):
@@ -518,7 +518,7 @@ def test_calibration_for_another_encoder_is_refused_at_configure_with_the_reason
     with Graph(gate__calibrated_for="vitl-256:0123:fp32", node__autostart=False) as graph:
         assert not graph.change_state("configure")
         assert graph.state() == "unconfigured"
-    assert "gate.calibrated_for is 'vitl-256:0123:fp32', but the encoder is 'tiny-128:random-" in graph.log
+    assert "gate.calibrated_for is 'vitl-256:0123:fp32', but the encoder is 'random-" in graph.log
 
 
 @contextmanager

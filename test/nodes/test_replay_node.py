@@ -75,7 +75,7 @@ def test_every_frame_and_embedding_is_accounted_for(played):
     assert summary["published"] == summary["received"] == summary["tubelets"] == 30
     assert summary["encoded"] + summary["skipped"] == 30
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p95"] <= summary["latency_ms"]["p99"]
-    assert summary["encoder_id"].startswith("default-128:")
+    assert ":128px-crop:" in summary["encoder_id"]
     assert summary["weights"] == SOURCE
     assert summary["balanced"]
 
