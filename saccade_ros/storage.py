@@ -136,7 +136,7 @@ def _is_device(target: Path) -> bool:
 def _place(target: Path) -> Path:
     """Return the absolute path. A link at its end is not followed: what it leads to was not named."""
     with _explained(target):
-        path = target.expanduser()
+        path = Path(os.path.expanduser(target))
         if path.is_symlink():
             raise StorageError(f"{target} is a symbolic link to {path.readlink()}: give the place itself")
         return path.resolve()
