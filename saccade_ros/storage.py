@@ -126,6 +126,14 @@ def whole_folder(target: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path
         yield folder
 
 
+def home_path(name: str | Path) -> Path:
+    """Make a path of what a person wrote, ~ and ~user replaced by that user's home, if there is one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # no such user
+        return Path(name)
+
+
 def _is_device(target: Path) -> bool:
     """Tell what takes data as it comes: pipes and devices, and /dev/stdout also where that leads to a file."""
     if target.parent == Path("/dev/fd") or target in (Path("/dev/stdout"), Path("/dev/stderr")):
@@ -136,7 +144,7 @@ def _is_device(target: Path) -> bool:
 def _place(target: Path) -> Path:
     """Return the absolute path. A link at its end is not followed: what it leads to was not named."""
     with _explained(target):
-        path = Path(os.path.expanduser(target))
+        path = home_path(target)
         if path.is_symlink():
             raise StorageError(f"{target} is a symbolic link to {path.readlink()}: give the place itself")
         return path.resolve()

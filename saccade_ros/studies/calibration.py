@@ -234,6 +234,11 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def outputs(options: Options) -> list[Path]:
+    """Return the files that `save` writes."""
+    return [options.out, *(options.out.with_suffix(suffix) for suffix in (".json", ".png"))]
+
+
 def save(record: dict[str, Any], options: Options) -> Iterator[Path]:
     """Write picture, record and parameter file, and yield each.
 
