@@ -27,6 +27,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rich.console import Console
 from sensor_msgs.msg import CompressedImage, Image
@@ -42,15 +43,18 @@ from saccade_ros.recordings import open_source
 from saccade_ros.recordings.bag import BagSource
 from saccade_ros.recordings.bag_writer import write_bag
 from saccade_ros.recordings.source import COMPRESSED, Source, SourceError
-from saccade_ros.replay.command import ReplayOptions
+from saccade_ros.replay.command import ReplayOptions, outputs
 from saccade_ros.replay.inprocess import thumbnails
 from saccade_ros.replay.live import LiveView
 from saccade_ros.replay.recording import EmbeddingRow, Recording, describe_counts
 from saccade_ros.replay.report import save_report
+from saccade_ros.storage import check_file
+from saccade_ros.terminal import EndedBySignal, ended_by_signals, forgiving_output
 
 ENCODER = "saccade_encoder"
 LOAD_TIMEOUT_S = 600.0  # a large checkpoint may have to be downloaded
 ANSWER_TIMEOUT_S = 30.0
+LONGEST_SPIN_S = 0.2  # a signal is noticed after
 QUEUE_DEPTH = 100
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DROPPED = "frames_dropped."
@@ -123,7 +127,7 @@ class ReplayNode(Node):
                 first_ns, started = image.time_ns, time.monotonic()
             due = started + (image.time_ns - first_ns) / 1e9
             while (left := due - time.monotonic()) > 0:
-                rclpy.spin_once(self, timeout_sec=left)
+                rclpy.spin_once(self, timeout_sec=min(left, LONGEST_SPIN_S))
             self._images.publish(image.cdr)
             played += 1
             self._settle()
@@ -193,7 +197,8 @@ class ReplayNode(Node):
 @contextmanager
 def encoder_process(params: Path | None, topic: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Run the encoder node with these parameters on this topic; end it when the block ends."""
-    command = [sys.executable, "-m", "saccade_ros.nodes.encoder_node", "--ros-args", "-r", f"__node:={ENCODER}"]
+    command = [sys.executable, "-m", "saccade_ros.nodes.encoder_child", str(os.getpid())]
+    command += ["--ros-args", "-r", f"__node:={ENCODER}"]
     command += ["--params-file", str(params)] if params else []
     process = subprocess.Popen([*command, "-p", "node.autostart:=false", "-p", f"node.topics:=[{topic}]"])
     try:
@@ -234,6 +239,8 @@ def as_bag(path: Path, out: Path, console: Console) -> Path:
 def replay(options: Options, console: Console) -> bool:
     """Play, receive and report; True if every frame and embedding is accounted for."""
     config = load_config(options.params)
+    for output in outputs(options):
+        check_file(output)
     bag = as_bag(options.source, options.out, console)
     with open_source(bag, options.topic or None) as source, encoder_process(options.params, source.topic) as encoder:
         node = ReplayNode(source, encoder, config.node.output_topic)
@@ -257,15 +264,22 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(remove_ros_args(arguments if arguments is not None else sys.argv)[1:])
     # A domain of its own, unless one is given: another encoder or camera on the graph would spoil the figures.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    with forgiving_output(), ended_by_signals():
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        return guarded_replay(given)
+
+
+def guarded_replay(given: argparse.Namespace) -> int:
+    """Replay, and turn what ends it into a line and a status."""
     console = Console()
-    rclpy.init()
     try:
         return 0 if replay(read_options(Options, vars(given)), console) else 1
     except (ReplayError, ValueError, OSError) as refused:
         console.print(f"replay: {refused}", style="bold red", markup=False, soft_wrap=True)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except EndedBySignal as ended:
+        console.print(f"replay: ended by {ended}; no report was written", soft_wrap=True)
+        return ended.status
     finally:
         rclpy.try_shutdown()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from saccade_ros.recordings.bag import BAG_SUFFIXES, BagSource
 from saccade_ros.recordings.source import Source, SourceError
 from saccade_ros.recordings.video import VideoSource
+from saccade_ros.storage import home_path
 
 
 def open_source(path: str | Path, topic: str | None = None) -> Source:
@@ -20,7 +21,7 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     Raises:
         SourceError: there is no such path or topic, or it can be read neither as a bag nor as a video.
     """
-    path = Path(path)
+    path = home_path(path)
     if not path.exists():
         raise SourceError(f"{path} does not exist: give a rosbag2 folder, a .mcap, .db3 or .bag file, or a video file")
     if path.is_dir() or path.suffix in BAG_SUFFIXES:
