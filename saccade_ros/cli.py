@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, NoReturn
 from saccade_ros.cli_options import add_options, read_options
 from saccade_ros.measure.progress import Progress, ProgressBar
 from saccade_ros.measure.records import save_record
+from saccade_ros.storage import check_file, home_path
+from saccade_ros.terminal import EndedBySignal, ended_by_signals, forgiving_output, print_whole
 
 
 class Command(NamedTuple):
@@ -20,7 +22,8 @@ class Command(NamedTuple):
 
     The module has `Options`, a dataclass of knobs; `run(options, progress)`, which returns a record; and
     `table(record)`, text or a rich table. It may have `draw(record, file)`, a picture of the record; `save(record,
-    options)`, which writes the command's own files in place of --json; and `exit_status(record)`, 0 if it has not.
+    options)`, which writes the command's own files in place of --json; `outputs(options)`, files that it will write,
+    which are tried before the work; and `exit_status(record)`, 0 if it has not.
     """
 
     module: str
@@ -52,7 +55,12 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit status 0 when done, 1 when refused with a reason on stderr, 2 for wrong usage."""
-    name, rest = _choose(list(sys.argv[1:] if arguments is None else arguments))
+    with forgiving_output(), ended_by_signals():
+        return _guarded(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _guarded(arguments: list[str]) -> int:
+    name, rest = _choose(arguments)
     try:
         return _run(name, rest)
     except (ValueError, ArithmeticError, RuntimeError, OSError) as refused:  # ours say what and the remedy
@@ -61,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         print(f"saccade: this needs {missing.name}: `saccade doctor` says what to install", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except EndedBySignal as ended:
+        return ended.status
 
 
 def _choose(words: list[str]) -> tuple[str, list[str]]:
@@ -95,10 +103,12 @@ def _run(name: str, arguments: list[str]) -> int:
     given, saves_itself = vars(_parser(name, module).parse_args(arguments)), hasattr(module, "save")
     file: Path | None = given.pop("json", None)
     options = read_options(module.Options, given)
+    for output in _outputs(module, options, file):
+        check_file(output)
     with _progress() as progress:
         record = module.run(options, progress)
     if file == Path("-"):
-        print(json.dumps(record, indent=2, allow_nan=False))
+        print_whole(json.dumps(record, indent=2, allow_nan=False))
     else:
         for written in module.save(record, options) if saves_itself else _save(module, record, file):
             print(written)
@@ -112,8 +122,18 @@ def _parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
     add_options(parser, module.Options)
     if not hasattr(module, "save"):
         about = "save the record, with its picture beside it if it has one; - prints it in place of the table"
-        parser.add_argument("--json", type=Path, metavar="FILE", help=about)
+        parser.add_argument("--json", type=home_path, metavar="FILE", help=about)
     return parser
+
+
+def _outputs(module: ModuleType, options: Any, file: Path | None) -> Iterator[Path]:
+    """Files that the command will write: its own, and those of --json."""
+    if hasattr(module, "outputs"):
+        yield from module.outputs(options)
+    if file is not None and file != Path("-"):
+        yield file
+        if hasattr(module, "draw"):
+            yield file.with_suffix(".png")
 
 
 def _save(module: ModuleType, record: dict[str, Any], file: Path | None) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from saccade_ros import default_model
 from saccade_ros.knobs import ConfigError as ConfigError
-from saccade_ros.knobs import Settings, knob
+from saccade_ros.knobs import Settings, knob, shown
 from saccade_ros.runtimes import PRECISIONS, RUNTIMES
 
 
@@ -312,7 +312,9 @@ class EncoderConfig(Settings):
                 "set merge 0 or area_layers 0"
             )
         if not re.fullmatch(r"[1-9]\d{0,2}x[1-9]\d{0,2}", self.area_grid):
-            raise ConfigError(f"encoder.area_grid is {self.area_grid!r}: give rows x columns, such as 2x2; 1x1 is off")
+            raise ConfigError(
+                f"encoder.area_grid is {shown(self.area_grid)}: give rows x columns, such as 2x2; 1x1 is off"
+            )
 
     @property
     def area_shape(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ class GateConfig(Settings):
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from difflib import SequenceMatcher
@@ -17,8 +18,17 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin
 Section = TypeVar("Section")
 
 
+SHOWN = 200  # characters of a value in a message
+
+
 class ConfigError(ValueError):
     """A setting that cannot work. The message names the value and the remedy."""
+
+
+def shown(value: object) -> str:
+    """Write a value for a message, as repr does but in bounds: it may come from a file or a message of anybody's."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class Knob:
             for item in value:
                 self.check(name, item)
         elif self.choices and value not in self.choices:
-            raise ConfigError(f"{name} is {value!r}: choose one of {', '.join(self.choices)}")
+            raise ConfigError(f"{name} is {shown(value)}: choose one of {', '.join(self.choices)}")
         elif isinstance(value, int | float):
             self._check_number(name, value)
 
@@ -188,10 +198,12 @@ def _convert(name: str, value: Any, wanted: Any, example: str) -> Any:
     if wanted is float and type(value) is int:
         return float(value)
     if wanted is Path and isinstance(value, str | Path):
-        return Path(value)
+        return Path(os.path.expanduser(value))
     if type(value) is not wanted:
         expected = (get_origin(wanted) or wanted).__name__
-        raise ConfigError(f"{name} is {value!r} ({type(value).__name__}): give a value of type {expected}{example}")
+        raise ConfigError(
+            f"{name} is {shown(value)} ({type(value).__name__}): give a value of type {expected}{example}"
+        )
     return value
 
 

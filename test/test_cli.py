@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,55 @@ def test_refusal_is_one_line_with_the_remedy(clip, arguments, said, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", "CLIP", "--out", "FILE/report"],
+        ["calibrate", "CLIP", "--target-fidelity", "0.5", "--out", "FILE/calibrated.yaml"],
+        ["evaluate", "fidelity", "CLIP", "--out", "FILE/fidelity"],
+        ["evaluate", "gaze", "CLIP", "--out", "FILE/gaze"],
+        ["train", "causal", "CLIP", "--out", "FILE/training"],
+        ["bench", "gate", "--json", "FILE/gate.json"],
+        ["bench", "gates", "CLIP", "--json", "FILE/gates.json"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_place_that_cannot_be_written_to_is_refused_before_the_work(clip, tmp_path, arguments, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    places = {"CLIP": str(clip)}
+    arguments = [places.get(word, word.replace("FILE", str(tmp_path / "file"))) for word in arguments]
+    name = " ".join(arguments[:2]) if " ".join(arguments[:2]) in COMMANDS else arguments[0]
+    monkeypatch.setattr(f"saccade_ros.{COMMANDS[name].module}.run", lambda *_: pytest.fail("the work was begun"))
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "cannot be written: Not a directory; give a place that you may write to" in error
+    assert error.count("\n") == 1
+
+
+def test_terminal_without_the_characters_of_the_table_and_a_full_disk_behind_it_do_not_fail(clip, tmp_path):
+    command = [sys.executable, "-m", "saccade_ros.cli", "replay", str(clip), "--params", DEMO]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / "out")],
+            env={**os.environ, "PYTHONIOENCODING": "latin-1", "LC_ALL": "C"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_home_is_found_in_every_path(clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    (tmp_path / "demo.yaml").write_text(Path(DEMO).read_text())
+    assert main(["replay", "~/clip.mp4", "--params", "~/demo.yaml", "--out", "~/out"]) == 0
+    assert (tmp_path / "out" / "report.html").exists()
+    assert main(["bench", "gate", "--set", "encoder.model=tiny", "--rounds", "1", "--json", "~/gate.json"]) == 0
+    assert (tmp_path / "gate.json").exists()
 
 
 def test_bench_step_measures_every_combination_in_turns(tmp_path, capsys, monkeypatch):

@@ -18,7 +18,7 @@ from saccade_ros.config import (
     VisionConfig,
 )
 from saccade_ros.knobs import settings_of
-from saccade_ros.params_file import load_config
+from saccade_ros.params_file import load_config, params_file_text
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,21 @@ def test_what_neither_file_nor_override_names_is_as_in_the_base():
 
 @pytest.mark.parametrize("text", ["[", "a: b: c", "@home", "2026-13-01"])
 def test_override_that_is_no_yaml_is_refused_by_name(text):
-    with pytest.raises(ConfigError, match=r"encoder\.model=.* is no YAML .* in quotes"):
-        load_config(overrides={"encoder.model": text})
+    with pytest.raises(ConfigError, match=r"node\.topics=.* is no YAML .* in quotes"):
+        load_config(overrides={"node.topics": text})
+
+
+@pytest.mark.parametrize(
+    "text", ["/a/run #3/vitl", "a: b: c", "[", "@home", "null", "1e5", "yes", "~", "it's", "-", ""]
+)
+def test_override_of_a_text_is_taken_as_it_is(text):
+    """On a command line ` #` begins no comment, and a name that looks like a number is a name."""
+    assert load_config(overrides={"gate.calibrated_for": text}).gate.calibrated_for == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("'a #b'", "a #b"), ('"a\\tb"', "a\tb"), ("''", ""), ("'it''s'", "it's")])
+def test_override_of_a_text_in_quotes_is_yaml(text, value):
+    assert load_config(overrides={"gate.calibrated_for": text}).gate.calibrated_for == value
 
 
 @pytest.mark.parametrize(
@@ -113,20 +126,51 @@ def test_override_that_is_no_yaml_is_refused_by_name(text):
         ("gate: {tau: 0.5}", "no ros__parameters under a node name"),
         ("just words", "no ros__parameters"),
         ("", "no ros__parameters"),
-        ("a: [", "cannot be read"),
-        ("a: 2026-13-01", "cannot be read .month must be in"),
+        ("a: [", "is no YAML"),
+        ("a: 2026-13-01", "is no YAML .month must be in"),
+        ("a: &x 1\n/**: {ros__parameters: {gate: {tau: *x}}}", r"has the alias \*x, which ROS refuses"),
+        ("a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]", r"has the alias \*a"),
+        ("[" * 100_000, "nested more than 20 deep"),
+        ("\n".join(" " * i + "a:" for i in range(500)), "nested more than 20 deep"),
+        ("#" * 2_000_000, "is longer than 1048576 bytes"),
+        ("/**: {ros__parameters: {" + "x" * 1000 + ": 1}}", "is no setting"),
+        ("/**: {ros__parameters: {gate: {tau: " + "x" * 100_000 + "}}}", r"\.\.\. \(100002 characters\)"),
+        ("/**: {ros__parameters: {gate: {mode: " + "x" * 100_000 + "}}}", r"\.\.\. \(100002 characters\)"),
     ],
 )
 def test_file_that_is_wrong_is_refused_with_the_remedy(tmp_path, text, said):
     file = tmp_path / "params.yaml"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as refused:
         load_config(file)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 3000
 
 
 def test_file_that_is_not_there_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
         load_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("file", ["/dev/zero", "/proc/self/mem"])
+def test_file_without_end_is_refused(file):
+    with pytest.raises(ConfigError, match=f"{file}: (is longer than|cannot be read)"):
+        load_config(file)
+
+
+def test_written_file_is_read_as_it_was_and_no_part_of_it_loads(tmp_path):
+    """A calibration that is cut must not load without what ties it to its encoder."""
+    file = tmp_path / "params.yaml"
+    sections = {"gate": {"tau": 1e-05, "calibrated_for": "a: #{b}", "centre": "x" * 3000}, "stream": {"fps": 0.0}}
+    text = params_file_text({**sections, "node": {"topics": ["/a", "/b"]}}, "for\nvitl: {x}")
+    file.write_text(text)
+    config = load_config(file)
+    assert {name: getattr(config.gate, name) for name in sections["gate"]} == sections["gate"]
+    assert (config.stream.fps, config.node.topics) == (0.0, ("/a", "/b"))
+    for end in range(len(text) - 2):
+        file.write_text(text[:end])
+        with pytest.raises(ConfigError):
+            load_config(file)
 
 
 def test_rclpys_own_parameters_are_passed_over(tmp_path):

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "params_file": {"config", "knobs"},
     "faults": {"knobs"},
     "storage": {"faults"},
+    "terminal": set(),
     "frames": set(),
     "measure": {"storage"},
     "heads": {"config", "frames", "storage"},
@@ -57,7 +58,7 @@ MAY_IMPORT["replay"] = {
 MAY_IMPORT["doctor"] = {"knobs", "default_model", "measure", "encoder", "backends"}
 MAY_IMPORT["cli_options"] = {"config", "knobs", "params_file"}
 MAY_IMPORT["nodes"] = set(MAY_IMPORT) - {"train", "studies", "doctor"}
-MAY_IMPORT["cli"] = {"cli_options", "measure"}  # a command's module is imported by name, when it is given
+MAY_IMPORT["cli"] = {"cli_options", "measure", "storage", "terminal"}  # commands are imported by name
 
 
 def modules() -> list[Path]:

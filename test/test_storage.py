@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from saccade_ros.storage import StorageError, sha256_of, whole_folder, whole_path, write_file, write_json
+from saccade_ros.storage import (
+    StorageError,
+    check_file,
+    check_folder,
+    sha256_of,
+    whole_folder,
+    whole_path,
+    write_file,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -60,12 +70,31 @@ def test_a_path_may_become_a_folder(tmp_path):
         pass
 
 
-def test_link_stays_and_what_it_points_to_is_written(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    for text in ("one", "two"):
-        write_file(tmp_path / "link", text)
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_text() == "two"
+@pytest.mark.parametrize("way", ["write_file", "whole_path", "whole_folder", "check_file", "check_folder"])
+def test_link_is_refused_with_the_place_it_leads_to(tmp_path, way):
+    """Who plants a link in a shared folder must not choose what is overwritten."""
+    (tmp_path / "precious").write_text("years of work")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    write = {
+        "write_file": lambda: write_file(tmp_path / "link", "new"),
+        "whole_path": lambda: whole_path(tmp_path / "link").__enter__(),
+        "whole_folder": lambda: whole_folder(tmp_path / "link", is_ours).__enter__(),
+        "check_file": lambda: check_file(tmp_path / "link"),
+        "check_folder": lambda: check_folder(tmp_path / "link", is_ours),
+    }
+    with pytest.raises(StorageError, match=r"link is a symbolic link to .*precious: give the place itself"):
+        write[way]()
+    assert (tmp_path / "precious").read_text() == "years of work"
+    assert names(tmp_path) == ["link", "precious"]
+
+
+def test_link_in_place_of_the_scratch_folder_is_not_followed(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis").touch()
+    (tmp_path / f".out.partial-{os.getpid()}").symlink_to(tmp_path / "precious")
+    with pytest.raises(StorageError, match="out cannot be written: File exists"):
+        write_file(tmp_path / "out", "new")
+    assert names(tmp_path / "precious") == ["thesis"]
 
 
 def test_pipe_takes_the_data_as_it_comes(tmp_path):
@@ -122,6 +151,82 @@ def test_permissions_are_those_of_anything_this_user_makes(tmp_path):
         (folder / "private").touch(mode=0o600)
     (tmp_path / "plain").touch()
     assert (tmp_path / "out" / "private").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o002])
+def test_umask_is_respected(tmp_path, umask):
+    code = (
+        "import os, sys; from pathlib import Path; from saccade_ros import storage\n"
+        "os.umask(int(sys.argv[2])); out = Path(sys.argv[1])\n"
+        "storage.write_file(out / 'deep' / 'file', 'x'); (out / 'plain').touch(); (out / 'plainer').mkdir()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), str(umask)], check=True)
+    modes = {name: (tmp_path / name).stat().st_mode for name in ("deep", "deep/file", "plain", "plainer")}
+    assert (modes["deep"], modes["deep/file"]) == (modes["plainer"], modes["plain"])
+
+
+# What a full disk does, without a disk to fill: a limit on the size of files. Writers report it in their own ways.
+FULL = (
+    "import resource, sys; from pathlib import Path; from saccade_ros import storage\n"
+    "import numpy as np, torch, yaml\n"
+    "from matplotlib.figure import Figure\n"
+    "from safetensors.numpy import save_file\n"
+    "big = np.random.default_rng(0).random(100_000)\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+    "write = {'write_file': lambda p: storage.write_file(p, big.tobytes()),\n"
+    "  'write_json': lambda p: storage.write_json(p, big.tolist()),\n"
+    "  'figure': lambda p: Figure().savefig(p, format='png', dpi=300)}[sys.argv[2]]\n"
+    "try:\n"
+    "  if sys.argv[2].startswith('write'): write(Path(sys.argv[1]))\n"
+    "  else:\n"
+    "    with storage.whole_path(Path(sys.argv[1])) as path: write(path)\n"
+    "except storage.StorageError as refused: print(refused)\n"
+)
+
+
+@pytest.mark.parametrize("way", ["write_file", "write_json", "figure"])
+def test_full_disk_is_named_with_the_file_and_leaves_what_was_there(tmp_path, way):
+    target = tmp_path / "out"
+    target.write_text("before")
+    done = subprocess.run([sys.executable, "-c", FULL, str(target), way], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{target} is not written: File too large; make room in {tmp_path}\n"
+    assert target.read_text() == "before"
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("free", "said"), [(0, "file write failed"), (10**9, "I/O error: No space left on device (os error 28)")]
+)
+def test_exception_of_a_writer_s_own_on_a_full_disk_is_explained(tmp_path, monkeypatch, free, said):
+    """As torch.save says it, and safetensors, which takes back what it wrote."""
+    disk = shutil._ntuple_diskusage(10**9, 0, free)
+    monkeypatch.setattr("saccade_ros.storage.shutil.disk_usage", lambda folder: disk)
+    with (
+        pytest.raises(StorageError, match=r"x\.pt is not written: No space left on device; make room in"),
+        whole_path(tmp_path / "x.pt"),
+    ):
+        raise RuntimeError(said)
+
+
+@pytest.mark.parametrize("target", ["file/out", "file/deep/out", "/proc/out", "/proc/deep/out", "x" * 300])
+@pytest.mark.parametrize("check", [check_file, lambda target: check_folder(target, is_ours)], ids=["file", "folder"])
+def test_place_that_cannot_be_written_to_is_found_before_the_work(tmp_path, target, check):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot be written: .*; give a place that you may write to"):
+        check(tmp_path / target)
+    assert names(tmp_path) == ["file"]
+
+
+def test_mount_point_is_found_before_the_work():
+    with pytest.raises(StorageError, match="/proc is a mount point, which cannot be replaced"):
+        check_folder(Path("/proc"), lambda folder: True)
+
+
+def test_trying_leaves_no_trace(tmp_path):
+    check_file(tmp_path / "deep" / "file")
+    check_folder(tmp_path / "deep" / "folder", is_ours)
+    check_file(Path("/dev/stdout"))
+    assert names(tmp_path) == []
 
 
 KILLED = (

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from saccade_ros.backends.base import BackendError, Embedded
+from saccade_ros.backends.denormals import denormals_as_zero
 from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds
 from saccade_ros.backends.interface import (
     DESCRIPTION,
@@ -27,6 +28,8 @@ from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTab
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
 from saccade_ros.heads import NoHead
+
+ort.disable_telemetry_events()  # should somebody have imported it before saccade_ros, which says so, too
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -67,7 +70,8 @@ class OnnxBackend:
         expected = self.shape.spec.pixels_shape
         if pixels.shape != expected:
             raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {expected}")
-        patches = self._embed.run(["patches"], {"pixels": pixels})[0]
+        with denormals_as_zero():
+            patches = self._embed.run(["patches"], {"pixels": pixels})[0]
         return Embedded(patches, patches)
 
     def new_state(self) -> "OnnxState":
@@ -111,7 +115,8 @@ class OnnxState(ExportedState):
             self._binding.bind_cpu_input(name, value)
         for name in self._fresh:
             self._binding.bind_output(name, "cpu")  # anew: it keeps the size of the step before
-        self._session.run_with_iobinding(self._binding)
+        with denormals_as_zero():
+            self._session.run_with_iobinding(self._binding)
         if self._contract == "host":
             self._write_slots(tables)
         fresh = self._binding.get_outputs()[-len(self._fresh) :]
@@ -181,11 +186,11 @@ def open_session(
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     # Softmax gives an invalid slot the smallest denormal, and denormals are ten times slower to multiply.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    providers = [p for p in (wanted,) if p in available] or None
     try:
         mapped = _give_data(options, [file.with_name(f"{file.name}.data")] if data is None else data)
-        session = ort.InferenceSession(
-            file.read_bytes(), options, providers=[p for p in (wanted,) if p in available] or None
-        )
+        with denormals_as_zero():  # the first session of a process would leave it on
+            session = ort.InferenceSession(file.read_bytes(), options, providers=providers)
         del mapped  # not before
     except Exception as refused:  # ONNX Runtime's own exceptions share no base class
         reason = str(refused).partition("\n")[0]

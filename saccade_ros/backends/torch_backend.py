@@ -1,6 +1,7 @@
 """PyTorch backend, on CPU or CUDA."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -42,8 +43,7 @@ class TorchBackend:
                 f"backend.precision is {precision!r}: torch computes {', '.join(DTYPES)}; other precisions come from "
                 "an export (saccade export)"
             )
-        if backend.threads:
-            torch.set_num_threads(backend.threads)
+        self._threads = backend.threads or torch.get_num_threads()
         device = _find_device(backend.device)
         loaded = loaded or load_encoder(
             encoder.model,
@@ -57,8 +57,9 @@ class TorchBackend:
         )
         self.spec = loaded.encoder.spec
         areas = Areas.of(self.spec, *encoder.area_shape, encoder.area_layers)
-        prepared = loaded.encoder.attend_by_area(areas).prepare(device, DTYPES[precision], int8=precision == "int8")
-        self._encoder = prepared
+        with own_threads(self._threads):
+            whole = loaded.encoder.attend_by_area(areas)
+            self._encoder = whole.prepare(device, DTYPES[precision], int8=precision == "int8")
         self.head = _head(loaded.probe)
         self._new_pooling = _pooling(encoder.pooling, loaded.probe, self._encoder)
         self.info = EncoderInfo.of(
@@ -73,7 +74,7 @@ class TorchBackend:
             fingerprint(loaded.probe) if loaded.probe else "",
             backend="torch",
             device=device.type,
-            threads=torch.get_num_threads(),
+            threads=self._threads,
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
             token_counts=_token_counts(self._encoder),
@@ -81,19 +82,20 @@ class TorchBackend:
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
-        patches = self._encoder.embed(torch.from_numpy(pixels))
+        with own_threads(self._threads):
+            patches = self._encoder.embed(torch.from_numpy(pixels))
         return Embedded(patches, patches.cpu().numpy())
 
     def new_state(self) -> "TorchState":
         """See Backend."""
-        return TorchState(self._encoder.new_ring(), _step(self._encoder), self._new_pooling())
+        return TorchState(self._encoder.new_ring(), _step(self._encoder), self._new_pooling(), self._threads)
 
 
 class TorchState:
     """One stream's ring, stepped by the shared model."""
 
-    def __init__(self, ring: RingCache, step: Step, pooling: Pooling) -> None:
-        self._ring, self._step, self._pooling = ring, step, pooling
+    def __init__(self, ring: RingCache, step: Step, pooling: Pooling, threads: int) -> None:
+        self._ring, self._step, self._pooling, self._threads = ring, step, pooling, threads
 
     @property
     def fill(self) -> int:
@@ -108,8 +110,9 @@ class TorchState:
     def step(self, patches: Tensor, token_idx: Indices | None = None) -> Vector:
         """See EncoderState."""
         newest = self._ring.count
-        (output,) = self._step([patches], [self._ring], [token_idx])
-        vector: Vector = self._pooling.pool(output, newest).float().cpu().numpy()
+        with own_threads(self._threads):
+            (output,) = self._step([patches], [self._ring], [token_idx])
+            vector: Vector = self._pooling.pool(output, newest).float().cpu().numpy()
         return vector
 
     def movement(self, token_idx: Indices) -> Movement:
@@ -133,6 +136,20 @@ class TorchState:
     def reset(self) -> None:
         """See EncoderState."""
         self._ring.reset()
+
+
+@contextmanager
+def own_threads(count: int) -> Iterator[None]:
+    """Compute the block on this many CPU threads; torch's setting, which is the whole process's, is as before after."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _step(encoder: StreamingEncoder) -> Step:

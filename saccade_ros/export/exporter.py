@@ -28,6 +28,7 @@ from saccade_ros.export.quantize import QUANTIZED, quantize, save
 from saccade_ros.measure.machine import describe_machine
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.timing import interleave, spread
+from saccade_ros.recordings import open_source
 from saccade_ros.recordings.clip import read_tubelets
 from saccade_ros.storage import home_path, whole_folder
 
@@ -49,6 +50,9 @@ def export(options: ExportOptions, progress: Progress) -> Manifest:
     """
     if options.threads:
         torch.set_num_threads(options.threads)
+    for clip in filter(None, (options.calibration, options.held_out)):  # refused before the model is loaded
+        with open_source(clip):
+            pass
     out = home_path(options.out)
     with whole_folder(out, is_ours=lambda folder: is_export(str(folder))) as folder:  # a bad place is found first
         progress("loading the model", 0.0)

@@ -21,6 +21,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from sensor_msgs.msg import Image
@@ -34,6 +35,7 @@ from saccade_ros.faults import arm_from_environment, strike
 from saccade_ros.frames import EmbeddingResult, Frame, Tubelet
 from saccade_ros.msg import Embedding, NoveltyEvent
 from saccade_ros.msg import EncoderInfo as EncoderInfoMessage
+from saccade_ros.nodes.bond import Bond, NoBond, form_bond
 from saccade_ros.nodes.conversions import (
     computed_map_message,
     embedding_message,
@@ -85,6 +87,7 @@ class EncoderNode(AnsweringLifecycleNode):
         self._topics: list[ImageTopic] = []
         self._monitors: list[StreamMonitor] = []
         self._active = False
+        self._bond: Bond = NoBond()
         self._next_warning_s: dict[tuple[str, str], float] = {}
         self._destroy: list[Callable[[], Any]] = []  # undoes configure, last first
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -122,10 +125,12 @@ class EncoderNode(AnsweringLifecycleNode):
         self._active = True
         self._watch_streams()
         self._expect_worker().resume()
+        self._bond = form_bond(self)
 
     @transition
     def on_deactivate(self, state: LifecycleState) -> None:
         """Stop taking images, publish the tubelet in hand, and report the final counts."""
+        self._bond.shutdown()
         self._expect_worker().pause()
         self._active = False
         self._publish_diagnostics()
@@ -182,9 +187,9 @@ class EncoderNode(AnsweringLifecycleNode):
         output_topic = self._resolve("node.output_topic", self._config.node.output_topic)
         self._publisher = self.create_lifecycle_publisher(Embedding, output_topic, EMBEDDINGS)
         self._event_publisher = self.create_lifecycle_publisher(NoveltyEvent, "~/event", EVENTS)
-        self._map_publisher = self.create_lifecycle_publisher(Image, "~/novelty_map", qos_profile_sensor_data)
-        self._computed_publisher = self.create_lifecycle_publisher(Image, "~/computed_map", qos_profile_sensor_data)
-        self._overlay_publisher = self.create_lifecycle_publisher(Image, "~/debug/image", qos_profile_sensor_data)
+        self._map_publisher = self._create_picture_publisher("~/novelty_map")
+        self._computed_publisher = self._create_picture_publisher("~/computed_map")
+        self._overlay_publisher = self._create_picture_publisher("~/debug/image")
         self._info_publisher = self.create_publisher(EncoderInfoMessage, "~/info", LATCHED)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         service = self.create_service(Trigger, "~/reset", self._on_reset)
@@ -202,6 +207,11 @@ class EncoderNode(AnsweringLifecycleNode):
             lambda: self.destroy_service(service),
             lambda: self.destroy_timer(timer),
         ]
+
+    def _create_picture_publisher(self, topic: str) -> Any:
+        """Publish as sensors do unless qos_overrides say otherwise: a viewer may ask for reliable pictures."""
+        overrides = QoSOverridingOptions.with_default_policies()
+        return self.create_lifecycle_publisher(Image, topic, qos_profile_sensor_data, qos_overriding_options=overrides)
 
     def _image_topics(self, config: Config) -> list[str]:
         topics = [self._resolve("node.topics", topic) for topic in config.node.topics]
@@ -233,6 +243,7 @@ class EncoderNode(AnsweringLifecycleNode):
     def release(self) -> None:
         """Undo configure, as far as it came. Cleanup, shutdown and errors all end here; may be called again."""
         self._active = False
+        self._bond.shutdown()
         if self._worker is not None:  # first, as it publishes
             if not self._worker.close():
                 self.get_logger().error("a step hangs, and is left behind: its memory is free once it ends, if ever")

@@ -7,15 +7,15 @@
 import sys
 import threading
 import traceback
-from contextlib import suppress
 from typing import Any
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 from rich.console import Console
 
@@ -24,10 +24,12 @@ from saccade_ros.backends.manifest import FILE
 from saccade_ros.export.command import table
 from saccade_ros.export.exporter import ExportCancelledError, export
 from saccade_ros.export.options import ExportOptions
-from saccade_ros.knobs import build
+from saccade_ros.knobs import ConfigError, build
 from saccade_ros.measure.progress import Progress, ProgressBar
 from saccade_ros.nodes.parameters import declare_parameters, read_values
+from saccade_ros.terminal import EndedBySignal, ended_by_signals, forgiving_output
 
+LONGEST_SPIN_S = 0.2  # a signal is noticed after
 AUTOSTART = ParameterDescriptor(description="True exports once by the node's parameters, and ends.")
 
 
@@ -112,9 +114,12 @@ class ExportNode(Node):
         result = ExportModel.Result()
         with self._busy:
             try:
-                manifest = export(self.options(handle.request), self._feedback(handle))
+                options = self.options(handle.request)
+                self.get_logger().info(starting_line(options))
+                manifest = export(options, self._feedback(handle))
             except ExportCancelledError as cancelled:
                 result.message = str(cancelled)
+                self.get_logger().warning(f"export to {options.out}: {cancelled}")
             except Exception as failed:  # told to the client; the node must live
                 result.message = str(failed) or type(failed).__name__
                 self.get_logger().error(f"export failed: {result.message}")
@@ -137,39 +142,65 @@ class ExportNode(Node):
         return report
 
 
+def starting_line(options: ExportOptions) -> str:
+    """Say what is exported, for the log."""
+    wanted = ", ".join(f"{form} {precision}" for form, precision in options.pairs())
+    return f"exporting {options.model} to {options.out}: {wanted}; calibrating on {options.calibration}"
+
+
 def export_once(node: ExportNode) -> int:
     """Export by the node's parameters, with a bar."""
     try:
+        options = node.options()
+        node.get_logger().info(starting_line(options))
         with ProgressBar() as progress:
-            manifest = export(node.options(), progress)
+            manifest = export(options, progress)
     except (ValueError, ArithmeticError, RuntimeError, OSError) as refused:
         node.get_logger().fatal(str(refused))
         return 1
+    except EndedBySignal as ended:
+        node.get_logger().warning(f"export ended by {ended}; nothing was written")
+        return ended.status
     Console().print(table(manifest))
     return 0
 
 
 def spin(node: ExportNode) -> int:
-    """Serve goals until shutdown."""
+    """Serve goals until a signal ends it."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        executor.spin()
+    try:
+        while True:
+            executor.spin_once(timeout_sec=LONGEST_SPIN_S)
+    except EndedBySignal as ended:
+        node.get_logger().info(f"ended by {ended}")
     return 0
 
 
 def main(args: list[str] | None = None) -> int:
     """Entry point of `ros2 run saccade_ros export_node`."""
-    rclpy.init(args=args)
-    node = ExportNode()
+    with forgiving_output(), ended_by_signals():
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            return run()
+        except EndedBySignal as ended:  # before it could say so itself
+            return ended.status
+        finally:
+            rclpy.try_shutdown()
+
+
+def run() -> int:
+    """Make the node, and export or serve."""
+    try:
+        node = ExportNode()
+    except ConfigError as refused:
+        rclpy.logging.get_logger("saccade_export").fatal(str(refused))
+        return 1
     try:
         return export_once(node) if node.get_parameter("autostart").value else spin(node)
-    except KeyboardInterrupt:
-        return 130
     finally:
         node.close()
         node.destroy_node()
-        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rich.console import Console
 from sensor_msgs.msg import CompressedImage, Image
@@ -45,17 +46,20 @@ from saccade_ros.recordings.bag_writer import write_bag
 from saccade_ros.recordings.content import read_start
 from saccade_ros.recordings.rosbag1 import ROSBAG1_START
 from saccade_ros.recordings.source import COMPRESSED, Source, SourceError
-from saccade_ros.replay.command import ReplayOptions
+from saccade_ros.replay.command import ReplayOptions, outputs
 from saccade_ros.replay.inprocess import thumbnails
 from saccade_ros.replay.live import LiveView
 from saccade_ros.replay.recording import EmbeddingRow, Recording, describe_counts
 from saccade_ros.replay.report import save_report
+from saccade_ros.storage import check_file
+from saccade_ros.terminal import EndedBySignal, ended_by_signals, forgiving_output
 from saccade_ros.verdict import require_tubelets
 from saccade_ros.vision.ledger import Accounts
 
 ENCODER = "saccade_encoder"
 LOAD_TIMEOUT_S = 600.0  # a large checkpoint may have to be downloaded
 ANSWER_TIMEOUT_S = 30.0
+LONGEST_SPIN_S = 0.2  # a signal is noticed after
 QUEUE_DEPTH = 100
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DROPPED, RESETS, DETAILS = "frames_dropped.", "resets.", "details."
@@ -148,7 +152,7 @@ class ReplayNode(Node):
                 first_ns, started = image.time_ns, time.monotonic()
             due = started + (image.time_ns - first_ns) / 1e9
             while (left := due - time.monotonic()) > 0:
-                rclpy.spin_once(self, timeout_sec=left)
+                rclpy.spin_once(self, timeout_sec=min(left, LONGEST_SPIN_S))
             self._images.publish(image.cdr)
             played += 1
             self._settle()
@@ -218,7 +222,8 @@ class ReplayNode(Node):
 @contextmanager
 def encoder_process(params: Path | None, topic: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Run the encoder node with these parameters on this topic; end it when the block ends."""
-    command = [sys.executable, "-m", "saccade_ros.nodes.encoder_node", "--ros-args", "-r", f"__node:={ENCODER}"]
+    command = [sys.executable, "-m", "saccade_ros.nodes.encoder_child", str(os.getpid())]
+    command += ["--ros-args", "-r", f"__node:={ENCODER}"]
     command += ["--params-file", str(params)] if params else []
     process = subprocess.Popen([*command, "-p", "node.autostart:=false", "-p", f"node.topics:=[{topic}]"])
     try:
@@ -272,6 +277,8 @@ def replay(options: Options, console: Console) -> bool:
         EmptyResultError: nothing came of the recording.
     """
     config = load_config(options.params)
+    for output in outputs(options):
+        check_file(output)
     bag = as_bag(options.source, options.out, console)
     with open_played(bag, options.topic, console) as source, encoder_process(options.params, source.topic) as encoder:
         node = ReplayNode(source, encoder, config.node.output_topic)
@@ -297,15 +304,22 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(remove_ros_args(arguments if arguments is not None else sys.argv)[1:])
     # A domain of its own, unless one is given: another encoder or camera on the graph would spoil the figures.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    with forgiving_output(), ended_by_signals():
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        return guarded_replay(given)
+
+
+def guarded_replay(given: argparse.Namespace) -> int:
+    """Replay, and turn what ends it into a line and a status."""
     console = Console()
-    rclpy.init()
     try:
         return 0 if replay(read_options(Options, vars(given)), console) else 1
     except (ReplayError, ValueError, OSError) as refused:
         console.print(f"replay: {refused}", style="bold red", markup=False, soft_wrap=True)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except EndedBySignal as ended:
+        console.print(f"replay: ended by {ended}; no report was written", soft_wrap=True)
+        return ended.status
     finally:
         rclpy.try_shutdown()
 

@@ -10,6 +10,7 @@ from saccade_ros.recordings.bag import BAG_STARTS, BagSource
 from saccade_ros.recordings.content import read_start
 from saccade_ros.recordings.source import Source, SourceError
 from saccade_ros.recordings.video import VideoSource
+from saccade_ros.storage import home_path
 
 _BAG_SUFFIXES = (".bag", ".mcap", ".db3")  # of files that begin like no bag: they are damaged bags, not videos
 
@@ -23,7 +24,7 @@ def open_source(path: str | Path, topic: str | None = None) -> Source:
     Raises:
         SourceError: there is no such path or topic, or it can be read neither as a bag nor as a video.
     """
-    path = Path(path)
+    path = home_path(path)
     if not path.exists():
         raise SourceError(f"{path} does not exist: give a rosbag2 folder, a .mcap, .db3 or .bag file, or a video file")
     if path.is_dir() or read_start(path).startswith(BAG_STARTS) or path.suffix.lower() in _BAG_SUFFIXES:

@@ -13,7 +13,7 @@ from saccade_ros.recordings import open_source
 from saccade_ros.replay.inprocess import replay
 from saccade_ros.replay.live import LiveView, totals_table
 from saccade_ros.replay.recording import Recording
-from saccade_ros.replay.report import save_report
+from saccade_ros.replay.report import REPORT, save_report
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ def run(options: Options, progress: Progress) -> Recording:
 def table(recording: Recording) -> Table:
     """Make the table of totals."""
     return totals_table(recording)
+
+
+def outputs(options: ReplayOptions) -> list[Path]:
+    """Return the files that `save` writes."""
+    return [options.out / name for name in REPORT]
 
 
 def save(recording: Recording, options: Options) -> Sequence[Path]:

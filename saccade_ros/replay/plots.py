@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from saccade_ros.measure.figures import plain
 from saccade_ros.replay.recording import EmbeddingRow, Recording
 
 Floats = npt.NDArray[np.float64]
@@ -47,7 +48,7 @@ def novelty_timeline(recording: Recording) -> str:
             _draw_novelty(above, rows, recording.start_ns)
             _draw_computed(below, rows, recording.start_ns)
             if len(streams) > 1:
-                above.set_title(stream, loc="left", fontsize=10)
+                above.set_title(plain(stream), loc="left", fontsize=10)
         figure.align_ylabels()
         panels[-1].set_xlabel("seconds of the recording")
         panels[0].legend(loc="upper right", ncols=4, fontsize=9, bbox_to_anchor=(1, 1.22))

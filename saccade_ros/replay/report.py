@@ -19,13 +19,14 @@ from saccade_ros.replay.recording import EmbeddingRow, Recording
 from saccade_ros.storage import write_file, write_json
 from saccade_ros.vision.ledger import DROP_CAUSES
 
+REPORT = ("report.html", "summary.json")
 THUMBNAIL_SIDE = 160  # pixels
 MAX_RECALLS = 8  # moments that are shown with the earlier ones they resemble
 
 
 def save_report(recording: Recording, folder: Path) -> list[Path]:
     """Write report.html and summary.json into `folder`; return their paths."""
-    page, summary = folder / "report.html", folder / "summary.json"
+    page, summary = (folder / name for name in REPORT)
     write_file(page, render(recording))
     write_json(summary, recording.summary())
     return [page, summary]

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from saccade_ros.backends import Backend
 from saccade_ros.config import Config
@@ -24,6 +23,7 @@ from saccade_ros.frames import Figures
 from saccade_ros.knobs import Settings, knob, required
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.records import record_head, save_record
+from saccade_ros.params_file import params_file_text
 from saccade_ros.pipeline import Pipeline, patch_response
 from saccade_ros.plan.centre import encode_centre
 from saccade_ros.recordings import open_source
@@ -211,13 +211,13 @@ def params_text(record: dict[str, Any]) -> str:
     names = ", ".join(recording["name"] for recording in record["recordings"]["held_out"])
     held_out = record["chosen"]["held_out"]
     head = (
-        f"# Written by `saccade calibrate` on {record['date']} for {record['encoder_id']}.\n"
-        f"# gate.tau keeps the 5th percentile of the centred cosine between reused and fresh embeddings at\n"
-        f"# {record['target']:g} or above: {held_out['p5']:.4f} on what was held out ({names}), "
+        f"Written by `saccade calibrate` on {record['date']} for {record['encoder_id']}.\n"
+        f"gate.tau keeps the 5th percentile of the centred cosine between reused and fresh embeddings at\n"
+        f"{record['target']:g} or above: {held_out['p5']:.4f} on what was held out ({names}), "
         f"with {held_out['rate']:.0%} of its tubelets encoded.\n"
-        f"# That holds with tokens.select all: with a token selection, gate.tau decides on events alone.\n\n"
+        f"That holds with tokens.select all: with a token selection, gate.tau decides on events alone."
     )
-    return head + yaml.safe_dump({"/**": {"ros__parameters": sections}}, sort_keys=False)
+    return params_file_text(sections, head)
 
 
 def table(record: dict[str, Any]) -> str:
@@ -232,6 +232,11 @@ def table(record: dict[str, Any]) -> str:
             f"{shadow['encode_rate']:.0%} encoded, p5 {shadow['fidelity_p5']:.4f}"
         )
     return "\n".join(lines)
+
+
+def outputs(options: Options) -> list[Path]:
+    """Return the files that `save` writes."""
+    return [options.out, *(options.out.with_suffix(suffix) for suffix in (".json", ".png"))]
 
 
 def save(record: dict[str, Any], options: Options) -> Iterator[Path]:

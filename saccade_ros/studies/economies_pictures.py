@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from saccade_ros.measure.figures import plain
 from saccade_ros.studies.plots import BLUE, GREEN, GREY, INK, ORANGE, RED, new_figure, save_figure
 
 TICKS = (0.2, 0.5, 0.7, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 1.0)
@@ -83,7 +84,7 @@ def draw(record: dict[str, Any], file: Path) -> Path:
     panels[1].legend(frameon=False, fontsize=8, loc="lower right")
     clips = ", ".join(clip["name"] for clip in record["clips"])
     about = f"{record['weights']}, window {record['window']}, {record['precision']}, {record['threads']} threads"
-    figure.suptitle(f"{about}; {clips}; line: nothing is better for less", x=0.01, ha="left", fontsize=9)
+    figure.suptitle(f"{plain(about)}; {plain(clips)}; line: nothing is better for less", x=0.01, ha="left", fontsize=9)
     return save_figure(figure, file)
 
 

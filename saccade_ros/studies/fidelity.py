@@ -181,6 +181,11 @@ def table(record: dict[str, Any]) -> Table:
     return found
 
 
+def outputs(options: Options) -> list[Path]:
+    """Return the files that `save` writes."""
+    return [options.out / name for name in ("fidelity.json", "fidelity.png")]
+
+
 def save(record: dict[str, Any], options: Options) -> list[Path]:
     """Write fidelity.json, and fidelity.png, which shows fidelity against its price and the fading of the event."""
     file = options.out / "fidelity.json"

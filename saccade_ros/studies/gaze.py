@@ -192,6 +192,11 @@ def summary_text(gaze: Gaze) -> str:
     return "\n".join([*parts, "", *columns, ""])
 
 
+def outputs(options: Options) -> list[Path]:
+    """Return one of the files that `save` writes for any clip."""
+    return [options.out / "metadata.json"]
+
+
 def save(gaze: Gaze, options: Options) -> Iterator[Path]:
     """Write tables, plots and picture grids, and yield each."""
     found, out = gaze.metadata, options.out

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from saccade_ros.frames import Picture
+from saccade_ros.measure.figures import plain
 from saccade_ros.studies.gaze_rules import GREEDY, RANDOM, RULES, UNIFORM
 from saccade_ros.studies.gaze_viewers import EXACT_DB, ClipGaze, Moment, Row
 from saccade_ros.studies.plots import BLUE, GREEN, GREY, INK, ORANGE, RED, new_figure, save_figure
@@ -38,9 +39,11 @@ def draw_tradeoff(record: dict[str, Any], file: Path) -> Path:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[1].legend(loc="lower right", frameon=False)
-    names = ", ".join(clip["name"] for clip in record["clips"])
+    names = plain(", ".join(clip["name"] for clip in record["clips"]))
     about = f"{names}; {record['input_size']} px in patches of {record['patch_size']} px"
-    figure.suptitle(f"{about}; thin: greedy, each clip; at 100% the canvas is exact", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(
+        f"{plain(about)}; thin: greedy, each clip; at 100% the canvas is exact", x=0.01, ha="left", fontsize=10
+    )
     return save_figure(figure, file)
 
 
@@ -81,7 +84,7 @@ def draw_frames(clip: ClipGaze, psnr_db: float, file: Path) -> Path:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.suptitle(f"{clip.name}; dotted: target", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(f"{plain(clip.name)}; dotted: target", x=0.01, ha="left", fontsize=10)
     return save_figure(figure, file)
 
 
@@ -99,7 +102,7 @@ def draw_heat(clip: ClipGaze, tokens: int, file: Path) -> Path:
     figure = new_figure(2.3 * (len(names) + 1) + 0.9, 3.05)
     panels = figure.subplots(1, len(names) + 1)
     panels[0].imshow(clip.moments[len(clip.moments) // 2].original)
-    panels[0].set_title(f"{clip.name}\n", fontsize=9)
+    panels[0].set_title(f"{plain(clip.name)}\n", fontsize=9)
     for axes, name in zip(panels[1:], names, strict=True):
         share = clip.sent[name, GREEDY].reshape(grid, grid) / clip.tubelets  # (rows, columns)
         shown = axes.imshow(share / share.max(), cmap="magma", vmin=0, vmax=1)
@@ -124,7 +127,7 @@ def draw_grid(clip: ClipGaze, setting: str, patch_size: int, file: Path) -> Path
     axes.set_yticks(centres[:rows], heads, fontsize=9, rotation=90, va="center")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{clip.name}, {setting}; below, PSNR in dB: {' / '.join(RULES)}", loc="left", fontsize=10)
+    axes.set_title(f"{plain(clip.name)}, {setting}; below, PSNR in dB: {' / '.join(RULES)}", loc="left", fontsize=10)
     return save_figure(figure, file)
 
 

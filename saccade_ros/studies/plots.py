@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
+from saccade_ros.measure.figures import plain
 from saccade_ros.storage import whole_path
 
 # Okabe and Ito's palette, told apart by all kinds of colour vision.
@@ -35,7 +36,7 @@ def draw_calibration(record: dict[str, Any], file: Path) -> Path:
     axes.set(
         xlabel="tubelets encoded, %", ylabel="5th percentile of centred cosine, reused against fresh", xlim=(0, 102)
     )
-    axes.set_title(f"held out: {names}\n{record['weights']}, window {record['window']}", loc="left", fontsize=10)
+    axes.set_title(plain(f"held out: {names}\n{record['weights']}, window {record['window']}"), loc="left", fontsize=10)
     axes.legend(loc="best", frameon=False)
     axes.grid(alpha=0.25)
     return save_figure(figure, file)
@@ -55,7 +56,7 @@ def draw_gates(record: dict[str, Any], file: Path) -> Path:
         panel.set(xlabel=f"centred cosine to always-encode, {title}")
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(places, [f"{row['name']}  ({row['gates']['surprise']['rate']:.0%})" for row in rows])
+    panels[0].set_yticks(places, [f"{plain(row['name'])}  ({row['gates']['surprise']['rate']:.0%})" for row in rows])
     panels[0].legend(loc="lower left", frameon=False, fontsize=9)
     about = f"{record['weights']}; encoded fraction in brackets, equal for the three gates"
     figure.suptitle(about, x=0.01, ha="left", fontsize=10)

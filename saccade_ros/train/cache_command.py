@@ -78,6 +78,11 @@ def _clips_in(path: Path) -> list[Path]:
     return [path]
 
 
+def outputs(options: Options) -> list[Path]:
+    """Return the file that makes the folder a cache."""
+    return [options.out / "cache.json"]
+
+
 def table(record: dict[str, Any]) -> str:
     """State what was written."""
     return (

@@ -14,6 +14,7 @@ from torch import Tensor
 from saccade_ros.config import Config
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.knobs import Settings, knob, required
+from saccade_ros.measure.figures import plain
 from saccade_ros.measure.progress import Progress
 from saccade_ros.measure.records import record_head, save_record
 from saccade_ros.recordings.clip import read_tubelets
@@ -86,6 +87,11 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join((f"{record['steps']} steps, {record['seconds']:.0f} s", *lines))
 
 
+def outputs(options: Options) -> list[Path]:
+    """Return the files that `save` writes; training's own are beside them."""
+    return [options.out / name for name in ("training.json", "training.png")]
+
+
 def save(record: dict[str, Any], options: Options) -> list[Path]:
     """Write training.json and training.png beside the adapter, which training itself has written."""
     file = options.out / "training.json"
@@ -131,7 +137,7 @@ def draw_curve(record: dict[str, Any], file: Path) -> Path:
         axes.plot(steps, [gap / gaps[0] for gap in gaps], marker=".", label=label)
     axes.axhline(1, color="black", linewidth=0.6, linestyle="--")
     axes.set(yscale="log", xlabel="training step", ylabel="fraction of the gap without adapter")
-    axes.set_title(f"causal adapter, rank {record['rank']}: {record['weights']}", fontsize=9)
+    axes.set_title(f"causal adapter, rank {record['rank']}: {plain(record['weights'])}", fontsize=9)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())

@@ -85,6 +85,11 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join((head, *parts))
 
 
+def outputs(options: Options) -> list[Path]:
+    """Return the files that `save` writes; training's own are beside them."""
+    return [options.out / name for name in ("training.json", "training.png")]
+
+
 def save(record: dict[str, Any], options: Options) -> list[Path]:
     """Write training.json and training.png beside the student, which training itself has written."""
     file = options.out / "training.json"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 
+from saccade_ros.knobs import shown
 from saccade_ros.vision.malformed import UNKNOWN_ENCODING, MalformedImage
 
 
@@ -64,6 +65,6 @@ def layout_of(encoding: str) -> Layout:
     layout = _LAYOUTS.get(encoding)
     if layout is None:
         raise MalformedImage(
-            UNKNOWN_ENCODING, f"encoding {encoding!r} is not supported: publish one of {', '.join(ENCODINGS)}"
+            UNKNOWN_ENCODING, f"encoding {shown(encoding)} is not supported: publish one of {', '.join(ENCODINGS)}"
         )
     return layout

@@ -8,12 +8,14 @@ UNKNOWN_ENCODING = "unknown_encoding"
 UNDECODABLE = "undecodable"
 CAUSES = (ZERO_SIZE, TOO_LARGE, WRONG_STEP, SHORT_DATA, UNKNOWN_ENCODING, UNDECODABLE)
 
+LONGEST = 1000  # characters of a message: what it quotes comes from anybody, and may be a megabyte
+
 
 class MalformedImage(ValueError):  # noqa: N818  # it names the image, not a fault of this program
     """An image that holds no usable picture. `cause`, one of CAUSES, is the counter it is dropped under."""
 
     def __init__(self, cause: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= LONGEST else f"{message[:LONGEST]}... ({len(message)} characters)")
         self.cause = cause
 
 

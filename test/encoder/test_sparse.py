@@ -80,7 +80,7 @@ def as_tensors(plans: list[Plan]) -> list[Tensor | None]:
 
 
 def state_of(encoder: StreamingEncoder) -> TorchState:
-    return TorchState(encoder.new_ring(), encoder.step, NewestPooling())
+    return TorchState(encoder.new_ring(), encoder.step, NewestPooling(), threads=1)
 
 
 @every_kernel

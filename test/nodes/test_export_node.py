@@ -112,6 +112,8 @@ def test_cancelled_goal_leaves_nothing(clip, tmp_path):
         again, _ = graph.send(out=str(out), model="tiny", precisions=["fp32"])
         assert again.accepted, "the node is free again"
         assert graph.result_of(again).status == GoalStatus.STATUS_SUCCEEDED
+    assert f"exporting vits to {out}" in graph.log
+    assert f"export to {out}: cancelled; nothing was written" in graph.log
     assert [path.name for path in tmp_path.iterdir()] == ["vits"]
 
 
@@ -131,6 +133,38 @@ def test_autostart_exports_once_and_ends(clip, tmp_path):
         assert graph.process.wait(timeout=60) == 0
     assert "onnxruntime fp32" in graph.log
     assert read_manifest(str(tmp_path / "once")).artifacts[0].precision == "fp32"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_an_export_of_its_own_tidily(clip, tmp_path, how):
+    settings = {"autostart": "true", "model": "vits", "calibration": clip, "out": tmp_path / "out"}
+    with export_graph(**settings) as graph:
+        log = graph.process.stdout
+        started = next(line for line in log if "exporting vits" in line)
+        assert f"to {tmp_path / 'out'}: onnx fp32, onnx int8; calibrating on {clip}" in started
+        time.sleep(2.0)
+        graph.process.send_signal(how)
+        assert graph.process.wait(timeout=60) == 128 + how
+    assert f"export ended by {how.name}; nothing was written" in graph.log
+    assert "Traceback" not in graph.log
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_an_idle_node_with_status_0(how):
+    with export_graph() as graph:
+        graph.wait_for(lambda: graph.node.count_services("/saccade_export/get_parameters"), "the node")
+        graph.process.send_signal(how)
+        assert graph.process.wait(timeout=20) == 0
+    assert "Traceback" not in graph.log
+
+
+def test_clip_is_refused_before_the_model_is_loaded(tmp_path):
+    settings = {"autostart": "true", "model": "no-such-model", "calibration": "/absent.mp4", "out": tmp_path / "out"}
+    with export_graph(**settings) as graph:
+        assert graph.process.wait(timeout=60) == 1
+    assert "/absent.mp4 does not exist" in graph.log
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

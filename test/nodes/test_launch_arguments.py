@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade_ros.config import Config
+from saccade_ros.config import Config, ConfigError
 from saccade_ros.export.options import ExportOptions
 from saccade_ros.knobs import build, settings_of
 from saccade_ros.nodes.launch_arguments import (
@@ -16,6 +16,10 @@ from saccade_ros.nodes.launch_arguments import (
     encoder_parameters,
     export_arguments,
     export_parameters,
+    read_bool,
+    read_choice,
+    read_file,
+    unknown_arguments,
 )
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -45,6 +49,59 @@ def test_export_arguments_become_parameters_of_their_type():
     texts = {"formats": "onnx,tensorrt", "window": "4", "fidelity_floor": "0.9", "force": "TRUE", "out": "/models/x"}
     expected = {"out": "/models/x", "formats": ["onnx", "tensorrt"], "window": 4, "fidelity_floor": 0.9, "force": True}
     assert export_parameters(texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"backend": "trt"}, "backend is 'trt': choose one of auto, torch"),
+        ({"device": "gpu"}, "device is 'gpu': choose one of auto, cpu, cuda"),
+        ({"precision": "half"}, "precision is 'half': choose one of"),
+        ({"threads": "two"}, "threads is 'two': give a whole number"),
+        ({"threads": "-1"}, "threads is -1: give at least 0"),
+    ],
+)
+def test_encoder_argument_that_cannot_be_is_refused_by_its_name(given, said):
+    with pytest.raises(ConfigError, match=said):
+        encoder_parameters(dict.fromkeys(ENCODER_ARGUMENTS, "") | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"formats": "onnx,tflite"}, "formats is 'tflite': choose"),
+        ({"window": "8.5"}, "window is '8.5': give a whole number"),
+        ({"fidelity_floor": "high"}, "fidelity_floor is 'high': give a number"),
+        ({"fidelity_floor": "nan"}, "fidelity_floor is nan: give a finite number"),
+        ({"force": "yes"}, "force is 'yes': give true or false"),
+    ],
+)
+def test_export_argument_that_cannot_be_is_refused_by_its_name(given, said):
+    with pytest.raises(ConfigError, match=said):
+        export_parameters(given)
+
+
+@pytest.mark.parametrize("text", ["yes", "on", "", "y", "2", "tru"])
+def test_only_true_and_false_are_true_and_false(text):
+    assert [read_bool("x", word) for word in ("true", "True", "1", " false", "FALSE", "0")] == [True] * 3 + [False] * 3
+    with pytest.raises(ConfigError, match=r"use_sim_time is .*: give true or false"):
+        read_bool("use_sim_time", text)
+
+
+def test_file_and_level_that_are_not_there_are_refused_by_name(tmp_path):
+    with pytest.raises(ConfigError, match=r"params_file is '.*absent\.yaml', which cannot be read \(No such file"):
+        read_file("params_file", str(tmp_path / "absent.yaml"))
+    with pytest.raises(ConfigError, match=r"params_file is .* \(Is a directory\)"):
+        read_file("params_file", str(tmp_path))
+    with pytest.raises(ConfigError, match="log_level is 'verbose': choose one of debug, info"):
+        read_choice("log_level", "verbose", ("debug", "info"))
+
+
+def test_argument_like_one_of_ours_is_named_with_it_and_others_are_let_be():
+    known = ("topics", "model", "log_level")
+    warnings = unknown_arguments(["topics", "topcs", "loglevel", "map", "use_rviz"], known)
+    assert [warning.partition(" is no ")[0] for warning in warnings] == ["topcs", "loglevel"]
+    assert warnings[0].endswith("is topics meant?")
 
 
 @pytest.mark.parametrize("file", sorted(LAUNCH.glob("*.launch.py")), ids=lambda file: file.name)

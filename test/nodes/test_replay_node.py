@@ -4,9 +4,11 @@ import html
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -212,6 +214,39 @@ def test_diagnostics_of_others_are_not_taken_for_the_encoders(played, tmp_path):
         rclpy.shutdown(context=context)
     assert done.returncode == 0, done.stdout
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames_in"] == 61
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_no_encoder_is_left_behind_however_the_replay_ends(played, tmp_path, how):
+    command = [sys.executable, "-m", "saccade_ros.nodes.replay_node", str(bag_of(played)), "--params", str(DEMO)]
+    environment = {key: value for key, value in os.environ.items() if key != "ROS_DOMAIN_ID"}
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    assert any("loading default" in line for line in process.stdout)
+    (encoder,) = (Path("/proc") / pid for pid in children.read_text().split())
+    process.send_signal(how)
+    log = process.stdout.read()
+    assert process.wait(timeout=40) == (-how if how == signal.SIGKILL else 128 + how)
+    deadline = time.monotonic() + 10
+    while encoder.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not encoder.exists()
+    assert not (tmp_path / "out").exists()
+    assert "nodes/replay_node.py" not in log, "a traceback"
+    assert how == signal.SIGKILL or f"replay: ended by {how.name}; no report was written" in log
+
+
+def test_place_of_the_report_is_tried_before_the_encoder_is_started(played):
+    done = run_replay(bag_of(played), Path("/proc/none"))
+    assert done.returncode == 1
+    assert "/proc/none/report.html cannot be written" in done.stdout
+    assert "loading default" not in done.stdout
 
 
 def test_ros1_bag_is_refused_with_the_way_out(tmp_path):

@@ -163,6 +163,13 @@ def test_sparse_steps_are_counted_by_tokens_in_tile_and_plot():
     assert novelty_timeline(recording(rows)) != novelty_timeline(recording(denser)), "drawn over time"
 
 
+@pytest.mark.parametrize("name", ["/camera/$x^{", "/$frac{1}$", "/a$", "/$$", "/a$b/c$d"])
+def test_dollar_signs_in_names_are_shown_as_they_are(name):
+    """Between two of them matplotlib reads a formula, and fails where it is none."""
+    page = render(recording([row(i, stream=stream) for i in range(4) for stream in (name, "/other")], source=name))
+    assert page.count(f">{name}<") >= 2
+
+
 def test_drops_are_listed_with_their_meaning():
     text = Page(render(recording(MIXED))).text
     assert "overflow" in text
