@@ -20,11 +20,9 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
-from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from saccade_ros import default_model
@@ -37,13 +35,10 @@ from saccade_ros.msg import Embedding, NoveltyEvent
 from saccade_ros.msg import EncoderInfo as EncoderInfoMessage
 from saccade_ros.nodes.bond import Bond, NoBond, form_bond
 from saccade_ros.nodes.conversions import (
-    computed_map_message,
     embedding_message,
     event_message,
     find_converter,
     info_message,
-    novelty_map_message,
-    overlay_message,
     stamp_to_ns,
 )
 from saccade_ros.nodes.diagnostics import StreamMonitor
@@ -57,6 +52,7 @@ from saccade_ros.nodes.parameters import (
     refuse_unknown_parameters,
 )
 from saccade_ros.nodes.stopping import StopSignals, end_process
+from saccade_ros.nodes.viewers import ViewerTopics
 from saccade_ros.nodes.worker import EncodeWorker
 from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.recordings.source import IMAGE
@@ -187,31 +183,22 @@ class EncoderNode(AnsweringLifecycleNode):
         output_topic = self._resolve("node.output_topic", self._config.node.output_topic)
         self._publisher = self.create_lifecycle_publisher(Embedding, output_topic, EMBEDDINGS)
         self._event_publisher = self.create_lifecycle_publisher(NoveltyEvent, "~/event", EVENTS)
-        self._map_publisher = self._create_picture_publisher("~/novelty_map")
-        self._computed_publisher = self._create_picture_publisher("~/computed_map")
-        self._overlay_publisher = self._create_picture_publisher("~/debug/image")
+        self._viewers = ViewerTopics(self)
         self._info_publisher = self.create_publisher(EncoderInfoMessage, "~/info", LATCHED)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         service = self.create_service(Trigger, "~/reset", self._on_reset)
         # A steady clock: under use_sim_time the node's own stands still until /clock comes.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_timer, clock=steady)
+        timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
         self._destroy += [
             lambda: self.destroy_lifecycle_publisher(self._publisher),
             lambda: self.destroy_lifecycle_publisher(self._event_publisher),
-            lambda: self.destroy_lifecycle_publisher(self._map_publisher),
-            lambda: self.destroy_lifecycle_publisher(self._computed_publisher),
-            lambda: self.destroy_lifecycle_publisher(self._overlay_publisher),
+            self._viewers.close,
             lambda: self.destroy_publisher(self._info_publisher),
             lambda: self.destroy_publisher(self._diagnostics_publisher),
             lambda: self.destroy_service(service),
             lambda: self.destroy_timer(timer),
         ]
-
-    def _create_picture_publisher(self, topic: str) -> Any:
-        """Publish as sensors do unless qos_overrides say otherwise: a viewer may ask for reliable pictures."""
-        overrides = QoSOverridingOptions.with_default_policies()
-        return self.create_lifecycle_publisher(Image, topic, qos_profile_sensor_data, qos_overriding_options=overrides)
 
     def _image_topics(self, config: Config) -> list[str]:
         topics = [self._resolve("node.topics", topic) for topic in config.node.topics]
@@ -286,21 +273,6 @@ class EncoderNode(AnsweringLifecycleNode):
             stream.set_tokens(tokens)
         self._publish_info()
 
-    def _on_timer(self) -> None:
-        self._watch()
-        self._publish_diagnostics()
-
-    def _watch(self) -> None:
-        """Log an error for each camera whose tubelet has been in hand for too long."""
-        limit_s, worker = self._config.node.max_latency_s or math.inf, self._expect_worker()
-        for stream in self._streams:
-            if (seconds := worker.in_hand_s(stream)) > limit_s and self._may_tell(stream, "hang"):
-                self.get_logger().error(
-                    f"{stream.name}: a tubelet has been decoded or encoded for {seconds:.0f} s, longer than "
-                    f"node.max_latency_s ({limit_s:g} s); it will not be published. If this does not end, deactivate, "
-                    "clean up and configure the node, which loads the model anew"
-                )
-
     def _publish_info(self) -> None:
         topics = [stream.name for stream in self._streams]
         self._info_publisher.publish(info_message(self._info, self._config, topics))
@@ -336,17 +308,11 @@ class EncoderNode(AnsweringLifecycleNode):
             self._report(stream, failed)
 
     def _show(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
-        """Publish an event, and pictures of novelty and plan to whoever subscribes; else they cost nothing."""
-        header = tubelet.newer.image.header
+        """Publish an event, and pictures of novelty and plan."""
         if result.onset:
-            tau = self.get_parameter("gate.tau").value
+            tau, header = self.get_parameter("gate.tau").value, tubelet.newer.image.header
             self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, tau))
-        if result.patch_novelty is not None and self._map_publisher.get_subscription_count():
-            self._map_publisher.publish(novelty_map_message(result, header))
-        if self._computed_publisher.get_subscription_count():
-            self._computed_publisher.publish(computed_map_message(result, header))
-        if self._overlay_publisher.get_subscription_count():
-            self._overlay_publisher.publish(overlay_message(result, stream.intake.decode(tubelet.newer), header))
+        self._viewers.publish(stream, tubelet, result)
 
     def _report(self, stream: Stream, trouble: BaseException) -> None:
         """Warn about a lost tubelet or image, once per interval for each stream and cause; all are counted."""
