@@ -132,6 +132,13 @@ def test_topic_that_ros_2_forbids_is_played_under_another_name(played, tmp_path)
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames_in"] == 61
 
 
+def test_compressed_images_play_on_a_topic_of_any_name(played, tmp_path):
+    """The encoder subscribes with the publisher's type."""
+    done = run_replay(renamed(played, tmp_path / "bag", "/CAM_FRONT/image_rect_compressed"), tmp_path / "out")
+    assert done.returncode == 0, done.stdout
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames_in"] == 61
+
+
 def test_topic_without_a_name_near_it_is_refused_in_a_line(played, tmp_path):
     done = run_replay(renamed(played, tmp_path / "bag", "/" + 300 * "a"), tmp_path / "out")
     assert done.returncode == 1
