@@ -263,7 +263,7 @@ class EncoderNode(AnsweringLifecycleNode):
         return refuse_bad_values(self, parameters, live_only=self.state not in ("unconfigured", "finalized"))
 
     def _after_set_parameters(self, parameters: list[Parameter]) -> None:
-        if not self._streams:  # they are read at configure
+        if self._worker is None:  # they are read at configure, which itself declares overrides of QoS
             return
         gate = changed_section(self, GateConfig, parameters)
         tokens = changed_section(self, TokensConfig, parameters)
