@@ -349,7 +349,7 @@ def test_checkpoint_loads_by_parameter_and_a_poisoned_one_is_refused(tmp_path):
         assert len(graph.show(clip(4))[0].vector) == 64
     with Graph(encoder__model=bad) as graph:
         graph.wait_state("unconfigured")
-    assert "NaN or infinite: check the weights" in graph.log
+    assert "holds NaN or infinity; download" in graph.log
 
 
 @pytest.mark.parametrize("setting", [{"gate.tau": -1.0}, {"encoder.window": "wide"}, {"stream.fps": 4}])
