@@ -12,7 +12,7 @@ from saccade_ros.faults import Fault, arm_from_environment, injected, passing, r
 from saccade_ros.intake import Intake
 from saccade_ros.knobs import ConfigError
 from saccade_ros.pipeline import Pipeline
-from saccade_ros.storage import write_file
+from saccade_ros.storage import StorageError, write_file
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_nan_of_a_backend_is_no_embedding_and_leaves_nothing_in_the_cache(pipeli
 def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "report.json"
     write_file(target, "old")
-    with injected(Fault("write", "disk")), pytest.raises(OSError, match="No space left"):
+    with injected(Fault("write", "disk")), pytest.raises(StorageError, match=r"No space left.*make room in"):
         write_file(target, "new")
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("report.json", "old")]
 
