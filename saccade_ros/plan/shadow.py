@@ -5,6 +5,7 @@ calibration's recordings, or the running mean of the stream where there is none.
 happens the running mean leaves only noise to compare; a calibrated one does not.
 """
 
+import math
 from collections import deque
 
 import numpy as np
@@ -51,6 +52,18 @@ class FidelityMonitor:
         self._sum = vector.astype(np.float64) if self._sum is None else self._sum + vector
         self._fresh += 1
 
+    @property
+    def centre(self) -> Vector | None:
+        """What is taken off embeddings, (D,); None while too few of them were seen."""
+        if self._centre is None and self._sum is not None and self._fresh >= LEAST_FRESH:
+            return (self._sum / self._fresh).astype(np.float32)
+        return self._centre
+
+    def loss(self, reused: Vector, fresh: Vector) -> float:
+        """Compute what reuse costs, 1 - centred cosine; NaN while there is no centre."""
+        centre = self.centre
+        return math.nan if centre is None else 1.0 - float(centred_cosine(reused, fresh, centre))
+
     def record_age(self, age_s: float) -> None:
         """Note how old a published embedding is, in header time; 0 if fresh."""
         self._ages_s.append(age_s)
@@ -71,9 +84,7 @@ class FidelityMonitor:
         }
         if ages_s:
             state |= {"staleness_s_mean": float(np.mean(ages_s)), "staleness_s_max": max(ages_s)}
-        centre = self._centre
-        if centre is None and self._sum is not None and self._fresh >= LEAST_FRESH:
-            centre = (self._sum / self._fresh).astype(np.float32)
+        centre = self.centre
         if centre is None or not pairs:
             return state
         reused, fresh = (np.stack(side) for side in zip(*pairs, strict=True))
