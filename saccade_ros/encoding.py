@@ -24,6 +24,7 @@ class Encoding:
         vector: last embedding, fresh or corrected, (dim,); None before the first.
         classification: of it.
         encoded_stamp_ns: stamp of the tubelet that it was computed from.
+        fill: tubelets in the cache that it was computed from, itself included.
         reuse_count: how many tubelets in a row it has been reused for.
         tokens_computed: for the last tubelet, those of a step that could not stand included.
         reuse_loss: what reuse would have cost where the last step computed all tokens; NaN where that is not known.
@@ -48,18 +49,14 @@ class Encoding:
         self.vector = None
         self._skipped: Any = None  # patches of the last tubelet, if its embedding was reused
         self.classification = UNCLASSIFIED
-        self.encoded_stamp_ns = self.reuse_count = self.tokens_computed = 0
+        self.encoded_stamp_ns = self.fill = self.reuse_count = self.tokens_computed = 0
+        self._held = 0  # tubelets that the last encoded one stands for in the cache, beside itself
         self.reuse_loss = math.nan
 
     @property
     def pace(self) -> float:
         """Share of the usual refreshes that the drift of the tokens asks for (ContextDrift.pace)."""
         return self._drift.pace
-
-    @property
-    def fill(self) -> int:
-        """Tubelets in the cache."""
-        return self._state.fill
 
     def encode(self, patches: Any, plan: TokenPlan, tokens: int, sample: Sample, stamp_ns: int) -> TokenPlan:
         """Compute the planned tokens; the embedding is the stream's from now on.
@@ -85,7 +82,7 @@ class Encoding:
         whole = before is not None and plan.size == tokens
         self.reuse_loss = self.shadow.loss(before, self.vector) if before is not None and whole else math.nan
         self.classification = self._head.classify(self.vector)
-        self.encoded_stamp_ns, self.reuse_count, self._skipped = stamp_ns, 0, None
+        self.encoded_stamp_ns, self.fill, self.reuse_count, self._held = stamp_ns, self._state.fill, 0, 0
         self.shadow.record_fresh(self.vector)
         return plan
 
@@ -123,10 +120,13 @@ class Encoding:
         """Let the newest tubelet in the cache stand for the one reused before this one, too.
 
         So the window keeps spanning the same time whatever is skipped. It is done late, as a shadow evaluation may come
-        between; and a window in which all tubelets are the same one needs it no more.
+        between; once for each, though the step that follows may fail; and a window in which all tubelets are the same
+        one needs it no more.
         """
-        if self._holds and 0 < self.reuse_count < self._window:
+        self._skipped = None  # its own time is past
+        if self._holds and self._held < min(self.reuse_count, self._window - 1):
             self._state.hold()
+            self._held += 1
 
     def is_shadow_due(self, rate: float) -> bool:
         """True if the last tubelet was reused and this rate asks for its shadow evaluation."""

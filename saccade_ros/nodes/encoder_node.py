@@ -280,8 +280,8 @@ class EncoderNode(LifecycleNode):
         message.total_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
         self._publisher.publish(message)
         if result.onset:
-            tau = self.get_parameter("gate.tau").value
-            self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, tau))
+            least = self.get_parameter("gate.event_change").value
+            self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, least))
         self._show(stream, tubelet, result)
 
     def _show(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
@@ -292,7 +292,8 @@ class EncoderNode(LifecycleNode):
         if self._computed_publisher.get_subscription_count():
             self._computed_publisher.publish(computed_map_message(result, header))
         if self._overlay_publisher.get_subscription_count():
-            self._overlay_publisher.publish(overlay_message(result, stream.intake.decode(tubelet.newer), header))
+            picture, least = stream.intake.decode(tubelet.newer), self.get_parameter("gate.event_change").value
+            self._overlay_publisher.publish(overlay_message(result, picture, header, least))
 
     def _report(self, stream: Stream, trouble: Exception) -> None:
         """Warn about a lost tubelet or image, once per interval for each stream and cause; all are counted."""

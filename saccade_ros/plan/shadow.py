@@ -1,8 +1,9 @@
 """Shadow evaluation: encode some skipped tubelets after all, without a trace, to measure what reuse costs.
 
 Fidelity is the centred cosine of the reused and the fresh embedding. The centre is the mean embedding of the
-calibration's recordings, or the running mean of the stream where there is none. In a scene in which nothing ever
-happens the running mean leaves only noise to compare; a calibrated one does not.
+calibration's recordings, or the running mean of the stream where there is none, over what its steps computed: the gate
+learns from losses, and evaluations, which are made when there is time, must not change them. In a scene in which
+nothing ever happens the running mean leaves only noise to compare; a calibrated one does not.
 """
 
 import math
@@ -71,7 +72,6 @@ class FidelityMonitor:
     def record_shadow(self, reused: Vector, fresh: Vector) -> None:
         """Note the outcome of a shadow evaluation: the embedding that was published and the one withheld."""
         self.evaluations += 1
-        self.record_fresh(fresh)
         self._pairs.append((reused, fresh))
 
     def state(self) -> Figures:

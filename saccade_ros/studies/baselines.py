@@ -15,7 +15,7 @@ from saccade_ros.plan.gate import SurpriseGate
 from saccade_ros.studies.trace import Trace
 
 # Thresholds between which any number of tubelets is encoded, by gate.policy.
-RANGES = {"predicted": (1e-5, 20.0), "pixels": (1e-5, 1.0), "previous": (1e-5, 10.0), "even": (1e-3, 1e4)}
+RANGES = {"predicted": (1e-5, 20.0), "pixels": (1e-5, 1.0), "previous": (1e-5, 10.0), "even": (1e-3, 100.0)}
 Encoded = npt.NDArray[np.bool_]  # (T,)
 Replay = Callable[[float], Encoded]  # by threshold
 

@@ -159,7 +159,7 @@ def reuse_answers(
 def _answers(
     trace: Trace, config: GateConfig, response: PatchResponse, centre: Vector, window: int
 ) -> Iterator[tuple[float, float]]:
-    gate = SurpriseGate(replace(config, tau=math.inf, max_skip_s=0.0), response, window)
+    gate = SurpriseGate(config, response, window)  # asked for its measure only
     dense, last = TokenPlan.dense(trace.features.shape[1], "dense"), 0
     warm = trace.warm(window)
     for t in range(len(trace)):
