@@ -141,8 +141,8 @@ class EmbeddingResult:
             be measured (first tubelet of an epoch, or gate off).
         novelty_threshold: the tau it was compared with; NaN with the gate off.
         onset: True if an event begins with this tubelet: some patches stand out by gate.event_change after calm.
-        patch_novelty: relative change of each patch since it was computed last, by rows from the top left, (grid, grid);
-            None where novelty is NaN.
+        patch_novelty: relative change of each patch since it was computed last, by rows from the top left,
+            (grid, grid); None where novelty is NaN.
         view: where in the newer picture these patches lie.
         stamp_ns, frame_id: of the tubelet's newer frame.
         encoded_stamp_ns: stamp of the tubelet that the vector was computed from.
