@@ -83,34 +83,46 @@ class GateConfig(Settings):
     prefix: ClassVar[str] = "gate"
 
     enabled: bool = knob(True, "False encodes every tubelet and measures no novelty.")
+    policy: str = knob(
+        "predicted",
+        "Measure of novelty: 'predicted' is the loss of fidelity that reusing the last embedding would cost. The "
+        "others are simple and stand for comparison: 'pixels', the mean difference of grey levels to the last encoded "
+        "picture, as a share of white; 'previous', the relative change of patches since the previous tubelet; 'even', "
+        "the seconds since the last encoded one.",
+        choices=("predicted", "pixels", "previous", "even"),
+    )
     tau: float = knob(
-        0.2,
-        "Novelty at or above which a tubelet is encoded. Novelty is the relative change since the last encoded "
-        "tubelet, compensated for illumination and noise; 0 = identical. A tau of 0 encodes everything. "
-        "`saccade calibrate` finds the value for a fidelity. With tokens.select, a fixed tau decides on events alone: "
-        "the tokens that changed are computed whatever it is.",
+        0.02,
+        "Novelty at or above which a tubelet is encoded. With gate.policy predicted a loss: 0.02 means that reuse may "
+        "cost 2 %, that is, that 19 of 20 reused embeddings should keep a centred cosine of 0.98 to the fresh one. "
+        "0 encodes everything. `saccade calibrate` finds the value for your recordings. With tokens.select it "
+        "decides nothing but in budget mode: the tokens that changed are computed whatever it is.",
+        at_least=0.0,
+        at_most=100.0,
+        live=True,
+    )
+    loss_per_change: float = knob(
+        0.12,
+        "Policy predicted: loss expected for each unit of relative change of the encoder's window, for this encoder. "
+        "Fitted to the default model; `saccade calibrate` fits it to another. The running gate corrects it by up to a "
+        "factor of four, by what its own encodes tell.",
+        at_least=1e-6,
+        at_most=100.0,
+    )
+    event_change: float = knob(
+        0.4,
+        "An event on ~/event begins, and is encoded, when the relative change of the most changed patches exceeds that "
+        "of the median patch by this after a second of calm.",
         at_least=0.0,
         at_most=10.0,
         live=True,
     )
     top_fraction: float = knob(
-        0.03,
-        "Fraction of the patches, the most changed ones, whose mean change is half of the novelty; the other half is "
-        "the change that all patches have in common.",
-        at_least=0.0,
-        at_most=1.0,
-    )
-    drift_limit: float = knob(
-        2.0,
-        "Accumulated change, in units of tau, at which a tubelet is encoded although its own novelty is below tau: "
-        "four tubelets at 0.6 tau since the last encoded one reach 2.0. 0 never.",
-        at_least=0.0,
-        at_most=1e6,
+        0.03, "Fraction of the patches, the most changed ones, that an event is told by.", at_least=0.0, at_most=1.0
     )
     hysteresis: float = knob(
         0.5,
-        "An event on ~/event begins when novelty reaches gate.tau, and is over when novelty has stayed below this "
-        "fraction of gate.tau for a second.",
+        "An event is over when its change has stayed below this fraction of gate.event_change for a second.",
         at_least=0.0,
         at_most=1.0,
     )
@@ -141,12 +153,12 @@ class GateConfig(Settings):
         live=True,
     )
     tau_min: float = knob(
-        0.03,
+        0.002,
         "Budget mode: lower limit of tau. In a calm scene a lower one would encode noise.",
         at_least=1e-6,
         at_most=10.0,
     )
-    tau_max: float = knob(10.0, "Budget mode: upper limit of tau.", at_least=1e-6, at_most=1000.0)
+    tau_max: float = knob(1.0, "Budget mode: upper limit of tau.", at_least=1e-6, at_most=1000.0)
     shadow_rate: float = knob(
         0.05,
         "Shadow evaluation: fraction of the skipped tubelets that are encoded after all, in idle time and without any "
@@ -157,12 +169,14 @@ class GateConfig(Settings):
     )
     calibrated_for: str = knob(
         "",
-        "encoder_id that `saccade calibrate` chose gate.tau for; any other encoder is refused. Empty: not calibrated.",
+        "encoder_id that `saccade calibrate` chose gate.tau and gate.loss_per_change for; any other encoder is "
+        "refused. Empty: not calibrated.",
     )
     centre: str = knob(
         "",
         "Mean embedding of the calibration, which is subtracted before fidelity is measured; base64 of float16 values, "
-        "written by `saccade calibrate`. Empty: the running mean of the stream.",
+        "written by `saccade calibrate`. Empty: that of many recordings for the default model, the running mean of the "
+        "stream for any other.",
     )
 
     def __post_init__(self) -> None:

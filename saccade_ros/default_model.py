@@ -24,6 +24,14 @@ def locate(model: str) -> str:
     return str(next((place for place in PLACES if place.is_dir()), PLACES[0]))
 
 
+def centre(model: str) -> str:
+    """Return the mean embedding of many recordings that comes with the default model, as text (plan/centre.py).
+
+    Empty for any other model.
+    """
+    return (Path(locate(model)) / "centre.txt").read_text(encoding="ascii").strip() if model == NAME else ""
+
+
 def advice(weights: str) -> str:
     """Say what the model is good for, if `weights`, their source as EncoderInfo has it, are the default model's."""
     return ADVICE if weights.startswith(SOURCE) else ""

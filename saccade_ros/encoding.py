@@ -1,10 +1,12 @@
 """Encoding of one stream's tubelets by their plans: step, reuse, and shadow evaluation; and the last embedding."""
 
+import math
 import time
 from typing import Any
 
 import numpy as np
 
+from saccade_ros import default_model
 from saccade_ros.backends import Backend
 from saccade_ros.backends.base import unit
 from saccade_ros.config import Config
@@ -23,19 +25,21 @@ class Encoding:
         vector: last embedding, fresh or corrected, (dim,); None before the first.
         classification: of it.
         encoded_stamp_ns: stamp of the tubelet that it was computed from.
+        fill: tubelets in the cache that it was computed from, itself included.
         reuse_count: how many tubelets in a row it has been reused for.
         tokens_computed: for the last tubelet, those of a step that could not stand included.
+        reuse_loss: what reuse would have cost where the last step computed all tokens; NaN where that is not known.
         shadow: shadow evaluations of reused embeddings.
     """
 
     vector: Vector | None
 
     def __init__(self, config: Config, backend: Backend, head: Head) -> None:
-        self._state, self._head = backend.new_state(), head
+        self._state, self._head, self._holds = backend.new_state(), head, backend.info.holds
         self._normalize, self._is_mean = config.encoder.normalize, config.encoder.pooling == "newest"
-        self._drift = ContextDrift(backend.info.window)
-        centre = decode_centre(config.gate.centre, backend.info.dim) if config.gate.centre else None
-        self.shadow = FidelityMonitor(centre)
+        self._drift, self._window = ContextDrift(backend.info.window), backend.info.window
+        text = config.gate.centre or default_model.centre(config.encoder.model)
+        self.shadow = FidelityMonitor(decode_centre(text, backend.info.dim) if text else None)
         self._skips = 0
         self.reset()
 
@@ -46,17 +50,14 @@ class Encoding:
         self.vector = None
         self._skipped: Any = None  # patches of the last tubelet, if its embedding was reused
         self.classification = UNCLASSIFIED
-        self.encoded_stamp_ns = self.reuse_count = self.tokens_computed = 0
+        self.encoded_stamp_ns = self.fill = self.reuse_count = self.tokens_computed = 0
+        self._held = 0  # tubelets that the last encoded one stands for in the cache, beside itself
+        self.reuse_loss = math.nan
 
     @property
     def pace(self) -> float:
         """Share of the usual refreshes that the drift of the tokens asks for (ContextDrift.pace)."""
         return self._drift.pace
-
-    @property
-    def fill(self) -> int:
-        """Tubelets in the cache."""
-        return self._state.fill
 
     def encode(self, patches: Any, plan: TokenPlan, tokens: int, sample: Sample, stamp_ns: int) -> TokenPlan:
         """Compute the planned tokens; the embedding is the stream's from now on.
@@ -73,6 +74,7 @@ class Encoding:
         Raises:
             ArithmeticError: the encoder gave NaN or infinity; everything seen is forgotten, as it may be in the cache.
         """
+        self._let_time_pass()
         strike("step")
         if plan.size == tokens:
             vector = self._whole(patches, tokens)
@@ -87,9 +89,11 @@ class Encoding:
             raise ArithmeticError(
                 "the encoder's embedding is NaN or infinite: check the weights; the stream starts afresh"
             )
-        self.vector = self._scaled(vector)
+        before, self.vector = self.vector, self._scaled(vector)
+        whole = before is not None and plan.size == tokens
+        self.reuse_loss = self.shadow.loss(before, self.vector) if before is not None and whole else math.nan
         self.classification = self._head.classify(self.vector)
-        self.encoded_stamp_ns, self.reuse_count, self._skipped = stamp_ns, 0, None
+        self.encoded_stamp_ns, self.fill, self.reuse_count, self._held = stamp_ns, self._state.fill, 0, 0
         self.shadow.record_fresh(self.vector)
         return plan
 
@@ -119,8 +123,21 @@ class Encoding:
 
     def reuse(self, patches: Any) -> None:
         """Let the last embedding serve again; keep the patches for a shadow evaluation."""
+        self._let_time_pass()
         self.reuse_count, self._skips, self._skipped = self.reuse_count + 1, self._skips + 1, patches
-        self.tokens_computed = 0
+        self.tokens_computed, self.reuse_loss = 0, math.nan
+
+    def _let_time_pass(self) -> None:
+        """Let the newest tubelet in the cache stand for the one reused before this one, too.
+
+        So the window keeps spanning the same time whatever is skipped. It is done late, as a shadow evaluation may come
+        between; once for each, though the step that follows may fail; and a window in which all tubelets are the same
+        one needs it no more.
+        """
+        self._skipped = None  # its own time is past
+        if self._holds and self._held < min(self.reuse_count, self._window - 1):
+            self._state.hold()
+            self._held += 1
 
     def is_shadow_due(self, rate: float) -> bool:
         """True if the last tubelet was reused and this rate asks for its shadow evaluation."""

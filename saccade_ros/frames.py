@@ -154,17 +154,18 @@ class EmbeddingResult:
         tokens: how many the tubelet has (S), in a square grid.
         tokens_computed: how many were computed for it, 0 when reused: M of the plan; S more where all followed, because
             a sparse step could not stand (plan/context.py).
-        novelty: change since the last encoded tubelet, 0 = identical; NaN where none could be measured
-            (first tubelet of an epoch, or gate off).
+        novelty: what gate.policy measures, the predicted loss of reuse by default, 0 = identical; NaN where none could
+            be measured (first tubelet of an epoch, or gate off).
         novelty_threshold: the tau it was compared with; NaN with the gate off.
-        onset: True if an event begins with this tubelet: novelty reached gate.tau after calm.
-        patch_novelty: of each patch, by rows from the top left, (grid, grid); None where novelty is NaN.
+        onset: True if an event begins with this tubelet: some patches stand out by gate.event_change after calm.
+        patch_novelty: relative change of each patch since it was computed last, by rows from the top left,
+            (grid, grid); None where novelty is NaN.
         view: where in the newer picture these patches lie.
         stamp_ns, frame_id: of the tubelet's newer frame.
         encoded_stamp_ns: stamp of the tubelet that the vector was computed from.
         reuse_count: how many times in a row the vector has been reused; 0 when encoded.
         stream_epoch, tubelet_index: of the tubelet.
-        window_fill: tubelets in the cache, 1..window.
+        window_fill: tubelets in the cache that the embedding was computed from, 1..window; as it was if it is reused.
         queue_ms: newer frame received until encoding began. All durations are on the monotonic clock.
         decode_ms: both pictures decoded, resized and normalised.
         gate_ms: patch embedding, which the encoder then uses, and planning.

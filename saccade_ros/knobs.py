@@ -3,7 +3,7 @@
 @dataclass(frozen=True)
 class GateConfig(Settings):
     prefix: ClassVar[str] = "gate"
-    tau: float = knob(0.2, "Novelty at or above which a tubelet is encoded.", at_least=0.0)
+    tau: float = knob(0.02, "Novelty at or above which a tubelet is encoded.", at_least=0.0)
 """
 
 import math

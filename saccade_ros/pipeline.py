@@ -27,8 +27,8 @@ from saccade_ros.faults import strike
 from saccade_ros.frames import Decoded, EmbeddingResult, Figures, Frame, Observation, Tubelet
 from saccade_ros.heads import Head, load_head
 from saccade_ros.intake import Intake
+from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
-from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.plan.shadow import FidelityMonitor
 from saccade_ros.plan.stages import Planner, Stage
 from saccade_ros.plan.tokens import select_tokens
@@ -116,7 +116,7 @@ class Stream:
         self._selection = select_tokens(config.tokens, response, info.window, info.reach, info.token_counts)
         self._gate: Gate = OpenGate(config.gate)
         if config.gate.enabled:
-            self._gate = SurpriseGate(config.gate, response, self._selection.selects)
+            self._gate = SurpriseGate(config.gate, response, info.window, self._selection.selects)
         self._planner = Planner((self._gate, self._selection, *stages))
         self.published = self.encoded = 0
         self.tokens = self.tokens_computed = 0
@@ -222,6 +222,7 @@ class Stream:
         if plan.size:
             plan = encoding.encode(patches, plan, len(features), self._selection.sample, tubelet.stamp_ns)
             self._selection.pace = encoding.pace
+            self._gate.learn(encoding.reuse_loss)
         else:
             encoding.reuse(patches)
         encode_ms = clock.lap_ms() if plan.size else 0.0
@@ -316,10 +317,7 @@ class _StageClock:
 
 
 def patch_response(backend: Backend) -> PatchResponse:
-    """Response of the backend's patch embedding to uniform illumination, which is the same for every patch."""
+    """Response of the backend's patch embedding to a grey picture, which is the same for every patch."""
     size = backend.info.input_size
-    pixels = np.zeros((4, 2, 3, size, size), np.float32)
-    for colour in range(3):
-        pixels[1 + colour, :, colour] = 1
-    grey, *uniform = (backend.embed(picture).features[0].copy() for picture in pixels)
-    return PatchResponse(grey, np.stack(uniform) - grey, backend.info.patch_scale)
+    grey = backend.embed(np.zeros((2, 3, size, size), np.float32)).features[0].copy()
+    return PatchResponse(grey, backend.info.patch_scale)

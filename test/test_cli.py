@@ -23,7 +23,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_replay_reports_and_accounts_for_every_frame(clip, tmp_path, capsys):
-    settings = ["--params", DEMO, "--set", "encoder.model=tiny", "--set", "gate.tau=0.4", "--set", "tokens.select=all"]
+    settings = ["--params", DEMO, "--set", "encoder.model=tiny", "--set", "gate.tau=0.15", "--set", "tokens.select=all"]
     assert main(["replay", str(clip), *settings, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["frames_in"], summary["frames_used"], summary["frames_dropped"]) == (40, 40, {})
@@ -247,7 +247,7 @@ def test_calibration_is_a_params_file_that_loads_and_is_tied_to_its_encoder(clip
     assert config.tokens.select == result["config"]["tokens"]["select"] == "all", "the promise is the gate's alone"
     assert (config.encoder.model, config.stream.fps) == ("tiny", 0.0)
     assert min(result["chosen"][part]["p5"] for part in ("tuning", "held_out")) >= 0.5
-    assert set(result["curves"]) == {"surprise", "pixel difference", "previous tubelet"}
+    assert set(result["curves"]) == {"predicted", "pixels", "previous", "even"}
     assert {"encode_rate", "shadow_evaluations"} <= set(result["shadow"])
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert f"gate.tau {result['tau']:.4f}" in capsys.readouterr().out
@@ -291,4 +291,4 @@ def test_bench_gates_makes_the_table_and_the_picture(clip, tmp_path, capsys, mon
     assert static["at_tau"]["beyond_refreshes"] <= 0.02
     assert cut["at_tau"]["latency_s"] == 0.0
     assert file.with_suffix(".png").stat().st_size > 10_000
-    assert "| cut | surprise |" in capsys.readouterr().out
+    assert "| cut | predicted |" in capsys.readouterr().out

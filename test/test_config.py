@@ -71,7 +71,14 @@ def test_every_setting_is_described_and_sectioned():
 
 def test_only_what_can_change_live_is_live():
     live = [setting.name for setting in settings_of(Config) if setting.knob.live]
-    gate = ["gate.tau", "gate.max_skip_s", "gate.budget_fraction", "gate.budget_hz", "gate.shadow_rate"]
+    gate = [
+        "gate.tau",
+        "gate.event_change",
+        "gate.max_skip_s",
+        "gate.budget_fraction",
+        "gate.budget_hz",
+        "gate.shadow_rate",
+    ]
     tokens = ["tokens.threshold", "tokens.ratio", "tokens.psnr_db", "tokens.max_age_s", "tokens.dilate"]
     assert live == gate + tokens
 

@@ -120,18 +120,39 @@ def test_corrected_embeddings_have_length_one_when_asked():
     assert player.encoding.vector == pytest.approx(unit(plain.encoding.vector), abs=1e-6)
 
 
-def test_reuse_keeps_the_embedding_and_the_cache(player):
-    """Gate shut and a plan of no token are one: as if the tubelet had never been."""
-    vector, twin = player.encoding.vector.copy(), dense_twin(player, WINDOW)
+def test_reuse_keeps_the_embedding_and_lets_the_cache_hold_the_newest_tubelet(player):
+    """Gate shut and a sparse step of no token are one."""
+    vector, state = player.encoding.vector.copy(), player.backend.new_state()
+    for n in range(WINDOW):
+        state.step(player.patches(n))
     for count in (1, 2):
         player.encoding.reuse(player.patches(20 + count))
+        state.hold()
         assert np.array_equal(player.encoding.vector, vector)
         assert (player.encoding.reuse_count, player.encoding.tokens_computed) == (count, 0)
         assert player.encoding.encoded_stamp_ns == WINDOW - 1
-    for n, plan in ((3, PLAN), (4, DENSE), (5, PLAN)):
-        player.play(n, plan, NEAR)
-        player.play(n, plan, NEAR, encoding=twin)
+    for n, plan in ((3, DENSE), (4, PLAN), (5, DENSE)):
+        player.play(n, plan)
+        assert np.array_equal(player.encoding.vector, state.step(player.patches(n), plan.token_idx))
+
+
+def test_a_step_that_fails_after_a_pause_lets_no_time_pass_twice(player):
+    """The next tubelet comes out as if the failed one had never been; a shadow evaluation would come too late."""
+    twin, layer = dense_twin(player, WINDOW), player.backend._encoder.layers[2]
+    for encoding in (player.encoding, twin):
+        encoding.reuse(player.patches(20))
+    assert player.encoding.is_shadow_due(1.0)
+    hook = layer.register_forward_hook(lambda *_: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            player.play(3, DENSE)
+    hook.remove()
+    assert not player.encoding.is_shadow_due(1.0)
+    for n in (4, 5):
+        player.play(n, DENSE)
+        player.play(n, DENSE, encoding=twin)
         assert np.array_equal(player.encoding.vector, twin.vector)
+        assert player.encoding.fill == twin.fill
 
 
 @pytest.mark.parametrize("failing", range(3, 9))

@@ -1,4 +1,4 @@
-"""A recorded run of the code before its structure changed (commit fd13f03): same recording, same bytes.
+"""A recorded run: same recording, same bytes. Recorded anew when the gate came to predict the loss of reuse.
 
 test/data/golden.npz holds vectors, decisions, novelty and reasons of five settings. Vectors are the same bytes on the
 processor and torch they were recorded with; elsewhere sums have other last bits, and they agree to rounding.
@@ -19,15 +19,15 @@ from saccade_ros.pipeline import Pipeline
 
 RECORDED = np.load(Path(__file__).parent / "data" / "golden.npz")
 SETTINGS = {
-    "gated": {"gate": GateConfig(tau=0.6)},
+    "gated": {"gate": GateConfig(tau=0.05)},
     "open": {
         "gate": GateConfig(enabled=False),
         "encoder": EncoderConfig(model="tiny", window=3, recompute=2, pooling="window"),
     },
     "budget": {"gate": GateConfig(mode="budget", budget_fraction=0.4)},
-    "bf16": {"gate": GateConfig(tau=0.5), "backend": BackendConfig(precision="bf16", threads=1)},
+    "bf16": {"gate": GateConfig(tau=0.1), "backend": BackendConfig(precision="bf16", threads=1)},
     "wide": {
-        "gate": GateConfig(tau=0.9, max_skip_s=0.3),
+        "gate": GateConfig(tau=0.1, max_skip_s=0.3),
         "encoder": EncoderConfig(model="tiny", window=5, recompute=5, normalize=True),
     },
 }

@@ -11,6 +11,7 @@ from saccade_ros.config import BackendConfig, ConfigError, EncoderConfig, GateCo
 from saccade_ros.frames import EmbeddingResult, Frame, Picture
 from saccade_ros.measure.metrics import centred_cosine
 from saccade_ros.pipeline import Pipeline
+from saccade_ros.vision.preprocess import tubelet_pixels
 
 
 def lively(count: int, seed: int = 0) -> list[Picture]:
@@ -39,7 +40,7 @@ def ungated() -> Pipeline:
 
 @pytest.fixture(scope="module")
 def gated() -> Pipeline:
-    return Pipeline(tiny_config(gate=GateConfig(tau=0.3)))
+    return Pipeline(tiny_config(gate=GateConfig(tau=0.15)))
 
 
 def test_gate_that_always_opens_equals_the_plain_stream_to_the_bit(ungated):
@@ -48,14 +49,43 @@ def test_gate_that_always_opens_equals_the_plain_stream_to_the_bit(ungated):
     assert np.array_equal(vectors(run(always, pictures)), vectors(run(ungated, pictures)))
 
 
-def test_gated_stream_equals_the_ungated_stream_over_the_kept_tubelets(gated, ungated):
-    """Skipped tubelets leave the cache untouched: under the gate, time is event time."""
+def steps_by_hand(
+    pipeline: Pipeline, pictures: list[Picture], results: list[EmbeddingResult], holds: bool
+) -> np.ndarray:
+    """Step over the encoded tubelets, with a hold for each reused one where asked for, until it fills the window."""
+    state, found, skipped = pipeline.backend.new_state(), [], 0
+    for result in results:
+        if not result.encoded:
+            skipped += 1
+            continue
+        for _ in range(min(skipped, pipeline.backend.info.window - 1) if holds else 0):
+            state.hold()
+        older, newer = pictures[2 * result.tubelet_index : 2 * result.tubelet_index + 2]
+        found.append(state.step(pipeline.backend.embed(tubelet_pixels(older, newer, 128, "crop")).patches))
+        skipped = 0
+    return np.stack(found)
+
+
+def test_gated_stream_equals_steps_over_the_kept_tubelets_that_stand_for_the_skipped_ones(gated):
+    """Time goes on in the cache: the newest tubelet in it stands for each one that is reused."""
     pictures = lively(80)
     results = run(gated, pictures)
     kept = [result for result in results if result.encoded]
     assert 5 < len(kept) < len(results) - 5
-    kept_pictures = [picture for r in kept for picture in pictures[2 * r.tubelet_index : 2 * r.tubelet_index + 2]]
-    assert np.array_equal(vectors(kept), vectors(run(ungated, kept_pictures)))
+    assert max(r.reuse_count for r in results) >= gated.backend.info.window, "holds are bounded"
+    assert np.array_equal(vectors(kept), steps_by_hand(gated, pictures, results, holds=True))
+    assert not np.array_equal(vectors(kept), steps_by_hand(gated, pictures, results, holds=False))
+
+
+def test_gated_stream_of_an_encoder_that_cannot_hold_equals_the_ungated_one_over_the_kept_tubelets():
+    """With recompute > 1 skipped tubelets leave the cache untouched: time is event time."""
+    encoder = EncoderConfig(model="tiny", window=3, recompute=2)
+    pipeline, pictures = Pipeline(tiny_config(encoder=encoder, gate=GateConfig(tau=0.15))), lively(80)
+    results = run(pipeline, pictures)
+    kept = [result for result in results if result.encoded]
+    assert 5 < len(kept) < len(results) - 5
+    assert not pipeline.backend.info.holds
+    assert np.array_equal(vectors(kept), steps_by_hand(pipeline, pictures, results, holds=False))
 
 
 def test_reused_embedding_is_the_last_encoded_one_and_says_so(gated):
@@ -65,9 +95,12 @@ def test_reused_embedding_is_the_last_encoded_one_and_says_so(gated):
     assert all(np.array_equal(r.vector, results[0].vector) for r in results[:4])
     assert not np.array_equal(results[4].vector, results[0].vector)
     assert {r.encoded_stamp_ns for r in results[4:]} == {results[4].stamp_ns}
-    assert [r.window_fill for r in results] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert [r.window_fill for r in results] == [1, 1, 1, 1, 3, 3, 3, 3], (
+        "of the embedding: its first one stood for four"
+    )
     assert all(r.encode_ms == 0 for r in results if not r.encoded)
-    assert all(r.novelty == 0 for r in results if r.reuse_count)
+    assert all(r.novelty == 0 for r in results[1:4])
+    assert all(0 < r.novelty < r.novelty_threshold for r in results[5:]), "the window still changes after a cut"
 
 
 def test_tokens_computed_are_counted_by_result_and_stream(gated):
@@ -119,7 +152,7 @@ def test_requested_reset_empties_the_cache(gated):
 
 
 def test_new_threshold_takes_effect_at_the_next_tubelet():
-    stream = Pipeline(tiny_config(gate=GateConfig(tau=10.0))).open_stream()
+    stream = Pipeline(tiny_config(gate=GateConfig(tau=10.0, event_change=10.0))).open_stream()
     frames = list(frames_of(lively(12)))
     first = [r for r in map(stream.push, frames[:8]) if r is not None]
     stream.set_gate(GateConfig(tau=0.0))
@@ -149,7 +182,7 @@ def test_what_is_no_rgb_picture_is_refused_by_name(gated, picture):
         gated.open_stream().push(Frame(picture, 0))
 
 
-@pytest.mark.parametrize("gate", [GateConfig(enabled=False), GateConfig(tau=0.3)])
+@pytest.mark.parametrize("gate", [GateConfig(enabled=False), GateConfig(tau=0.15)])
 def test_step_that_fails_leaves_the_stream_as_it_was(gate):
     """The tubelet is lost and counted; the ones after it come out as if it had never been."""
     pipeline = Pipeline(tiny_config(gate=gate))
@@ -189,7 +222,7 @@ def test_weights_with_nan_are_an_error_not_an_embedding(enabled):
 def test_shadow_evaluation_changes_nothing_to_the_bit(recompute, pooling):
     """All skipped tubelets evaluated, or none: same decisions, same bytes, from the warm-up to many windows on."""
     encoder = EncoderConfig(model="tiny", window=3, recompute=recompute, pooling=pooling)
-    pipeline = Pipeline(tiny_config(encoder=encoder, gate=GateConfig(tau=0.3, shadow_rate=1.0)))
+    pipeline = Pipeline(tiny_config(encoder=encoder, gate=GateConfig(tau=0.15, shadow_rate=1.0)))
     pictures = lively(80)
     plain, stream, evaluated = run(pipeline, pictures), pipeline.open_stream(), []
     for frame in frames_of(pictures):
@@ -204,7 +237,7 @@ def test_shadow_evaluation_changes_nothing_to_the_bit(recompute, pooling):
 
 
 def test_shadow_evaluation_that_fails_changes_nothing_either():
-    pipeline = Pipeline(tiny_config(gate=GateConfig(tau=0.3, shadow_rate=1.0)))
+    pipeline = Pipeline(tiny_config(gate=GateConfig(tau=0.15, shadow_rate=1.0)))
     pictures, stream, results = lively(60), pipeline.open_stream(), []
     for frame in frames_of(pictures):
         if (result := stream.push(frame)) is not None:
@@ -219,7 +252,7 @@ def test_shadow_evaluation_that_fails_changes_nothing_either():
 
 def test_shadow_evaluation_compares_the_reused_embedding_with_the_one_the_gate_withheld():
     """On the gated stream's own cache: what it would have published had the gate opened."""
-    pipeline = Pipeline(tiny_config(gate=GateConfig(tau=10.0, drift_limit=0.0, max_skip_s=0.0, shadow_rate=1.0)))
+    pipeline = Pipeline(tiny_config(gate=GateConfig(tau=10.0, event_change=10.0, max_skip_s=0.0, shadow_rate=1.0)))
     first, then = [textured()] * 2, [textured(seed=1)] * 2
     stream = pipeline.open_stream()
     results = [r for r in map(stream.push, frames_of(first + then)) if r is not None]

@@ -31,6 +31,7 @@ class EncoderInfo:
         depth: layers, which with the window make how far back an embedding sees.
         token_counts: numbers of tokens that a sparse step can compute, ascending, the last one all S; plans are widened
             to the next. Empty: any number.
+        holds: True if the newest tubelet can stand for further ones (EncoderState.hold).
     """
 
     encoder_id: str
@@ -51,6 +52,7 @@ class EncoderInfo:
     cache_bytes: int
     depth: int
     token_counts: tuple[int, ...] = ()
+    holds: bool = False
 
     @property
     def reach(self) -> int:
@@ -159,6 +161,13 @@ class EncoderState(Protocol):
 
         Args:
             patches: the same as that step's.
+        """
+        ...
+
+    def hold(self) -> None:
+        """Let the newest tubelet stand for one more, as a step of no token: time goes on in the cache.
+
+        Only where EncoderInfo.holds, and after a first step.
         """
         ...
 

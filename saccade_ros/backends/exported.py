@@ -43,6 +43,7 @@ def exported_info(
         patch_scale=model.patch_scale,
         cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
         token_counts=token_counts,
+        holds=shape.can_be_sparse and artifact.runtime == "onnxruntime",
     )
 
 
@@ -91,6 +92,15 @@ class ExportedState(ABC):
         self._means[tables.slots[-tables.size :]] = means
         self.count += 1
         return self._pooled(means[-1])
+
+    def hold(self) -> None:
+        """See EncoderState."""
+        none = np.empty(0, np.int64)
+        self._check(none)
+        tables = self._tables.at(self.count, none)
+        self._run(np.empty((0, self.shape.spec.width), np.float32), tables)
+        self._means[tables.slots] = self._means[tables.previous_slot]
+        self.count += 1
 
     def peek(self, patches: Floats) -> Vector:
         """See EncoderState. A step that is not counted: the next one writes the same slots first."""

@@ -78,6 +78,7 @@ class TorchBackend:
             patch_scale=float(self._encoder.patch_embed.weight.norm()),
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
             token_counts=_token_counts(self._encoder),
+            holds=self._encoder.window > 1 and self._encoder.recompute == 1 and not self._encoder.merging.merge,
         )
 
     def embed(self, pixels: Pixels) -> Embedded:
@@ -127,6 +128,10 @@ class TorchState:
         """See EncoderState."""
         self._ring.step_back()
         return self.step(patches)
+
+    def hold(self) -> None:
+        """See EncoderState."""
+        self._ring.hold()
 
     def peek(self, patches: Tensor) -> Vector:
         """See EncoderState."""

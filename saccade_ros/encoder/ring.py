@@ -127,6 +127,18 @@ class RingCache:
         self.canvas.copy_(self.canvas_before)
         self.count -= 1
 
+    def hold(self) -> None:
+        """Let the newest tubelet count once more, as a sparse step of no token does: its slot is copied to the next.
+
+        So time goes on in the cache while nothing is computed.
+
+        Raises:
+            ValueError: what Block refuses as a sparse step.
+        """
+        block = Block(self, np.empty(0, np.int64))
+        block.repeat_previous_slot()
+        self.advance()
+
     @contextmanager
     def untouched(self) -> Iterator[None]:
         """Undo the steps made inside at its end.
@@ -223,15 +235,16 @@ class Block:
     def append(self, patches: Tensor) -> Tensor:
         """Keep the new tubelet's patch embeddings (S, D); return those of the tokens to compute: (rows, D)."""
         if self.is_sparse:
-            self._repeat_previous_slot()
+            self.repeat_previous_slot()
             return patches[self.token_idx]  # (M, D)
         self.ring.patches.index_copy_(0, self._patch_idx[-1:], patches[None])
         return self.ring.patches[self._patch_idx][:, self.ring.order].flatten(0, 1)  # (m*S, D)
 
-    def _repeat_previous_slot(self) -> None:
-        """Copy the previous tubelet's keys and values to the slot of the new one, in every layer."""
+    def repeat_previous_slot(self) -> None:
+        """Copy the previous tubelet's keys and values to the slot of the new one, in every layer, and its mean."""
         for memory in self.ring._memory:
             memory.index_copy_(2, self.slot_idx, memory.index_select(2, self._previous_slot_idx))
+        self.ring.means.index_copy_(0, self.slot_idx, self.ring.means.index_select(0, self._previous_slot_idx))
 
     def paint(self, tokens: Tensor) -> Tensor:
         """Complete the computed tokens' outputs (rows, D) to whole tubelets: (m, S, D)."""

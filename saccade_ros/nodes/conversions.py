@@ -78,16 +78,22 @@ def embedding_message(
     )
 
 
-def event_message(result: EmbeddingResult, header: Header, stream: str, encoder_id: str, tau: float) -> NoveltyEvent:
-    """Make the message of an onset. `result.onset` is true, so that its novelty and patches are there."""
+def event_message(
+    result: EmbeddingResult, header: Header, stream: str, encoder_id: str, event_change: float
+) -> NoveltyEvent:
+    """Make the message of an onset. `result.onset` is true, so that its novelty and patches are there.
+
+    Args:
+        event_change: gate.event_change, from which on a patch is part of the event.
+    """
     assert result.patch_novelty is not None
-    x, y, width, height = changed_region(result.patch_novelty, result.view, tau)
+    x, y, width, height = changed_region(result.patch_novelty, result.view, event_change)
     return NoveltyEvent(
         header=header,
         stream=stream,
         encoder_id=encoder_id,
         novelty=result.novelty,
-        tau=tau,
+        tau=result.novelty_threshold,
         stream_epoch=result.stream_epoch,
         tubelet_index=result.tubelet_index,
         region=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
@@ -110,10 +116,14 @@ def computed_map_message(result: EmbeddingResult, header: Header) -> Image:
     return Image(header=header, height=len(mask), width=len(mask), encoding="mono8", step=len(mask), data=data)
 
 
-def overlay_message(result: EmbeddingResult, picture: Picture, header: Header) -> Image:
-    """Make an rgb8 image of the newest picture, changed patches tinted and the computed ones outlined."""
+def overlay_message(result: EmbeddingResult, picture: Picture, header: Header, event_change: float) -> Image:
+    """Make an rgb8 image of the newest picture, changed patches tinted and the computed ones outlined.
+
+    Args:
+        event_change: gate.event_change, from which on the tint has its full strength.
+    """
     if result.patch_novelty is not None:
-        picture = novelty_overlay(picture, result.patch_novelty, result.view, result.novelty_threshold)
+        picture = novelty_overlay(picture, result.patch_novelty, result.view, event_change)
     picture = computed_overlay(picture, result.computed_mask, result.view)
     height, width, _ = picture.shape
     data = array.array("B", picture.tobytes())

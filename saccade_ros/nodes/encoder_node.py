@@ -309,10 +309,10 @@ class EncoderNode(AnsweringLifecycleNode):
 
     def _show(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
         """Publish an event, and pictures of novelty and plan."""
+        least, header = self.get_parameter("gate.event_change").value, tubelet.newer.image.header
         if result.onset:
-            tau, header = self.get_parameter("gate.tau").value, tubelet.newer.image.header
-            self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, tau))
-        self._viewers.publish(stream, tubelet, result)
+            self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, least))
+        self._viewers.publish(stream, tubelet, result, least)
 
     def _report(self, stream: Stream, trouble: BaseException) -> None:
         """Warn about a lost tubelet or image, once per interval for each stream and cause; all are counted."""

@@ -28,15 +28,20 @@ class ViewerTopics:
             Image, topic, qos_profile_sensor_data, qos_overriding_options=overrides
         )
 
-    def publish(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult) -> None:
-        """Publish what somebody subscribes to."""
+    def publish(self, stream: Stream, tubelet: Tubelet, result: EmbeddingResult, event_change: float) -> None:
+        """Publish what somebody subscribes to.
+
+        Args:
+            event_change: gate.event_change, which the overlay's colours are relative to.
+        """
         header = tubelet.newer.image.header
         if result.patch_novelty is not None and self._novelty.get_subscription_count():
             self._novelty.publish(novelty_map_message(result, header))
         if self._computed.get_subscription_count():
             self._computed.publish(computed_map_message(result, header))
         if self._overlay.get_subscription_count():
-            self._overlay.publish(overlay_message(result, stream.intake.decode(tubelet.newer), header))
+            picture = stream.intake.decode(tubelet.newer)
+            self._overlay.publish(overlay_message(result, picture, header, event_change))
 
     def close(self) -> None:
         """Destroy the publishers."""

@@ -1,19 +1,29 @@
-"""Change of a tubelet's patches, and the novelty of the tubelet that it makes up."""
+"""Relative change of patches, and of the picture that they make up."""
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from saccade_ros.frames import Features, PerPatch
-from saccade_ros.plan.illumination import Illumination
+from saccade_ros.frames import PerPatch
 
-# A patch's change is relative to its reference's strength, but to no less than this multiple of the response to white
-# noise of unit variance in normalised pixels: a dark or featureless patch has next to none, and in dark shots of a
-# film small changes outweighed all others. So independent noise of sigma s (of 255) reads at most
-# sqrt(2) * s / 255 / 0.225 before its estimate is taken off, 0.05 for s = 2.
-SCALE_FLOOR = 1.0
-NOISE_MARGIN = 1.5  # energies scatter about their median, which the noise estimate is
-# The change that all patches have in common is much smaller than that of the most changed ones; this weighs them alike.
-COMMON_WEIGHT = 6.0
+# A patch's change is relative to its reference's strength, but to no less than the response to white noise of unit
+# variance in normalised pixels: a dark or featureless patch has next to none, and in dark shots of a film small changes
+# outweighed all others. So independent noise of sigma s (of 255) reads at most sqrt(2) * s / 255 / 0.225 before its
+# estimate is taken off, 0.05 for s = 2.
+NOISE_MARGIN = 1.5  # energies scatter about the estimate of noise
+
+
+class PatchResponse(NamedTuple):
+    """Response of the patch embedding to known pictures.
+
+    Attributes:
+        grey: response to a picture of zeros in normalised pixels, the bias: (D,).
+        white: norm of the response to white noise of unit variance.
+    """
+
+    grey: npt.NDArray[np.float32]
+    white: float
 
 
 def patch_scale(reference_energy: PerPatch, white_response: float) -> PerPatch:
@@ -24,8 +34,7 @@ def patch_scale(reference_energy: PerPatch, white_response: float) -> PerPatch:
         white_response: norm of a patch embedding's response to white noise of unit variance.
     """
     size = np.sqrt(reference_energy)
-    least = max(float(size.mean()), SCALE_FLOOR * white_response)
-    scale: PerPatch = np.maximum(size, least).astype(np.float32)
+    scale: PerPatch = np.maximum(size, max(float(size.mean()), white_response)).astype(np.float32)
     return scale
 
 
@@ -40,33 +49,11 @@ def relative_change(energy: PerPatch, noise: PerPatch, scale: PerPatch) -> PerPa
     return change
 
 
-def top_mean(change: PerPatch, top_fraction: float) -> float:
-    """Mean change of the most changed fraction of the patches, of at least one.
+def outstanding_change(change: PerPatch, top_fraction: float) -> float:
+    """Mean change of the most changed fraction of the patches, of at least one, beyond the change of the median patch.
 
-    A mean over the picture is blind to small movers: on real clips the most changed patch moves 11 to 34 times it.
+    A mean over the picture is blind to small movers: on real clips the most changed patch moves 11 to 34 times it. A
+    step of exposure, of white balance or of the mains' flicker changes all patches about alike, and does not stand out.
     """
     top = max(1, round(top_fraction * len(change)))
-    return float(np.partition(change, -top)[-top:].mean())
-
-
-def common_change(
-    mean: npt.NDArray[np.float32], reference: Features, uniform: Features, illumination: Illumination
-) -> float:
-    """Length of the mean difference over all patches, compensated for illumination.
-
-    The pooled embedding is a mean over tokens: what all patches have in common reaches it, what they have against
-    each other cancels. It is also next to free of noise, which falls with the root of the number of patches.
-
-    Args:
-        mean: of the differences, (D,).
-        reference, uniform: as for `normal_equations`.
-        illumination: what `compensate` fitted.
-    """
-    count, rows = len(reference), len(illumination)
-    gains = np.repeat(illumination[:, 0] / count, count // rows)  # (S,)
-    return float(np.linalg.norm(mean - gains @ reference - illumination[:, 1:].mean(axis=0) @ uniform))
-
-
-def combine(top: float, common: float) -> float:
-    """Novelty of a tubelet: half of it is the change of its most changed patches, half the change in common."""
-    return 0.5 * (top + COMMON_WEIGHT * common)
+    return float(np.partition(change, -top)[-top:].mean() - np.median(change))

@@ -11,9 +11,10 @@ from typing import NamedTuple, Protocol
 
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import Figures, Observation, PerPatch, TokenPlan
-from saccade_ros.plan.drift import accumulate_drift, drifting_change
+from saccade_ros.plan.change import PatchResponse, outstanding_change
+from saccade_ros.plan.novelty import POLICIES
 from saccade_ros.plan.onset import OnsetDetector
-from saccade_ros.plan.reference import PatchReference, PatchResponse
+from saccade_ros.plan.patch_change import PatchChange
 from saccade_ros.plan.stages import Stage
 from saccade_ros.plan.threshold import choose_threshold
 
@@ -22,14 +23,18 @@ class Surprise(NamedTuple):
     """Measurement of one tubelet against the last encoded one.
 
     Attributes:
-        novelty: relative change, 0 = identical; NaN with nothing to compare with or with the gate off.
+        novelty: what gate.policy measures, the predicted loss of reuse by default; 0 = identical; NaN with nothing to
+            compare with or with the gate off.
         threshold: tau that novelty is compared with; NaN with the gate off.
-        patches: novelty of each patch, (S,); None where novelty is NaN.
+        patches: relative change of each patch since it was computed last, (S,); None where novelty is NaN.
     """
 
     novelty: float
     threshold: float
     patches: PerPatch | None
+
+
+NOTHING_SEEN = Surprise(math.nan, math.nan, None)
 
 
 class Gate(Stage, Protocol):
@@ -38,40 +43,48 @@ class Gate(Stage, Protocol):
     Attributes:
         config: replaced as a whole when a parameter changes; the next tubelet sees it.
         measured: of the tubelet last proposed.
-        onset: True if an event begins with the tubelet last committed.
+        onset: True if an event begins with the tubelet last proposed.
     """
 
     config: GateConfig
     measured: Surprise
     onset: bool
 
+    def learn(self, loss: float) -> None:
+        """Take note of what reuse cost, or would have cost, in the tubelet last proposed; NaN if nobody knows."""
+        ...
+
 
 class SurpriseGate:
-    """Gate that opens for novelty of tau, for small changes that add up, and for an embedding that is max_skip_s old.
+    """Gate that opens for novelty of tau, at the onset of an event, and for an embedding that is max_skip_s old.
 
-    It also opens when there is no embedding to reuse. The plan's reason is novelty, drift, stale or first.
+    It also opens when there is no embedding to reuse. The plan's reason is novelty, event, stale or first. An event is
+    a change of some patches that stands out from that of the others, after calm, however little the embedding loses.
 
     Args:
+        window: tubelets in the encoder's cache.
         selects_tokens: True if a token selection follows. It sees each patch, and plans nothing where none changed; so
-            a fixed tau then tells events, and the gate keeps the other plans as well, with reason change. Two
-            thresholds in a row would cost more fidelity than either. A budget is held by the gate all the same.
+            the gate keeps the other plans as well, with reason change. Two thresholds in a row would cost more
+            fidelity than either. A budget is held by the gate all the same.
     """
 
-    def __init__(self, config: GateConfig, response: PatchResponse, selects_tokens: bool = False) -> None:
+    def __init__(
+        self, config: GateConfig, response: PatchResponse, window: int = 8, selects_tokens: bool = False
+    ) -> None:
         self.config, self._selects_tokens = config, selects_tokens
-        self._reference = PatchReference(response, config.top_fraction)
+        self._patches = PatchChange(response)
+        self._novelty = POLICIES[config.policy](config, window)
         self._threshold = choose_threshold(config)
         self._onsets = OnsetDetector()
         self.reset()
 
     def reset(self) -> None:
-        """Forget the stream: the next tubelet is encoded. Only the budget's tau stays, as the budget is the robot's."""
-        self.measured = Surprise(math.nan, math.nan, None)
-        self.onset = False
-        self._reference.reset()
+        """Forget the stream: the next tubelet is encoded. The budget's tau and the scale of losses stay."""
+        self.measured, self.onset = NOTHING_SEEN, False
+        self._patches.reset()
+        self._novelty.reset()
         self._onsets.reset()
         self._threshold.restart()
-        self._drift = self._drift_if_skipped = 0.0
         self._encoded_ns = 0
 
     def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
@@ -81,17 +94,16 @@ class SurpriseGate:
             ValueError: the patches hold NaN or infinity.
         """
         config, tau = self.config, self._threshold.tau(self.config)
-        change = self._reference.measure(seen.features)
-        if change is None:
+        patches, self.onset = self._patches.measure(seen.features), False
+        if patches is None:
             self.measured = Surprise(math.nan, tau, None)
             return replace(plan, reason="first")
-        self.measured = Surprise(change.novelty, tau, change.patches)
-        drifting = drifting_change(change.novelty, change.uncompensated, tau)
-        self._drift_if_skipped = accumulate_drift(self._drift, drifting, tau)
-        if change.novelty >= tau:
+        self.measured = Surprise(self._novelty.measure(seen, self._patches), tau, patches)
+        self.onset = self._onsets.propose(outstanding_change(patches, config.top_fraction), config, seen.stamp_ns)
+        if self.measured.novelty >= tau:
             return replace(plan, reason="novelty")
-        if config.drift_limit and self._drift_if_skipped >= config.drift_limit:
-            return replace(plan, reason="drift")
+        if self.onset:
+            return replace(plan, reason="event")
         if config.max_skip_s and seen.stamp_ns - self._encoded_ns >= config.max_skip_s * 1e9:
             return replace(plan, reason="stale")
         if self._selects_tokens and config.mode == "fixed":
@@ -102,29 +114,29 @@ class SurpriseGate:
         """Remember the tubelet proposed last; the next ones are compared with those of its patches that were computed.
 
         The budget is in tokens: a tubelet of which a tenth is computed spends a tenth of an encode.
-
-        An onset is judged by gate.tau in budget mode, too, so that an event means the same there.
         """
-        config, encoded, stamp_ns = self.config, plan.size > 0, seen.stamp_ns
-        self._reference.commit(seen.features, plan.token_idx)
-        self._threshold.record(config, plan.size / len(seen.features), stamp_ns)
-        self._drift = 0.0 if encoded else self._drift_if_skipped
+        encoded = plan.size > 0
+        self._patches.commit(seen.features, plan.token_idx)
+        self._novelty.commit(seen, encoded)
+        self._onsets.commit()
+        self._threshold.record(self.config, plan.size / len(seen.features), seen.stamp_ns)
         if encoded:
-            self._encoded_ns = stamp_ns
-        self.onset = self._onsets.detect(self.measured.novelty, config.tau, config.hysteresis, stamp_ns)
+            self._encoded_ns = seen.stamp_ns
+
+    def learn(self, loss: float) -> None:
+        """See Gate."""
+        self._novelty.learn(loss)
 
     def state(self) -> Figures:
-        """Report threshold and budget."""
-        return self._threshold.state(self.config)
+        """Report threshold, budget, and the scale of predicted losses."""
+        return {**self._threshold.state(self.config), **self._novelty.state()}
 
 
 class OpenGate:
     """Gate switched off: it keeps every plan as it comes, with reason open, and measures nothing."""
 
     def __init__(self, config: GateConfig) -> None:
-        self.config = config
-        self.measured = Surprise(math.nan, math.nan, None)
-        self.onset = False
+        self.config, self.measured, self.onset = config, NOTHING_SEEN, False
 
     def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         """Keep the plan."""
@@ -132,6 +144,9 @@ class OpenGate:
 
     def commit(self, seen: Observation, plan: TokenPlan) -> None:
         """Remember nothing."""
+
+    def learn(self, loss: float) -> None:
+        """Learn nothing."""
 
     def reset(self) -> None:
         """Forget nothing."""

@@ -1,39 +1,42 @@
-"""Running estimate of each patch's noise, as the squared length of its change from one tubelet to the next."""
+"""Noise of each patch, told from motion by time."""
 
 import numpy as np
+import numpy.typing as npt
 
-from saccade_ros.frames import PerPatch
+from saccade_ros.frames import Features, PerPatch
 
-# The estimate stays between these relative changes: above the ceiling lies motion, which counts as novelty however
-# long it lasts; the floor lets the estimate rise again after a time without any noise.
-NOISE_FLOOR, NOISE_CEILING = 0.01, 0.5
-NOISE_RATE = 0.05  # of the estimate, per tubelet
-
-
-def first_noise(energy: PerPatch, scale: PerPatch) -> PerPatch:
-    """Start of the estimate, (S,): the first change, but in no patch more than the median over patches.
-
-    Something may be happening in the others.
-    """
-    return bound_noise(np.minimum(energy, np.median(energy)), scale)
+RATE = 0.1  # weight of the newest tubelet in the mean
+CEILING = 0.15  # as a relative change; twice that of a dark camera with a noise of 4 of 255
 
 
-def track_noise(noise: PerPatch, energy: PerPatch, scale: PerPatch) -> PerPatch:
-    """Move the estimate, a running median, by NOISE_RATE towards the new value: (S,).
+class PatchNoise:
+    """Estimate of the squared length of each patch's change from one tubelet to the next that is noise.
 
-    However far the new value is, so that an event leaves next to no trace in the estimate.
+    The difference that noise makes is the same over one tubelet and over two, the one that motion makes grows with its
+    square. So the squared noise is twice the first less the second, both squared: of pure noise that is its own size,
+    of motion it is negative and counts as none.
 
     Args:
-        noise: the estimate so far, (S,).
-        energy: squared length of each patch's change since the previous tubelet, (S,).
-        scale: from `patch_scale`, (S,).
+        features: of the stream's first tubelet, (S, D).
+
+    Attributes:
+        energy: the estimate, (S,).
     """
-    moved = noise * np.exp(NOISE_RATE * np.sign(energy - noise))
-    return bound_noise(moved, scale)
+
+    def __init__(self, features: Features) -> None:
+        self._before, self._long_before = features.copy(), features.copy()
+        self.energy: PerPatch = np.zeros(len(features), np.float32)
+
+    def learn(self, features: Features, scale: PerPatch) -> None:
+        """Take the next tubelet's patches, (S, D), and the length that their changes are relative to, (S,)."""
+        noise = 2 * squared_distance(features, self._before) - squared_distance(features, self._long_before)
+        self.energy += RATE * (np.clip(noise, 0, np.square(CEILING * scale)) - self.energy)
+        self._before, self._long_before = self._long_before, self._before
+        np.copyto(self._before, features)
 
 
-def bound_noise(noise: PerPatch, scale: PerPatch) -> PerPatch:
-    """Clip the estimate to floor and ceiling: (S,)."""
-    square = scale * scale
-    bounded: PerPatch = np.clip(noise, NOISE_FLOOR**2 * square, NOISE_CEILING**2 * square).astype(np.float32)
-    return bounded
+def squared_distance(features: Features, others: npt.NDArray[np.float32]) -> PerPatch:
+    """Square the lengths of differences: (S, D), (S, D) or (D,) -> (S,)."""
+    difference = features - others
+    energy: PerPatch = np.einsum("sd,sd->s", difference, difference)
+    return energy

@@ -1,23 +1,23 @@
-"""Onset of events: the first tubelet of lasting novelty."""
+"""Onset of events: the first tubelet of lasting change."""
 
-QUIET_NS = 1_000_000_000  # without novelty, between two events
+from saccade_ros.config import GateConfig
+
+QUIET_NS = 1_000_000_000  # without change, between two events
 
 
-def schmitt_trigger(on: bool, novelty: float, tau: float, hysteresis: float) -> bool:
-    """Switch on at tau, and off only below `hysteresis` of tau.
+def schmitt_trigger(on: bool, change: float, threshold: float, hysteresis: float) -> bool:
+    """Switch on at the threshold, and off only below `hysteresis` of it.
 
-    Novelty that trembles about tau is then one event and not many. NaN (nothing measured) leaves the state as it is.
+    Change that trembles about the threshold is then one event and not many.
     """
-    if novelty >= tau:
-        return True
-    return on and not novelty < hysteresis * tau
+    return change >= threshold or (on and not change < hysteresis * threshold)
 
 
 class OnsetDetector:
     """Detector of the first tubelet of each event.
 
-    The gate measures against the last encoded tubelet, so its novelty falls back to nothing each time it opens. An
-    event is over only after QUIET_NS without novelty, and so a pan that opens the gate twice a second is one event.
+    The gate measures against the last encoded tubelet, so that change falls back to nothing each time it opens. An
+    event is over only after QUIET_NS without change, and so a pan that opens the gate twice a second is one event.
     """
 
     def __init__(self) -> None:
@@ -25,13 +25,17 @@ class OnsetDetector:
 
     def reset(self) -> None:
         """Forget the event that is going on."""
-        self._on = False
+        self._on = self._on_proposed = False
         self._last_on_ns: int | None = None
+        self._last_on_proposed_ns: int | None = None
 
-    def detect(self, novelty: float, tau: float, hysteresis: float, stamp_ns: int) -> bool:
-        """Take the next tubelet; return True if it is the first of an event."""
-        self._on = schmitt_trigger(self._on, novelty, tau, hysteresis)
-        if not self._on:
-            return False
-        last_ns, self._last_on_ns = self._last_on_ns, stamp_ns
-        return last_ns is None or stamp_ns - last_ns > QUIET_NS
+    def propose(self, change: float, config: GateConfig, stamp_ns: int) -> bool:
+        """Tell whether the next tubelet is the first of an event. Changes nothing that is remembered."""
+        self._on_proposed = schmitt_trigger(self._on, change, config.event_change, config.hysteresis)
+        self._last_on_proposed_ns = stamp_ns if self._on_proposed else self._last_on_ns
+        quiet = self._last_on_ns is None or stamp_ns - self._last_on_ns > QUIET_NS
+        return self._on_proposed and quiet
+
+    def commit(self) -> None:
+        """Remember the tubelet proposed last."""
+        self._on, self._last_on_ns = self._on_proposed, self._last_on_proposed_ns

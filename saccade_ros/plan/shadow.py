@@ -1,10 +1,12 @@
 """Shadow evaluation: encode some skipped tubelets after all, without a trace, to measure what reuse costs.
 
 Fidelity is the centred cosine of the reused and the fresh embedding. The centre is the mean embedding of the
-calibration's recordings, or the running mean of the stream where there is none. In a scene in which nothing ever
-happens the running mean leaves only noise to compare; a calibrated one does not.
+calibration's recordings, or the running mean of the stream where there is none, over what its steps computed: the gate
+learns from losses, and evaluations, which are made when there is time, must not change them. In a scene in which
+nothing ever happens the running mean leaves only noise to compare; a calibrated one does not.
 """
 
+import math
 from collections import deque
 
 import numpy as np
@@ -51,6 +53,18 @@ class FidelityMonitor:
         self._sum = vector.astype(np.float64) if self._sum is None else self._sum + vector
         self._fresh += 1
 
+    @property
+    def centre(self) -> Vector | None:
+        """What is taken off embeddings, (D,); None while too few of them were seen."""
+        if self._centre is None and self._sum is not None and self._fresh >= LEAST_FRESH:
+            return (self._sum / self._fresh).astype(np.float32)
+        return self._centre
+
+    def loss(self, reused: Vector, fresh: Vector) -> float:
+        """Compute what reuse costs, 1 - centred cosine; NaN while there is no centre."""
+        centre = self.centre
+        return math.nan if centre is None else 1.0 - float(centred_cosine(reused, fresh, centre))
+
     def record_age(self, age_s: float) -> None:
         """Note how old a published embedding is, in header time; 0 if fresh."""
         self._ages_s.append(age_s)
@@ -58,7 +72,6 @@ class FidelityMonitor:
     def record_shadow(self, reused: Vector, fresh: Vector) -> None:
         """Note the outcome of a shadow evaluation: the embedding that was published and the one withheld."""
         self.evaluations += 1
-        self.record_fresh(fresh)
         self._pairs.append((reused, fresh))
 
     def state(self) -> Figures:
@@ -71,9 +84,7 @@ class FidelityMonitor:
         }
         if ages_s:
             state |= {"staleness_s_mean": float(np.mean(ages_s)), "staleness_s_max": max(ages_s)}
-        centre = self._centre
-        if centre is None and self._sum is not None and self._fresh >= LEAST_FRESH:
-            centre = (self._sum / self._fresh).astype(np.float32)
+        centre = self.centre
         if centre is None or not pairs:
             return state
         reused, fresh = (np.stack(side) for side in zip(*pairs, strict=True))

@@ -26,9 +26,9 @@ import numpy.typing as npt
 
 from saccade_ros.config import TokensConfig
 from saccade_ros.frames import Figures, Observation, PerPatch, Pixels, TokenPlan
+from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.context import Sample
 from saccade_ros.plan.patch_change import PatchChange
-from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.plan.residual import largest, residual_energy, tokens_within, update_canvas
 
 Mask = npt.NDArray[np.bool_]  # (S,)

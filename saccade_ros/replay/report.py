@@ -70,6 +70,8 @@ GATE_FIGURES = {
     "mode": "fixed: gate.tau as it is; budget: moved to hold the budget; off",
     "tau": "at the end of the replay",
     "clamp": "the limit that holds tau, if any",
+    "loss_scale": "loss of reuse as found at whole encodes over the loss expected by gate.loss_per_change",
+    "loss_answers": "encodes that it was learnt from",
     "budget_encoded_fraction": "of the last 30 s of tubelets; one of which a tenth is computed counts a tenth",
     "budget_allowed_fraction": "of them, by gate.budget_fraction or gate.budget_hz",
     "budget_use": "the one over the other",

@@ -1,4 +1,4 @@
-"""Gates replayed over a trace: the surprise gate, and the two simple baselines that it must beat."""
+"""Gates replayed over a trace: the policies of the gate, of which the simple ones must be beaten, and the oracle."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +10,12 @@ import numpy.typing as npt
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import Observation, TokenPlan
 from saccade_ros.measure.metrics import centred_cosine, summarize
+from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.gate import SurpriseGate
-from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.studies.trace import Trace
 
-NO_PIXELS = np.empty((2, 3, 0, 0), np.float32)  # a trace keeps none; the gates see patches
+# Thresholds between which any number of tubelets is encoded, by gate.policy.
+RANGES = {"predicted": (1e-5, 20.0), "pixels": (1e-5, 1.0), "previous": (1e-5, 10.0), "even": (1e-3, 100.0)}
 Encoded = npt.NDArray[np.bool_]  # (T,)
 Replay = Callable[[float], Encoded]  # by threshold
 
@@ -26,7 +27,7 @@ class Score(NamedTuple):
         encoded: how many tubelets it encoded.
         rate: their fraction.
         mean, p5, worst: centred cosine of each published embedding to the fresh one of the same tubelet.
-        reused_p5: p5 over the reused embeddings alone, the figure that calibration promises; 1 if there is none.
+        reused, below: how many embeddings were reused, and how many of these fell below the target.
         latency_s: from an event to the first encoded tubelet, the worst event; NaN without events.
         staleness_s_mean, staleness_s_max: age of the published embeddings.
     """
@@ -36,63 +37,51 @@ class Score(NamedTuple):
     mean: float
     p5: float
     worst: float
-    reused_p5: float
+    reused: int
+    below: int
     latency_s: float
     staleness_s_mean: float
     staleness_s_max: float
 
 
-def surprise_gate(trace: Trace, config: GateConfig, response: PatchResponse, window: int) -> Replay:
-    """Replay the gate as the node runs it; the threshold is gate.tau."""
+def gate_replay(
+    trace: Trace, config: GateConfig, response: PatchResponse, centre: npt.NDArray[np.float32], window: int
+) -> Replay:
+    """Replay a policy of the gate as the node runs it; the threshold is gate.tau."""
     warm, dense = trace.warm(window), TokenPlan.dense(trace.features.shape[1], "dense")
 
     def replay(tau: float) -> Encoded:
-        """Encode all of the warm-up, then by the gate."""
-        gate, encoded = SurpriseGate(replace(config, tau=tau), response), np.zeros(len(trace), np.bool_)
+        """Encode all of the warm-up, then by the gate, which learns what reuse would have cost."""
+        gate, encoded = SurpriseGate(replace(config, tau=tau), response, window), np.zeros(len(trace), np.bool_)
+        last = 0
         for t, (features, stamp_ns) in enumerate(zip(trace.features, trace.stamps_ns.tolist(), strict=True)):
             if t and trace.epochs[t] != trace.epochs[t - 1]:
                 gate.reset()
-            seen = Observation(features, stamp_ns, NO_PIXELS)
+            seen = Observation(features, stamp_ns, trace.pixels(t))
             plan = gate.propose(seen, dense)
             if warm[t]:
                 plan = dense
             gate.commit(seen, plan)
             encoded[t] = plan.size > 0
+            if encoded[t]:
+                gate.learn(1 - float(centred_cosine(trace.vectors[last], trace.vectors[t], centre)))
+                last = t
         return encoded
 
     return replay
 
 
-def pixel_gate(trace: Trace, config: GateConfig, window: int) -> Replay:
-    """Replay frame differencing in its strong form: mean absolute difference of grey levels to the last encoded one."""
-    grey = trace.grey.astype(np.int16)
-    return _threshold_gate(trace, config, window, lambda t, last: float(np.abs(grey[t] - grey[last]).mean()))
+def oracle(trace: Trace, centre: npt.NDArray[np.float32], window: int, target: float) -> Encoded:
+    """Encode where the last encoded embedding would fall below the target: the least that any gate must encode.
 
-
-def previous_gate(trace: Trace, config: GateConfig, window: int) -> Replay:
-    """Replay the relative change of all patches to the previous tubelet's, as the public reference library has it."""
-    change, before = [0.0], trace.features[0]
-    for now in trace.features[1:]:
-        change.append(float(np.linalg.norm(now - before) / (np.linalg.norm(before) + 1e-12)))
-        before = now
-    return _threshold_gate(trace, config, window, lambda t, last: change[t])
-
-
-def _threshold_gate(trace: Trace, config: GateConfig, window: int, measure: Callable[[int, int], float]) -> Replay:
-    """Encode where measure(tubelet, last encoded) reaches the threshold, and after max_skip_s as the gate does."""
-    warm, max_skip_ns = trace.warm(window), config.max_skip_s * 1e9
-
-    def replay(threshold: float) -> Encoded:
-        """Encode all of the warm-up, then by the threshold."""
-        encoded: Encoded = warm.copy()
-        last = 0
-        for t in range(len(trace)):
-            stale = bool(max_skip_ns) and trace.stamps_ns[t] - trace.stamps_ns[last] >= max_skip_ns
-            encoded[t] |= stale or measure(t, last) >= threshold
-            last = t if encoded[t] else last
-        return encoded
-
-    return replay
+    It knows every fresh embedding, which is what no gate knows.
+    """
+    encoded: Encoded = trace.warm(window).copy()
+    last = 0
+    for t in range(len(trace)):
+        encoded[t] |= float(centred_cosine(trace.vectors[last], trace.vectors[t], centre)) < target
+        last = t if encoded[t] else last
+    return encoded
 
 
 def match_count(replay: Replay, count: int, lowest: float, highest: float, rounds: int = 16) -> tuple[float, Encoded]:
@@ -112,7 +101,7 @@ def match_count(replay: Replay, count: int, lowest: float, highest: float, round
     return best
 
 
-def score(trace: Trace, encoded: Encoded, centre: npt.NDArray[np.float32], window: int) -> Score:
+def score(trace: Trace, encoded: Encoded, centre: npt.NDArray[np.float32], window: int, target: float = 0.98) -> Score:
     """Judge a choice of tubelets against the fresh embeddings of the trace."""
     judged = ~trace.warm(window)
     if not judged.any():
@@ -128,7 +117,8 @@ def score(trace: Trace, encoded: Encoded, centre: npt.NDArray[np.float32], windo
         mean=published.mean,
         p5=published.p5,
         worst=published.worst,
-        reused_p5=summarize(reused).p5 if len(reused) else 1.0,
+        reused=len(reused),
+        below=int((reused < target).sum()),
         latency_s=max(waits, default=float("nan")),
         staleness_s_mean=float(age_s.mean()),
         staleness_s_max=float(age_s.max()),

@@ -27,10 +27,10 @@ from saccade_ros.measure.metrics import centred_cosine, summarize
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.records import record_head
 from saccade_ros.pipeline import Pipeline, patch_response
-from saccade_ros.plan.reference import PatchResponse
+from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.stages import Stage
 from saccade_ros.recordings.clip import decode_tubelets
-from saccade_ros.studies.baselines import match_count, pixel_gate, surprise_gate
+from saccade_ros.studies.baselines import RANGES, gate_replay, match_count
 from saccade_ros.studies.economies_pictures import draw as draw
 from saccade_ros.studies.economies_pictures import table as table
 from saccade_ros.studies.economies_variants import (
@@ -188,7 +188,8 @@ class _Study:
             return ()
         if variant.plans == "changed":
             return (Scheduled(changed.plans),)
-        encoded = match_gate(variant.plans, trace, self._config, self._response, changed.computed)
+        centre = common_centre([trace], self._config.encoder.window)
+        encoded = match_gate(variant.plans, trace, self._config, self._response, centre, changed.computed)
         return (Scheduled(whole_tubelets(encoded, self._spec.tokens)),)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -297,20 +298,24 @@ def trace_of(recording: Recording, backend: Backend, vectors: npt.NDArray[np.flo
 
 
 def match_gate(
-    gate: str, trace: Trace, config: Config, response: PatchResponse, computed: npt.NDArray[np.int64]
+    policy: str,
+    trace: Trace,
+    config: Config,
+    response: PatchResponse,
+    centre: npt.NDArray[np.float32],
+    computed: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.bool_]:
     """Find the threshold at which a gate encodes as many tokens after the warm-up; return what it encodes, (T,).
 
     Args:
-        gate: surprise or pixels.
+        policy: of gate.policy.
         computed: tokens of each tubelet that are to be matched, (T,).
     """
     window, warm = config.encoder.window, trace.warm(config.encoder.window)
     tubelets = round(float(computed[~warm].sum()) / trace.features.shape[1])
     count = int(warm.sum()) + min(tubelets, int((~warm).sum()))
-    if gate == "surprise":
-        return match_count(surprise_gate(trace, config.gate, response, window), count, 0.005, 8.0)[1]
-    return match_count(pixel_gate(trace, config.gate, window), count, 1e-3, 255.0)[1]
+    replay = gate_replay(trace, replace(config.gate, policy=policy), response, centre, window)
+    return match_count(replay, count, *RANGES[policy])[1]
 
 
 def ages_s(plans: Sequence[TokenPlan], stamps_ns: npt.NDArray[np.int64], tokens: int) -> npt.NDArray[np.float64]:

@@ -30,8 +30,8 @@ class Variant(NamedTuple):
         config: of its stream.
         encoder: plain, or what no setting names: scrambled (merged tokens keep the first places of the grid) or reusing
             (kv_reuse.py).
-        plans: tokens it computes. own: as its config says. changed: those that `changed` computed. surprise and pixels:
-            whole tubelets, chosen by that gate, until as many tokens are computed as `changed` did.
+        plans: tokens it computes. own: as its config says. changed: those that `changed` computed. A gate.policy: whole
+            tubelets, chosen by that gate, until as many tokens are computed as `changed` did.
         repeats: True for one that is there already, measured again at the end.
     """
 
@@ -65,7 +65,7 @@ def variants(config: Config, spec: ModelSpec) -> Iterator[Variant]:
     yield Variant(f"ratio {tokens.ratio:g}", "selection", _with(changed, tokens={"select": "ratio"}))
     yield Variant(f"error {tokens.psnr_db:g} dB", "selection", _with(changed, tokens={"select": "error"}))
     yield Variant(f"gate, tau {gate.tau:g}", "gate", _with(dense, gate={"enabled": True}))
-    yield Variant("gate, as changed", "gate", dense, plans="surprise")
+    yield Variant("gate, as changed", "gate", dense, plans="predicted")
     yield Variant("pixels, as changed", "gate", dense, plans="pixels")
     yield Variant("KV-only, as changed", "KV-only reuse", dense, encoder="reusing", plans="changed")
     for merge in merges(spec):

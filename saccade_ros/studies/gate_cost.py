@@ -59,7 +59,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
 class _Workload:
     """Stages of one stream, each to be timed by itself.
 
-    The picture is textured and drifts, so that the gate does all its work: fit, noise, drift, and a new reference each
+    The picture is textured and moves, so that the gate does all its work: noise, prediction, and a new reference each
     time it opens.
     """
 

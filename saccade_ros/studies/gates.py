@@ -1,4 +1,4 @@
-"""Surprise gate against two simple ones at equal compute, on clips and generated scenes: `saccade bench gates`.
+"""Policies of the gate at equal compute, and the oracle, on clips and generated scenes: `saccade bench gates`.
 
 The weights matter to what fidelity means. With random weights the encoder is a fixed nonlinear function of its input,
 so that it can be told whether the tubelets chosen stand for those left out, but it reacts to light and noise as no
@@ -19,25 +19,17 @@ from saccade_ros.knobs import Settings, knob
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.records import record_head
 from saccade_ros.pipeline import Pipeline, patch_response
-from saccade_ros.plan.reference import PatchResponse
+from saccade_ros.plan.change import PatchResponse
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.clip import frames_of
-from saccade_ros.studies.baselines import (
-    Encoded,
-    Replay,
-    match_count,
-    pixel_gate,
-    previous_gate,
-    score,
-    surprise_gate,
-)
+from saccade_ros.studies.baselines import RANGES, gate_replay, match_count, oracle, score
 from saccade_ros.studies.plots import draw_gates
 from saccade_ros.studies.scenes import FRAMES, generated_scenes
 from saccade_ros.studies.trace import Trace, common_centre, record
 
 # Embeddings that agree beyond this many digits are equal: fp32 sums of other lengths differ more.
 TIE = 5e-4
-BASELINES = ("pixel difference", "previous tubelet")
+OURS, BASELINES = "predicted", ("pixels", "previous", "even")  # of gate.policy
 
 
 @dataclass(frozen=True)
@@ -50,11 +42,14 @@ class Options(Settings):
     fraction: float = knob(
         0.15, "Fraction of the tubelets that each gate encodes, as nearly as it can.", at_least=0.0, at_most=1.0
     )
+    target: float = knob(
+        0.98, "Centred cosine that the oracle keeps for each tubelet.", at_least=0.0, at_most=1.0, metavar="COSINE"
+    )
     config: Config = Config(stream=StreamConfig(fps=0.0))
 
 
 def run(options: Options, progress: Progress) -> dict[str, Any]:
-    """Judge each gate on each scene and clip, at the same number of encodes; the surprise gate at gate.tau besides."""
+    """Judge each gate on each scene and clip, at the same number of encodes; the product's at gate.tau besides."""
     config = options.config
     progress("loading the model", 0.0)
     gate, tokens = replace(config.gate, enabled=True, mode="fixed"), replace(config.tokens, select="all")
@@ -65,11 +60,12 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     rows = []
     for i, trace in enumerate(traces):
         progress(f"judging {trace.name}", 0.8 + 0.2 * i / len(traces))
-        rows.append(_row(trace, pipeline.config, response, centre, options.fraction))
+        rows.append(_row(trace, pipeline.config, response, centre, options))
     return {
         "bench": "gates",
         **record_head(info.weights, info.weights_sha256),
         "fraction": options.fraction,
+        "target": options.target,
         "tau": config.gate.tau,
         "rows": rows,
         "encoder_id": info.encoder_id,
@@ -95,27 +91,24 @@ def _traces(clips: tuple[Path, ...], pipeline: Pipeline, progress: Progress) -> 
 
 
 def _row(
-    trace: Trace, config: Config, response: PatchResponse, centre: npt.NDArray[np.float32], fraction: float
+    trace: Trace, config: Config, response: PatchResponse, centre: npt.NDArray[np.float32], options: Options
 ) -> dict[str, Any]:
-    window, gate = config.encoder.window, config.gate
-    surprise = surprise_gate(trace, gate, response, window)
-    warm = int(trace.warm(window).sum())
-    _, encoded = match_count(surprise, warm + round(fraction * (len(trace) - warm)), 0.005, 8.0, rounds=10)
-    count = int(encoded.sum())
-    baselines: dict[str, tuple[Replay, float, float]] = {
-        "pixel difference": (pixel_gate(trace, gate, window), 1e-3, 255.0),
-        "previous tubelet": (previous_gate(trace, gate, window), 1e-5, 10.0),
-    }
-    chosen: dict[str, Encoded] = {"surprise": encoded}
-    chosen |= {name: match_count(replay, count, low, high)[1] for name, (replay, low, high) in baselines.items()}
-    gates = {name: score(trace, choice, centre, window)._asdict() for name, choice in chosen.items()}
-    at_tau = score(trace, surprise(gate.tau), centre, window)._asdict()
-    beyond = max(0, at_tau["encoded"] - _refreshes(trace, gate.max_skip_s))
+    window, warm = config.encoder.window, int(trace.warm(config.encoder.window).sum())
+    count = warm + round(options.fraction * (len(trace) - warm))
+    gates, ours = {}, replace(config.gate, policy=OURS)
+    for policy in (OURS, *BASELINES):
+        replay = gate_replay(trace, replace(ours, policy=policy), response, centre, window)
+        _, encoded = match_count(replay, count, *RANGES[policy])
+        gates[policy] = score(trace, encoded, centre, window)._asdict()
+        count = int(encoded.sum()) if policy == OURS else count  # as many as ours, which no threshold may hit exactly
+    at_tau = score(trace, gate_replay(trace, ours, response, centre, window)(ours.tau), centre, window)._asdict()
+    beyond = max(0, at_tau["encoded"] - _refreshes(trace, ours.max_skip_s))
     return {
         "name": trace.name,
         "tubelets": len(trace),
         "gates": _finite(gates),
         "at_tau": _finite({**at_tau, "beyond_refreshes": beyond / max(1, len(trace) - warm)}),
+        "oracle": _finite(score(trace, oracle(trace, centre, window, options.target), centre, window)._asdict()),
         "outcome": compare_outcome(gates),
     }
 
@@ -126,8 +119,8 @@ def _refreshes(trace: Trace, max_skip_s: float) -> int:
 
 
 def compare_outcome(gates: Mapping[str, Mapping[str, float]]) -> str:
-    """Compare the surprise gate with the better of the two baselines, in mean and p5: better, equal, worse or mixed."""
-    margins = [gates["surprise"][key] - max(gates[name][key] for name in BASELINES) for key in ("mean", "p5")]
+    """Compare the product's gate with the best baseline, in mean and p5: better, equal, worse or mixed."""
+    margins = [gates[OURS][key] - max(gates[name][key] for name in BASELINES) for key in ("mean", "p5")]
     if min(margins) < -TIE:
         return "worse" if max(margins) <= TIE else "mixed"
     return "better" if max(margins) > TIE else "equal"
@@ -148,13 +141,15 @@ def table(record: dict[str, Any]) -> str:
     ]
     for row in record["rows"]:
         for name, s in row["gates"].items():
-            ours = name == "surprise"
+            ours = name == OURS
             latency = "–" if s["latency_s"] is None else f"{s['latency_s']:.2f}"
             lines.append(
                 f"| {row['name'] if ours else ''} | {name} | {s['rate']:.1%} | {s['mean']:.4f} | {s['p5']:.4f} | "
                 f"{s['worst']:.4f} | {latency} | {s['staleness_s_mean']:.2f}, {s['staleness_s_max']:.2f} | "
                 f"{row['outcome'] if ours else ''} |"
             )
+        for name, s in (("at gate.tau", row["at_tau"]), (f"oracle of {record['target']:g}", row["oracle"])):
+            lines.append(f"| | {name} | {s['rate']:.1%} | {s['mean']:.4f} | {s['p5']:.4f} | {s['worst']:.4f} | | | |")
     return "\n".join(lines)
 
 

@@ -81,6 +81,10 @@ class ReusingState:
         self._project_all()
         return self._state.complete(patches)
 
+    def hold(self) -> None:
+        """See EncoderState."""
+        self._state.hold()
+
     def peek(self, patches: Any) -> Vector:
         """See EncoderState. What is kept of keys and values is not: call it last."""
         self._project_all()

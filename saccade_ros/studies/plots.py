@@ -10,19 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 
 from saccade_ros.measure.figures import plain
+from saccade_ros.plan.novelty import SAFETY
 from saccade_ros.storage import whole_path
 
 # Okabe and Ito's palette, told apart by all kinds of colour vision.
 BLUE, ORANGE, GREY, GREEN, RED, INK = "#0072b2", "#e69f00", "#999999", "#009e73", "#d55e00", "#1d2733"
 CURVES = (BLUE, ORANGE, GREY, GREEN)
 COLUMNS = {"pixels 16x16": GREY, "untrained": ORANGE, "teacher": GREEN, "encoder": BLUE}
-GATES = {"surprise": BLUE, "pixel difference": ORANGE, "previous tubelet": GREY}
+GATES = {"predicted": BLUE, "pixels": ORANGE, "previous": GREY, "even": GREEN}  # by gate.policy
 
 
 def draw_calibration(record: dict[str, Any], file: Path) -> Path:
-    """Draw compute against fidelity: each gate's curve on the held-out recordings, the target, and the choice."""
-    figure = new_figure(8, 5)
-    axes = figure.subplots()
+    """Draw, of the held-out recordings, compute against fidelity by gate, and the losses expected and found."""
+    figure = new_figure(12, 5)
+    axes, losses = figure.subplots(1, 2)
+    _draw_losses(losses, record)
     for name, points in record["curves"].items():
         rates, p5 = ([100 * p["held_out"]["rate"] for p in points], [p["held_out"]["p5"] for p in points])
         order = np.argsort(rates)
@@ -42,6 +44,20 @@ def draw_calibration(record: dict[str, Any], file: Path) -> Path:
     return save_figure(figure, file)
 
 
+def _draw_losses(axes: Axes, record: dict[str, Any]) -> None:
+    pairs = np.maximum(np.array(record["answers"]["held_out"]).reshape(-1, 2), 1e-4)
+    axes.loglog(pairs[:, 0], pairs[:, 1], ".", color=BLUE, alpha=0.5)
+    ends = [1e-4, 1.0]
+    axes.loglog(ends, ends, "-", color=GREY, linewidth=1, label="found as expected")
+    axes.loglog(
+        ends, [SAFETY * end for end in ends], "--", color=INK, linewidth=1, label="novelty, the bound for 19 of 20"
+    )
+    axes.set(xlabel="loss expected, without what the running gate learns", ylabel="loss found, 1 - centred cosine")
+    axes.set_title(f"rank correlation {record['rank_correlation']:.2f}", loc="left", fontsize=10)
+    axes.legend(loc="upper left", frameon=False)
+    axes.grid(alpha=0.25)
+
+
 def draw_gates(record: dict[str, Any], file: Path) -> Path:
     """Draw mean and 5th percentile of each gate on each recording, at equal compute."""
     rows = record["rows"]
@@ -51,14 +67,20 @@ def draw_gates(record: dict[str, Any], file: Path) -> Path:
     for panel, key, title in zip(panels, ("mean", "p5"), ("mean", "5th percentile"), strict=True):
         for name, colour in GATES.items():
             values = [row["gates"][name][key] for row in rows]
-            marker, size = ("o", 60) if name == "surprise" else ("D", 34)
+            marker, size = ("o", 60) if name == "predicted" else ("D", 34)
             panel.scatter(values, places, s=size, color=colour, label=f"{name} gate", marker=marker, zorder=3)
+        bound = [row["oracle"][key] for row in rows]
+        panel.scatter(bound, places, s=34, color="black", label="oracle, at its own share", marker="x", zorder=4)
         panel.set(xlabel=f"centred cosine to always-encode, {title}")
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(places, [f"{plain(row['name'])}  ({row['gates']['surprise']['rate']:.0%})" for row in rows])
+    shares = [(row["gates"]["predicted"]["rate"], row["oracle"]["rate"]) for row in rows]
+    names = [
+        f"{plain(row['name'])}  ({ours:.0%}; {least:.0%})" for row, (ours, least) in zip(rows, shares, strict=True)
+    ]
+    panels[0].set_yticks(places, names)
     panels[0].legend(loc="lower left", frameon=False, fontsize=9)
-    about = f"{record['weights']}; encoded fraction in brackets, equal for the three gates"
+    about = f"{record['weights']}; encoded share in brackets, equal for the gates; the oracle's"
     figure.suptitle(about, x=0.01, ha="left", fontsize=10)
     return save_figure(figure, file)
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from saccade_ros.backends import Backend
 from saccade_ros.config import Config
-from saccade_ros.frames import Figures, Frame, Observation, TokenPlan
+from saccade_ros.frames import IMAGENET_MEAN, IMAGENET_STD, Figures, Frame, Observation, Pixels, TokenPlan
 from saccade_ros.measure.progress import Progress, silent
 from saccade_ros.pipeline import Pipeline
 from saccade_ros.verdict import require_tubelets
@@ -53,6 +53,13 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
+
+    def pixels(self, t: int) -> Pixels:
+        """Grey picture of a tubelet, as both its frames, normalised: (2, 3, size, size)."""
+        grey = self.grey[t].astype(np.float32) / 255  # (size, size)
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        frame = (grey - mean) / std  # (3, size, size)
+        return np.stack([frame, frame])
 
     def part(self, start: int, stop: int, name: str) -> "Trace":
         """Cut out tubelets start..stop as a trace of its own."""

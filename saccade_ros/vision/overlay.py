@@ -15,13 +15,13 @@ OUTLINE = (0, 255, 255)  # cyan: stands out on the red tint, and from it
 LINE = 1 / 200  # width of an outline, of the picture's shorter side
 
 
-def changed_region(novelty: PatchNovelty, view: View, tau: float) -> tuple[int, int, int, int]:
-    """Box around the patches whose novelty reaches tau, in whole pixels of the camera's picture.
+def changed_region(novelty: PatchNovelty, view: View, least: float) -> tuple[int, int, int, int]:
+    """Box around the patches whose change reaches `least`, in whole pixels of the camera's picture.
 
     Returns:
-        x, y, width, height; the whole view if no patch reaches tau by itself.
+        x, y, width, height; the whole view if no patch reaches it by itself.
     """
-    rows, columns = np.nonzero(novelty >= tau)
+    rows, columns = np.nonzero(novelty >= least)
     if not len(rows):
         rows, columns = np.array([0, novelty.shape[0] - 1]), np.array([0, novelty.shape[1] - 1])
     down, right = view.height / novelty.shape[0], view.width / novelty.shape[1]
@@ -31,15 +31,15 @@ def changed_region(novelty: PatchNovelty, view: View, tau: float) -> tuple[int, 
     return x, y, int(np.ceil(end)) - x, int(np.ceil(bottom)) - y
 
 
-def novelty_overlay(picture: Picture, novelty: PatchNovelty, view: View, tau: float) -> Picture:
+def novelty_overlay(picture: Picture, novelty: PatchNovelty, view: View, full: float) -> Picture:
     """Copy of the picture with changed patches tinted red and a white frame around the encoder's view.
 
-    The tint grows with novelty (grid, grid) and has its full strength, OPACITY, from tau on.
+    The tint grows with the change of each patch (grid, grid) and has its full strength, OPACITY, from `full` on.
     """
     out: Picture = picture.copy()
     viewed = _viewed(out, view)
     height, width = viewed.shape[:2]
-    strength = np.clip(novelty / tau if tau else np.ones_like(novelty), 0, 1).astype(np.float32)
+    strength = np.clip(novelty / full if full else np.ones_like(novelty), 0, 1).astype(np.float32)
     tint = cv2.resize(strength, (width, height), interpolation=cv2.INTER_NEAREST)[..., None] * OPACITY
     viewed[:] = np.round(viewed * (1 - tint) + tint * np.array((255, 0, 0), np.float32)).astype(np.uint8)
     cv2.rectangle(viewed, (0, 0), (width - 1, height - 1), (255, 255, 255), 1)

@@ -113,6 +113,26 @@ def test_any_number_of_tokens_is_computed(reference, load, count):
     assert relative_error(run(load(), clip, plans), expected) <= 1e-5
 
 
+def test_held_tubelets_are_sparse_steps_of_no_token(reference, encoder):
+    """Steps between which a tubelet is held 0 to W + 1 times."""
+    clip, none = random_clip(30), np.empty(0, np.int64)
+    plans: list[Plan] = [none if n % 7 in (2, 4, 5) or 20 <= n < 21 + WINDOW else None for n in range(len(clip))]
+    expected, ring = oracle.sparse_stream(reference, clip, WINDOW, as_tensors(plans)), encoder.new_ring()
+    for n, (tubelet, plan) in enumerate(zip(clip, plans, strict=True)):
+        if plan is none:
+            ring.hold()
+            assert relative_error(ring.canvas, expected[n]) <= 1e-5, n
+        else:
+            (out,) = encoder.step([encoder.embed(tubelet)], [ring])
+            assert relative_error(out.tokens[-1], expected[n]) <= 1e-5, n
+    assert ring.count == len(clip)
+
+
+def test_an_empty_ring_holds_nothing(encoder):
+    with pytest.raises(ValueError, match="first tubelet"):
+        encoder.new_ring().hold()
+
+
 def test_oracle_that_computes_all_is_the_dense_oracle(reference):
     clip = random_clip(2 * WINDOW + 1)
     dense = oracle.banded_stream(reference, clip, WINDOW)

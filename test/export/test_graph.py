@@ -98,6 +98,23 @@ def test_sparse_steps_and_their_caches_are_torchs(checkpoint, tmp_path, contract
 
 
 @pytest.mark.parametrize("contract", ["scatter", "host"])
+@pytest.mark.usefixtures("torch_kernels")
+def test_held_tubelets_are_torchs(checkpoint, tmp_path, contract):
+    encoder = load_encoder(checkpoint, 4).encoder
+    state, ring = exported_state(encoder, tmp_path, contract), encoder.new_ring()
+    for n, tubelet in enumerate(random_clip(20)):
+        patches, depth = encoder.embed(tubelet), depth_rotations(encoder, ring)
+        if n % 7 in (2, 4, 5):
+            ring.hold()
+            state.hold()
+        else:
+            expected = encoder.step([patches], [ring])[0]
+            vector = state.step(patches.numpy())
+            assert relative_error(vector, expected.newest.numpy()) <= 1e-4, n
+        assert cache_error(state, ring, depth) <= 1e-4, n
+
+
+@pytest.mark.parametrize("contract", ["scatter", "host"])
 def test_all_tokens_through_the_sparse_path_are_a_dense_step(checkpoint, tmp_path, contract):
     """The branch of sparse steps alone, which is what TensorRT gets."""
     encoder = load_encoder(checkpoint, 3).encoder

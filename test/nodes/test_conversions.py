@@ -83,7 +83,7 @@ def test_computed_map_is_white_where_tokens_were_computed():
 
 def test_debug_image_outlines_what_was_computed_where_no_novelty_is_measured():
     picture = np.full((16, 32, 3), 100, np.uint8)
-    message = conversions.overlay_message(RESULT, picture, Header())
+    message = conversions.overlay_message(RESULT, picture, Header(), 0.4)
     shown = np.frombuffer(message.data, np.uint8).reshape(16, 32, 3)
     assert shown[8, 0].tolist() == [0, 255, 255]
     assert shown[4, 4].tolist() == [100, 100, 100], "the one patch that was not computed"

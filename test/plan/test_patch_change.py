@@ -7,11 +7,11 @@ from scenes import textured
 from saccade_ros.backends import load_backend
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.pipeline import patch_response
+from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.patch_change import COMPRESSION, PatchChange
-from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.vision.preprocess import tubelet_pixels
 
-BLIND = PatchResponse(grey=np.zeros(8, np.float32), uniform=np.zeros((3, 8), np.float32), white=0.0)
+BLIND = PatchResponse(grey=np.zeros(8, np.float32), white=0.0)
 SCENE = np.eye(4, 8, dtype=np.float32)
 ALL, NONE = np.arange(4), np.empty(0, np.int64)
 

@@ -92,7 +92,7 @@ def test_streams_share_the_model_and_nothing_else(pipeline):
 
 
 def test_a_tubelet_of_which_no_token_is_computed_is_reused_like_one_the_gate_shut_out(pipeline):
-    """The embedding before again, counted; and to the cache it has never been."""
+    """The embedding before again, counted; time goes on in the cache."""
     pictures = [textured()] * 80 + [textured(seed=5)] * 8
     _, results = play(pipeline, frames_of(pictures))
     last = int(np.flatnonzero(counts(results)[:40])[-1])  # tubelet of the first place that was computed last
@@ -105,9 +105,6 @@ def test_a_tubelet_of_which_no_token_is_computed_is_reused_like_one_the_gate_shu
         assert np.array_equal(result.vector, results[last].vector)
         assert (result.encoded, result.reason, result.encode_ms) == (False, "", 0)
         assert (result.encoded_stamp_ns, result.window_fill) == (results[last].stamp_ns, WINDOW)
-    kept = pictures[: 2 * (last + 1)] + pictures[80:]
-    expected = play(pipeline, frames_of(kept))[1]
-    assert np.array_equal(vectors([r for r in results if r.encoded]), vectors([r for r in expected if r.encoded]))
 
 
 def test_a_step_that_fails_leaves_the_stream_as_it_was(pipeline):

@@ -9,11 +9,11 @@ from scenes import PERIOD_NS
 
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import Features, Figures, Observation, TokenPlan
+from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.gate import SurpriseGate
-from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.plan.stages import Planner
 
-BLIND = PatchResponse(grey=np.zeros(8, np.float32), uniform=np.zeros((3, 8), np.float32), white=0.0)
+BLIND = PatchResponse(grey=np.zeros(8, np.float32), white=0.0)
 SCENE = np.eye(4, 8, dtype=np.float32)
 ALL = np.arange(4)
 NO_PIXELS = np.empty((2, 3, 0, 0), np.float32)
@@ -68,7 +68,7 @@ class Fixed(ChangedTokens):
 
 
 def gate() -> SurpriseGate:
-    return SurpriseGate(GateConfig(tau=0.2, top_fraction=0.0, drift_limit=0.0), BLIND)
+    return SurpriseGate(GateConfig(tau=0.02, loss_per_change=0.5, event_change=10.0), BLIND)
 
 
 def run(planner: Planner, *tubelets: Features) -> list[tuple[list[int], str]]:
@@ -95,7 +95,7 @@ def test_second_stage_narrows_what_the_gate_lets_through():
     planner = Planner((gate(), ChangedTokens()))
     plans = run(planner, SCENE, changed(0.01, 1), changed(0.5, 1, 3))
     assert plans == [([0, 1, 2, 3], "first"), ([], ""), ([1, 3], "novelty")]
-    assert planner.state() == {"mode": "fixed", "tau": 0.2, "tokens": 6}
+    assert planner.state() == {"mode": "fixed", "tau": 0.02, "loss_scale": 1.0, "loss_answers": 0, "tokens": 6}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ S = 10**9
 
 
 def budget(**settings_: object) -> GateConfig:
-    return GateConfig(mode="budget", **settings_)
+    return GateConfig(**{"mode": "budget", "tau": 0.2, "tau_min": 0.03, "tau_max": 10.0, **settings_})
 
 
 def drive(config: GateConfig, novelty: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,8 @@ from saccade_ros.backends import load_backend
 from saccade_ros.config import BackendConfig, EncoderConfig, TokensConfig
 from saccade_ros.frames import Observation, TokenPlan
 from saccade_ros.pipeline import patch_response
+from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.patch_change import COMPRESSION
-from saccade_ros.plan.reference import PatchResponse
 from saccade_ros.plan.residual import psnr, residual_energy, update_canvas
 from saccade_ros.plan.tokens import (
     MOST_NEW,
@@ -29,7 +29,7 @@ from saccade_ros.vision.preprocess import normalize_all, tubelet_pixels
 
 GRID, S, WINDOW, PATCH = 6, 36, 3, 4
 DENSE_AT_FIRST = WINDOW + 1  # tubelets; with the last of them the first one, all new, leaves the window
-BLIND = PatchResponse(grey=np.zeros(40, np.float32), uniform=np.zeros((3, 40), np.float32), white=0.0)
+BLIND = PatchResponse(grey=np.zeros(40, np.float32), white=0.0)
 SCENE = np.eye(S, 40, dtype=np.float32)
 DENSE = TokenPlan.dense(S, "change")
 NO_PIXELS = np.zeros((2, 3, GRID * PATCH, GRID * PATCH), np.float32)

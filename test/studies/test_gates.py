@@ -9,10 +9,11 @@ from saccade_ros.studies.gates import compare_outcome
     ("mean", "p5", "expected"),
     [(0.9, 0.8, "equal"), (0.91, 0.8, "better"), (0.9, 0.79, "worse"), (0.91, 0.79, "mixed")],
 )
-def test_outcome_is_against_the_better_of_the_two(mean, p5, expected):
+def test_outcome_is_against_the_best_of_the_others(mean, p5, expected):
     gates = {
-        "surprise": {"mean": mean, "p5": p5},
-        "pixel difference": {"mean": 0.9, "p5": 0.7},
-        "previous tubelet": {"mean": 0.5, "p5": 0.8},
+        "predicted": {"mean": mean, "p5": p5},
+        "pixels": {"mean": 0.9, "p5": 0.7},
+        "even": {"mean": 0.2, "p5": 0.1},
+        "previous": {"mean": 0.5, "p5": 0.8},
     }
     assert compare_outcome(gates) == expected

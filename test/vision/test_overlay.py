@@ -44,26 +44,26 @@ def test_what_lies_in_a_patch_of_the_view_is_what_the_encoder_sees_there(height,
     assert viewed.max() < 50
 
 
-def test_region_is_the_box_around_what_reached_tau():
-    assert changed_region(novelty_at((2, 1), (4, 3)), WHOLE, tau=0.5) == (20, 20, 60, 30)
-    assert changed_region(novelty_at((0, 0)), View(10.5, 20.25, 80, 80), tau=0.5) == (20, 10, 11, 11)
+def test_region_is_the_box_around_what_changed_enough():
+    assert changed_region(novelty_at((2, 1), (4, 3)), WHOLE, 0.5) == (20, 20, 60, 30)
+    assert changed_region(novelty_at((0, 0)), View(10.5, 20.25, 80, 80), 0.5) == (20, 10, 11, 11)
 
 
 def test_region_is_the_view_where_no_patch_reached_tau_alone():
-    assert changed_region(novelty_at(), WHOLE, tau=0.5) == (0, 0, 160, 80)
+    assert changed_region(novelty_at(), WHOLE, 0.5) == (0, 0, 160, 80)
 
 
 def test_overlay_tints_changed_patches_and_leaves_the_rest():
     picture = np.full((80, 160, 3), 100, np.uint8)
-    out = novelty_overlay(picture, novelty_at((2, 1)), WHOLE, tau=0.5)
+    out = novelty_overlay(picture, novelty_at((2, 1)), WHOLE, 0.5)
     assert out[25, 30].tolist() == [193, 40, 40]
     assert out[45, 30].tolist() == [100, 100, 100]
     assert (picture == 100).all(), "the original is untouched"
     assert out.shape == picture.shape
 
 
-def test_overlay_survives_a_view_larger_than_the_picture_and_no_tau():
-    out = novelty_overlay(np.zeros((7, 5, 3), np.uint8), novelty_at((1, 1)), View(0, 0, 7.4, 5.4), tau=0.0)
+def test_overlay_survives_a_view_larger_than_the_picture_and_no_full_strength():
+    out = novelty_overlay(np.zeros((7, 5, 3), np.uint8), novelty_at((1, 1)), View(0, 0, 7.4, 5.4), 0.0)
     assert out.shape == (7, 5, 3)
 
 
