@@ -78,16 +78,14 @@ def embedding_message(
     )
 
 
-def event_message(
-    result: EmbeddingResult, header: Header, stream: str, encoder_id: str, event_change: float
-) -> NoveltyEvent:
+def event_message(result: EmbeddingResult, header: Header, stream: str, encoder_id: str, least: float) -> NoveltyEvent:
     """Make the message of an onset. `result.onset` is true, so that its novelty and patches are there.
 
     Args:
-        event_change: gate.event_change, from which on a patch is part of the event.
+        least: change from which on a patch is part of the event.
     """
     assert result.patch_novelty is not None
-    x, y, width, height = changed_region(result.patch_novelty, result.view, event_change)
+    x, y, width, height = changed_region(result.patch_novelty, result.view, least)
     return NoveltyEvent(
         header=header,
         stream=stream,

@@ -311,7 +311,8 @@ class EncoderNode(AnsweringLifecycleNode):
         """Publish an event, and pictures of novelty and plan."""
         least, header = self.get_parameter("gate.event_change").value, tubelet.newer.image.header
         if result.onset:
-            self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, least))
+            part = least * self._config.gate.hysteresis
+            self._event_publisher.publish(event_message(result, header, stream.name, self._encoder_id, part))
         self._viewers.publish(stream, tubelet, result, least)
 
     def _report(self, stream: Stream, trouble: BaseException) -> None:

@@ -450,7 +450,7 @@ def test_selected_tokens_are_the_librarys_and_the_reason_says_that_some_changed(
     assert [(e.reason, e.tokens_computed) for e in received] == [(r.reason, r.tokens_computed) for r in expected]
     assert np.array_equal(vectors(received), np.stack([r.vector for r in expected]))
     assert any(0 < e.tokens_computed < e.tokens for e in received)
-    assert {e.reason for e in received if e.encoded} >= {"first", "novelty", "change"}
+    assert {e.reason for e in received if e.encoded} >= {"first", "event", "change"}
 
 
 def test_event_is_published_once_with_its_stamp_and_its_place():
