@@ -55,7 +55,7 @@ class Sender:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a stream over a stretch of it.
+    """Evidence of how a stream fared over a stretch of it.
 
     Attributes:
         topic: its name, for the sentence.
@@ -213,7 +213,7 @@ def _of_losses(evidence: Evidence) -> Iterator[_Trouble]:
 
 
 def _of_senders(evidence: Evidence) -> Iterator[_Trouble]:
-    """What the graph says about the topic: it ranks last while images come in, as their counts say more."""
+    """Troubles of the topic by the graph; they rank last while images come in, as their counts say more."""
     senders, share = evidence.senders, 0.0 if evidence.frames.received else 0.5
     others = [sender for sender in senders if evidence.type and sender.type != evidence.type]
     if others:

@@ -337,7 +337,7 @@ class EncoderNode(AnsweringLifecycleNode):
 
 
 class Loaded(NamedTuple):
-    """What configure loads: settings, model and streams, the name of the image converter, and the seconds it took."""
+    """Result of loading: settings, model and streams, the name of the image converter, and the seconds it took."""
 
     config: Config
     info: EncoderInfo

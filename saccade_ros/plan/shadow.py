@@ -55,7 +55,7 @@ class FidelityMonitor:
 
     @property
     def centre(self) -> Vector | None:
-        """What is taken off embeddings, (D,); None while too few of them were seen."""
+        """Mean embedding that is taken off, (D,); None while too few of them were seen."""
         if self._centre is None and self._sum is not None and self._fresh >= LEAST_FRESH:
             return (self._sum / self._fresh).astype(np.float32)
         return self._centre

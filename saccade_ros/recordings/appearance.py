@@ -72,7 +72,7 @@ class Appearance:
         return Fraction(ratio) if _is_sensible(ratio) else Fraction(1)
 
     def _remarks(self, frame: Any) -> Iterator[str]:
-        """What changes the picture and is not honoured, each with its remedy."""
+        """Warnings of all that changes the picture and is not honoured, each with its remedy."""
         transfer = int(self._stream.codec_context.color_trc)
         if transfer in _TRANSFERS:
             yield (

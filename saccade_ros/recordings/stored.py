@@ -11,7 +11,7 @@ CDR, ROS1 = "cdr", "ros1"  # how ROS 2 and ROS 1 store messages
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What one or several publishers of a topic stored in a file.
+    """Connection of a topic in a file: one or several publishers stored it.
 
     Attributes:
         topic: its name.
