@@ -41,7 +41,7 @@ def table(record: dict[str, Any]) -> RenderableType:
     for row in record["rows"]:
         took = *(_ms(row[key]) for key in ("ms_p50", "ms_p95")), f"{100 * row['time_to_dense']:.0f}"
         cost = f"{row['gflop']:.2f}", f"{row['cache_bytes'] / 1e6:.1f}"
-        figures = (f"{row[key]:.3f}" for key in ("mean", "p5", "worst", "stability"))
+        figures = (f"{row[key]:.3f}".replace("0.", ".", 1) for key in ("mean", "p5", "worst", "stability"))
         found.add_row(row["name"], f"{100 * row['share']:.1f}", *took, *cost, *figures, f"{row['worst_age_s']:.1f}")
     return Group(found, *(Text(line, style="dim") for line in _footnotes(record)))
 
