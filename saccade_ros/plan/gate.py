@@ -99,7 +99,7 @@ class SurpriseGate:
             self.measured = Surprise(math.nan, tau, None)
             return replace(plan, reason="first")
         self.measured = Surprise(self._novelty.measure(seen, self._patches), tau, patches)
-        self.onset = self._onsets.propose(outstanding_change(patches, config.top_fraction), config, seen.stamp_ns)
+        self.onset = self._onsets.propose(self._outstanding(seen), config, seen.stamp_ns)
         if self.measured.novelty >= tau:
             return replace(plan, reason="novelty")
         if self.onset:
@@ -109,6 +109,10 @@ class SurpriseGate:
         if self._selects_tokens and config.mode == "fixed":
             return replace(plan, reason="change")
         return TokenPlan.reuse()
+
+    def _outstanding(self, seen: Observation) -> float:
+        """Sudden change of some patches: since the previous tubelet, so that what has moved on leaves no ghost."""
+        return outstanding_change(self._patches.measure_step(seen.features), self.config.top_fraction)
 
     def commit(self, seen: Observation, plan: TokenPlan) -> None:
         """Remember the tubelet proposed last; the next ones are compared with those of its patches that were computed.

@@ -21,18 +21,19 @@ class PatchNoise:
 
     Attributes:
         energy: the estimate, (S,).
+        previous: patches of the tubelet learnt last, (S, D).
     """
 
     def __init__(self, features: Features) -> None:
-        self._before, self._long_before = features.copy(), features.copy()
+        self.previous, self._long_before = features.copy(), features.copy()
         self.energy: PerPatch = np.zeros(len(features), np.float32)
 
     def learn(self, features: Features, scale: PerPatch) -> None:
         """Take the next tubelet's patches, (S, D), and the length that their changes are relative to, (S,)."""
-        noise = 2 * squared_distance(features, self._before) - squared_distance(features, self._long_before)
+        noise = 2 * squared_distance(features, self.previous) - squared_distance(features, self._long_before)
         self.energy += RATE * (np.clip(noise, 0, np.square(CEILING * scale)) - self.energy)
-        self._before, self._long_before = self._long_before, self._before
-        np.copyto(self._before, features)
+        self.previous, self._long_before = self._long_before, self.previous
+        np.copyto(self.previous, features)
 
 
 def squared_distance(features: Features, others: npt.NDArray[np.float32]) -> PerPatch:

@@ -37,10 +37,15 @@ class PatchChange:
         Raises:
             ValueError: the patches hold NaN or infinity.
         """
-        if self._reference is None:
-            return None
+        return None if self._reference is None else self._change(features, self._reference)
+
+    def measure_step(self, features: Features) -> PerPatch:
+        """Change of each patch since the previous tubelet, computed or not, (S,); after a first one."""
+        return self._change(features, self._noise.previous)
+
+    def _change(self, features: Features, reference: Features) -> PerPatch:
         with np.errstate(invalid="ignore", over="ignore"):  # reported below, once
-            energy = squared_distance(features, self._reference)
+            energy = squared_distance(features, reference)
         if not np.isfinite(energy.sum()):
             raise ValueError("change is not finite: the tubelet's pixels or the patch weights hold NaN or infinity")
         change: PerPatch = np.maximum(relative_change(energy, self.noise, self.scale) - COMPRESSION, 0)

@@ -11,6 +11,7 @@ trained encoder (docs/tokens.md):
     settling    after that the refreshes go on, even if nothing changes, until the old scene is out of the encoder's
                 reach: deeper layers see what has left the window through keys and values that saw it
     max_age_s   no token grows older
+    event       the tubelet in which one begins is computed whole, however small the change
 
 So what a tubelet costs follows its content: a static camera computes a fifth of the tokens, one in motion all of them.
 """
@@ -194,7 +195,7 @@ class TokenSelection:
         size = len(error)
         changed = self._rule.count(error, self.config)
         self._new_proposed, self._owed_proposed, self.sample = changed / size, 0.0, NOTHING_KEPT
-        if not plan.size or plan.reason == "stale" or self._is_dense():
+        if not plan.size or plan.reason in ("stale", "event") or self._is_dense():
             return plan
         age_s = (seen.stamp_ns - self._computed_ns) / 1e9  # (S,)
         chosen_mask = dilated(_worst(error, changed), self.config.dilate)

@@ -172,6 +172,20 @@ def test_event_is_told_and_encoded_once_at_its_onset_however_little_it_costs():
     assert told == [False, False, True, False, False, False, False, False]
 
 
+def test_what_has_moved_on_leaves_no_ghost_that_hides_the_next_event():
+    gate = gate_for(tau=100.0, event_change=0.3)
+    told = []
+    for t in range(1, 60):
+        features = changed(0.5, patch=2)
+        features[1, 7] += 0.5 if t >= 30 else 0.0
+        gate.propose(seen(features, t * 10**8), DENSE)
+        gate.commit(
+            seen(features, t * 10**8), TokenPlan.reuse()
+        )  # the picture that it is compared with stays the first
+        told += [t] if gate.onset else []
+    assert told == [1, 30]
+
+
 def test_gate_learns_what_reuse_costs():
     gate, untaught = gate_for(), gate_for()
     gate.propose(seen(changed(0.5), 1), DENSE)

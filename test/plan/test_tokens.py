@@ -154,10 +154,11 @@ def test_what_the_gate_shut_out_stays_out():
     assert tokens.propose(seen(changed({3: 1.0}), n), TokenPlan.reuse()).size == 0
 
 
-def test_a_stale_tubelet_is_computed_whole():
+@pytest.mark.parametrize("reason", ["stale", "event"])
+def test_a_stale_tubelet_and_one_in_which_an_event_begins_are_computed_whole(reason):
     tokens, n = settled()
-    stale = replace(DENSE, reason="stale")
-    assert tokens.propose(seen(SCENE, n), stale) is stale
+    whole = replace(DENSE, reason=reason)
+    assert tokens.propose(seen(SCENE, n), whole) is whole
 
 
 @pytest.mark.parametrize("select", ["changed", "ratio", "error"])
