@@ -286,6 +286,11 @@ class Stream:
         """
         return self._encoding.evaluate_shadow()
 
+    @property
+    def underestimates_loss(self) -> bool:
+        """True if reuse costs more than the gate may correct its prediction by."""
+        return self._gate.underestimates
+
     def set_tokens(self, config: TokensConfig) -> None:
         """Use these settings of the token selection from the next tubelet on."""
         self._selection.config = config

@@ -68,6 +68,7 @@ class Evidence:
         max_busy_s: how long that may take, node.max_latency_s.
         dead: why nothing will be encoded any more; empty while the encoder lives.
         loss_share: share of lost, overflowing or reset images that is not worth a word.
+        underestimated: True if reuse costs more than the gate may correct its prediction by (plan/loss_scale.py).
     """
 
     topic: str
@@ -80,6 +81,7 @@ class Evidence:
     max_busy_s: float = float("inf")
     dead: str = ""
     loss_share: float = LOSS_SHARE
+    underestimated: bool = False
 
 
 class _Trouble(NamedTuple):
@@ -134,6 +136,12 @@ def _of_encoder(evidence: Evidence) -> Iterator[_Trouble]:
         yield _Trouble("encoder_hangs", 1.0, text, level=Level.ERROR)
     elif busy_s > BUSY_S:
         yield _Trouble("encoder_slow", 1.0, busy, counts=False)
+    if evidence.underestimated:
+        text = (
+            "reusing embeddings costs four times what the gate predicts, or more, so that gate.tau promises too much: "
+            "run `saccade calibrate` with this encoder on recordings of this place"
+        )
+        yield _Trouble("loss_underestimated", 0.0, text)
     if failed := frames.dropped.get("encoder_error", 0):
         why = frames.details.get("encoder_error", "see the log")
         text = f"the encoder failed on {failed} of {frames.received} images ({why}): the log has the traceback"

@@ -37,6 +37,7 @@ def test_nothing_is_said_of_a_stream_that_works():
     [
         ({"dropped": {"stale_stamp": 39}, "details": {"stale_stamp": "0 s after 0 s"}}, "stale_stamp", "(0 s aft"),
         ({"dropped": {"stale_stamp": 39}}, "stale_stamp", "header.stamp"),
+        ({"underestimated": True}, "loss_underestimated", "saccade calibrate"),
         ({"dropped": {"unknown_encoding": 40}, "details": {"unknown_encoding": "16UC1"}}, "unknown_encoding", "16UC1"),
         ({"dropped": {"undecodable": 20, "partner": 20}}, "undecodable", "corrupt"),
         ({"resets": {"gap": 39}, "dropped": {"reset": 39}}, "resets.gap", "raise stream.max_gap_s"),

@@ -81,6 +81,7 @@ class StreamMonitor:
                 max_busy_s=self._node.max_latency_s or math.inf,
                 dead="" if self._worker.is_alive else "its thread has ended",
                 loss_share=self._node.loss_share,
+                underestimated=self._stream.underestimates_loss,
             )
         )
 

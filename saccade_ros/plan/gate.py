@@ -50,6 +50,11 @@ class Gate(Stage, Protocol):
     measured: Surprise
     onset: bool
 
+    @property
+    def underestimates(self) -> bool:
+        """True if reuse costs more than the prediction may be corrected by: the gate was fitted to something else."""
+        ...
+
     def learn(self, loss: float) -> None:
         """Take note of what reuse cost, or would have cost, in the tubelet last proposed; NaN if nobody knows."""
         ...
@@ -131,6 +136,11 @@ class SurpriseGate:
         """See Gate."""
         self._novelty.learn(loss)
 
+    @property
+    def underestimates(self) -> bool:
+        """See Gate."""
+        return self._novelty.underestimates
+
     def state(self) -> Figures:
         """Report threshold, budget, and the scale of predicted losses."""
         return {**self._threshold.state(self.config), **self._novelty.state()}
@@ -140,7 +150,7 @@ class OpenGate:
     """Gate switched off: it keeps every plan as it comes, with reason open, and measures nothing."""
 
     def __init__(self, config: GateConfig) -> None:
-        self.config, self.measured, self.onset = config, NOTHING_SEEN, False
+        self.config, self.measured, self.onset, self.underestimates = config, NOTHING_SEEN, False, False
 
     def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         """Keep the plan."""

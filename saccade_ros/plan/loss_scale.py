@@ -29,6 +29,6 @@ class LossScale:
         self.answers += 1
 
     @property
-    def is_at_limit(self) -> bool:
-        """True where the prediction is off by all that may be corrected: it was fitted to something else."""
-        return abs(math.log(self.factor)) >= math.log(LIMIT) - 1e-9
+    def is_at_upper_limit(self) -> bool:
+        """True where reuse costs more than may be corrected: the prediction was fitted to something else."""
+        return self.factor >= LIMIT * (1 - 1e-9)

@@ -33,7 +33,14 @@ SAFETY = 2.0
 
 
 class Novelty(Protocol):
-    """Measure of how new a tubelet is beside the last encoded one."""
+    """Measure of how new a tubelet is beside the last encoded one.
+
+    Attributes:
+        underestimates: True if reuse costs more than the measure may be corrected by.
+    """
+
+    @property
+    def underestimates(self) -> bool: ...
 
     def measure(self, seen: Observation, patches: PatchChange) -> float:
         """Measure a tubelet; at least one was committed. Changes nothing that is remembered."""
@@ -95,6 +102,11 @@ class PredictedLoss:
         """Correct the scale."""
         self.scale.learn(self._expected, loss)
 
+    @property
+    def underestimates(self) -> bool:
+        """See Novelty."""
+        return self.scale.is_at_upper_limit
+
     def state(self) -> Figures:
         """Report by how much the losses found differ from those that the fit expects."""
         return {"loss_scale": self.scale.factor, "loss_answers": self.scale.answers}
@@ -102,6 +114,8 @@ class PredictedLoss:
 
 class PixelDifference:
     """Mean absolute difference of grey levels to the last encoded picture, as a share of white: frame differencing."""
+
+    underestimates = False
 
     def __init__(self, config: GateConfig, window: int) -> None:
         self.reset()
@@ -134,6 +148,8 @@ class PreviousChange:
     Slow pans and drift never show in it.
     """
 
+    underestimates = False
+
     def __init__(self, config: GateConfig, window: int) -> None:
         self.reset()
 
@@ -161,6 +177,8 @@ class PreviousChange:
 
 class Elapsed:
     """Seconds of header time since the last encoded tubelet: even spacing, which looks at nothing."""
+
+    underestimates = False
 
     def __init__(self, config: GateConfig, window: int) -> None:
         self.reset()

@@ -18,7 +18,7 @@ def test_it_settles_where_predictions_are_right():
     for _ in range(60):
         scale.learn(expected=0.01, found=0.02)
     assert scale.factor == pytest.approx(2.0, rel=1e-3)
-    assert not scale.is_at_limit
+    assert not scale.is_at_upper_limit
 
 
 @pytest.mark.parametrize(("found", "limit"), [(1.0, LIMIT), (0.0, 1 / LIMIT)])
@@ -29,7 +29,7 @@ def test_one_answer_counts_little_and_all_together_stay_within_the_limit(found, 
     for _ in range(40):
         scale.learn(0.01, found)
     assert scale.factor == pytest.approx(limit)
-    assert scale.is_at_limit
+    assert scale.is_at_upper_limit == (found == 1.0)
 
 
 @pytest.mark.parametrize(("expected", "found"), [(math.nan, 0.1), (0.01, math.nan), (0.0, 0.1)])
