@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from saccade_ros import default_model
 from saccade_ros.backends import Backend, load_backend
 from saccade_ros.config import Config, ConfigError, GateConfig, TokensConfig
 from saccade_ros.encoding import Encoding
@@ -77,6 +78,8 @@ class Pipeline:
         self.head.classify(np.zeros(info.dim, np.float32))  # a head of another size is refused here
         if widened := explain_widening(config, info.backend, info.device, info.token_counts):
             warn(widened)
+        if uncalibrated := explain_uncalibrated(config, info.weights_random):
+            warn(uncalibrated)
 
     def warm_up(self) -> None:
         """Encode one grey tubelet on a cache of its own: broken weights or too little memory show now, not later."""
@@ -319,6 +322,19 @@ class _StageClock:
         now_s = time.perf_counter()
         elapsed_ms, self._last_s = (now_s - self._last_s) * 1e3, now_s
         return elapsed_ms
+
+
+def explain_uncalibrated(config: Config, weights_random: bool) -> str:
+    """Say that the gate decides by a fit to another encoder; empty if it does not decide, or is calibrated."""
+    gate, selects = config.gate, config.tokens.select != "all"
+    decides = gate.enabled and gate.policy == "predicted" and not (selects and gate.mode == "fixed")
+    if not decides or gate.calibrated_for or weights_random or config.encoder.model == default_model.NAME:
+        return ""
+    return (
+        f"gate.loss_per_change ({gate.loss_per_change:g}) was fitted to the default model, not to "
+        f"{config.encoder.model}: the gate corrects it as it goes; run `saccade calibrate` for a gate.tau that keeps "
+        "its promise"
+    )
 
 
 def patch_response(backend: Backend) -> PatchResponse:

@@ -10,7 +10,7 @@ from saccade_ros.backends import load_backend
 from saccade_ros.config import BackendConfig, ConfigError, EncoderConfig, GateConfig, TokensConfig
 from saccade_ros.frames import EmbeddingResult, Frame, Picture
 from saccade_ros.measure.metrics import centred_cosine
-from saccade_ros.pipeline import Pipeline
+from saccade_ros.pipeline import Pipeline, explain_uncalibrated
 from saccade_ros.vision.preprocess import tubelet_pixels
 
 
@@ -384,3 +384,22 @@ def test_stamps_and_frame_id_pass_through_unchanged(gated):
         (123_456_789 + PERIOD_NS, "left/optical"),
         (123_456_789 + 3 * PERIOD_NS, "left/optical"),
     ]
+
+
+TRAINED = EncoderConfig(model="models/vitl")
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (tiny_config(encoder=TRAINED), True),
+        (tiny_config(encoder=EncoderConfig()), False),
+        (tiny_config(encoder=TRAINED, gate=GateConfig(calibrated_for="vitl")), False),
+        (tiny_config(encoder=TRAINED, gate=GateConfig(policy="even")), False),
+        (tiny_config(encoder=TRAINED, tokens=TokensConfig()), False),
+        (tiny_config(encoder=TRAINED, tokens=TokensConfig(), gate=GateConfig(mode="budget")), True),
+    ],
+)
+def test_gate_that_decides_for_another_encoder_than_it_was_fitted_to_says_so(config, told):
+    assert bool(explain_uncalibrated(config, weights_random=False)) == told
+    assert explain_uncalibrated(config, weights_random=True) == ""
