@@ -37,18 +37,19 @@ class PatchChange:
         Raises:
             ValueError: the patches hold NaN or infinity.
         """
-        return None if self._reference is None else self._change(features, self._reference)
+        return None if self._reference is None else self._change(features, self._reference, self.scale)
 
     def measure_step(self, features: Features) -> PerPatch:
         """Change of each patch since the previous tubelet, computed or not, (S,); after a first one."""
-        return self._change(features, self._noise.previous)
+        previous = self._noise.previous
+        return self._change(features, previous, self._scale_of(previous))
 
-    def _change(self, features: Features, reference: Features) -> PerPatch:
+    def _change(self, features: Features, reference: Features, scale: PerPatch) -> PerPatch:
         with np.errstate(invalid="ignore", over="ignore"):  # reported below, once
             energy = squared_distance(features, reference)
         if not np.isfinite(energy.sum()):
             raise ValueError("change is not finite: the tubelet's pixels or the patch weights hold NaN or infinity")
-        change: PerPatch = np.maximum(relative_change(energy, self.noise, self.scale) - COMPRESSION, 0)
+        change: PerPatch = np.maximum(relative_change(energy, self.noise, scale) - COMPRESSION, 0)
         return change
 
     def commit(self, features: Features, token_idx: npt.NDArray[np.int64]) -> None:
@@ -62,6 +63,8 @@ class PatchChange:
                 raise ValueError("no embedding to reuse yet: compute all of the first tubelet")
             self._reference, self._noise = features.copy(), PatchNoise(features)
         self._reference[token_idx] = features[token_idx]
-        strength = squared_distance(self._reference, self._response.grey)
-        self.scale = patch_scale(strength, self._response.white)
+        self.scale = self._scale_of(self._reference)
         self._noise.learn(features, self.scale)
+
+    def _scale_of(self, features: Features) -> PerPatch:
+        return patch_scale(squared_distance(features, self._response.grey), self._response.white)
