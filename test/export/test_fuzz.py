@@ -203,13 +203,14 @@ def test_manifest_that_says_another_step_than_its_graphs_is_refused(manifest, tm
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("contract", "host", "output .* is .*, its manifest says"),
+        ("contract", "the other", "output .* is .*, its manifest says"),
         ("precision", "fp16", "its graph is not fp16, which its manifest says it is"),
     ],
 )
 def test_manifest_that_says_another_artifact_than_its_graph_is_refused(manifest, tmp_path, name, value, said):
     folder = small_copy(manifest, tmp_path / "export")
-    assert manifest.pick("onnxruntime", "fp32").contract == "scatter", "of which the other is tried"
+    if value == "the other":  # than what this ONNX Runtime can do, and the export therefore has
+        value = {"scatter": "host", "host": "scatter"}[manifest.pick("onnxruntime", "fp32").contract]
     rewrite(folder, lambda document: document["artifacts"][0].update({name: value}))
     with pytest.raises(ManifestError, match=said):
         load_backend(EncoderConfig(model=str(folder), window=3), BackendConfig(threads=1))
