@@ -193,7 +193,8 @@ def test_losses_on_the_way_are_told_and_the_accounts_still_balance(played, tmp_p
     assert summary["frames_in"] <= 61
     assert summary["balanced"]
     if summary["frames_in"] < 50:
-        assert "subscription.reliability to reliable" in summary["remark"]
+        worst = ("subscription.reliability to reliable", "came faster than they were encoded")  # as the machine is
+        assert any(cause in summary["remark"] for cause in worst)
     page = (tmp_path / "out" / "report.html").read_text()
     assert f"<td>frames_lost_in_transport</td><td>{61 - summary['frames_in']}</td>" in page
 
