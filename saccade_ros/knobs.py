@@ -83,7 +83,7 @@ def required(description: str, **limits: Any) -> Any:
 
 def same_as(section: type, name: str) -> Any:
     """Declare a setting again, with the default and the knob that it has in another section."""
-    original = section.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    original = section.__dataclass_fields__[name]  # type: ignore[attr-defined]  # a section is a dataclass
     return field(default=original.default, metadata=original.metadata)
 
 

@@ -184,7 +184,7 @@ def _explained(target: Path, filled: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as failed:
+    except Exception as failed:  # writers raise their own for a full disk; all others are passed on
         code = failed.errno if isinstance(failed, OSError) else None
         if code in _DISK_FULL or (filled is not None and _is_of_full_disk(failed, filled)):
             cause = os.strerror(code or errno.ENOSPC)

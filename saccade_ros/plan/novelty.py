@@ -40,7 +40,9 @@ class Novelty(Protocol):
     """
 
     @property
-    def underestimates(self) -> bool: ...
+    def underestimates(self) -> bool:
+        """See above."""
+        ...
 
     def measure(self, seen: Observation, patches: PatchChange) -> float:
         """Measure a tubelet; at least one was committed. Changes nothing that is remembered."""

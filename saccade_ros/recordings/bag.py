@@ -113,7 +113,7 @@ def _bag_errors(path: Path) -> Iterator[None]:
         raise
     except BagError as error:
         raise SourceError(f"{path} cannot be read as a bag: {error}") from error
-    except Exception as error:  # any of those
+    except Exception as error:  # any of those above, which share no base class
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
             f"{path} cannot be read as a bag ({reason}): it may be cut or damaged; copy it again"

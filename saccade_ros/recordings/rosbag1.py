@@ -25,7 +25,7 @@ class Rosbag1File(BagFile):
         self._reader = Reader(path)
         try:
             self._reader.open()
-        except Exception as error:
+        except Exception as error:  # passed on, but for the one that has a remedy of its own
             if "not indexed" in str(error):
                 raise BagError(
                     "it has no index: its recorder runs still or was interrupted; "
