@@ -12,6 +12,7 @@ import onnxruntime as ort
 from saccade_ros.backends.base import BackendError, Embedded
 from saccade_ros.backends.denormals import denormals_as_zero
 from saccade_ros.backends.exported import ExportedState, step_feeds, step_info
+from saccade_ros.backends.heap import trim_heap
 from saccade_ros.backends.interface import (
     DESCRIPTION,
     Steps,
@@ -61,6 +62,7 @@ class OnnxBackend:
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
         device, open_step = find_device(backend.device), _open_export if is_export(encoder.model) else _open_checkpoint
         opened = open_step(encoder, backend, device)
+        trim_heap()
         self.shape, self._encoder, self._contract = opened.shape, encoder, opened.contract
         self._tables = WindowTables(self.shape)
         self._embed, self._step = opened.embed, opened.step

@@ -188,4 +188,5 @@ class OnnxGraph:
         imports = [helper.make_opsetid("", opset)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=ir, producer_name="saccade_ros")
         helper.set_model_props(model, {DESCRIPTION: description})
-        return MadeGraph(model, self.large)
+        large, self.large = self.large, {}  # its own from here on: a builder, full of cycles, is not freed at once
+        return MadeGraph(model, large)
