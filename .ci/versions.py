@@ -1,6 +1,6 @@
 """Requirements at one end of what setup.py allows, for pip: `python .ci/versions.py oldest`, or `newest`.
 
-torch is the one of requirements.txt at both ends: a second one would be a second download of gigabytes.
+torch is the one of requirements-dev.txt at both ends: a second one would be a second download of gigabytes.
 """
 
 import sys
@@ -17,7 +17,7 @@ def requirements(end: str) -> list[str]:
     package = distutils.core.run_setup(str(ROOT / "setup.py"), stop_after="init")
     required = {*package.install_requires, *(name for extra in EXTRAS for name in package.extras_require[extra])}
     others = sorted(line for line in required if not line.startswith("torch>"))
-    pinned = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
     torch = next(line.partition("#")[0].strip() for line in pinned if line.startswith("torch=="))
     return [torch, *(line.replace(">=", "==", 1) if end == "oldest" else line for line in others)]
 

@@ -194,7 +194,8 @@ class BackendConfig(Settings):
 
     name: str = knob(
         "auto",
-        "Runtime that computes the encoder. auto: the one that an exported folder prefers, else torch.",
+        "Runtime that computes the encoder. auto: the one that an exported folder prefers, else torch, or ONNX "
+        "Runtime where torch is not installed.",
         choices=("auto", *RUNTIMES),
     )
     device: str = knob(

@@ -9,18 +9,23 @@ class Runtime(NamedTuple):
     Attributes:
         module, backend: module of saccade_ros.backends, and its class that implements the protocol Backend.
         precisions: arithmetics it can compute the encoder in, the reference first.
-        export_format: format of the files that an export writes for it; "" if it runs checkpoints as they are.
+        export_format: format of the files that an export writes for it; "" if it runs checkpoints only.
+        checkpoint_precisions: arithmetics it can compute a checkpoint in as it is; none if it runs exports only.
     """
 
     module: str
     backend: str
     precisions: tuple[str, ...]
     export_format: str = ""
+    checkpoint_precisions: tuple[str, ...] = ()
 
+
+_OF_TORCH = ("fp32", "bf16", "fp16", "int8")
+_OF_ONNX_RUNTIME = ("fp32", "fp16", "int8", "int8-static", "int4")
 
 RUNTIMES = {
-    "torch": Runtime("torch_backend", "TorchBackend", ("fp32", "bf16", "fp16", "int8")),
-    "onnxruntime": Runtime("onnx_backend", "OnnxBackend", ("fp32", "fp16", "int8", "int8-static", "int4"), "onnx"),
+    "torch": Runtime("torch_backend", "TorchBackend", _OF_TORCH, checkpoint_precisions=_OF_TORCH),
+    "onnxruntime": Runtime("onnx_backend", "OnnxBackend", _OF_ONNX_RUNTIME, "onnx", ("fp32", "fp16")),
     "tensorrt": Runtime("tensorrt_backend", "TensorRtBackend", ("fp32", "fp16", "bf16"), "tensorrt"),
 }
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saccade_ros.export.in_place import has_in_place_caches
+from saccade_ros.backends.graph.in_place import has_in_place_caches
 
 
 def require_kernels(contract):

@@ -5,7 +5,7 @@ import importlib
 from saccade_ros.backends.base import Backend, BackendError
 from saccade_ros.backends.manifest import choose_runtime, is_export
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.runtimes import RUNTIMES
+from saccade_ros.runtimes import RUNTIMES, Runtime
 
 
 def load_backend(encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> Backend:
@@ -19,10 +19,8 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig, fit: str = "cro
         WeightsError, ManifestError, ConfigError, ValueError: the model cannot be used; the message says why.
     """
     name = choose_runtime(encoder, backend)
-    runtime, exported = RUNTIMES[name], is_export(encoder.model)
-    if exported != bool(runtime.export_format):
-        problem = "an exported folder: set backend.name to auto" if exported else "none: make one (saccade export)"
-        raise BackendError(f"backend.name is {name!r} but encoder.model {encoder.model!r} is {problem}")
+    runtime = RUNTIMES[name]
+    _check_form(name, runtime, encoder.model, backend.precision)
     try:
         module = importlib.import_module(f"saccade_ros.backends.{runtime.module}")
     except ImportError as missing:
@@ -31,6 +29,23 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig, fit: str = "cro
         ) from missing
     backend_type: type[Backend] = getattr(module, runtime.backend)
     return backend_type(encoder, backend, fit=fit)  # type: ignore[call-arg]  # a Protocol has no constructor
+
+
+def _check_form(name: str, runtime: Runtime, model: str, precision: str) -> None:
+    """Refuse a model in a form that the runtime does not take, or a precision that it has in another form only."""
+    exported = is_export(model)
+    if exported and not runtime.export_format:
+        problem = "an exported folder: set backend.name to auto"
+    elif not exported and not runtime.checkpoint_precisions:
+        problem = "none: make one (saccade export)"
+    elif not exported and precision not in ("auto", *runtime.checkpoint_precisions):
+        raise BackendError(
+            f"backend.precision is {precision!r}: of a checkpoint {name} computes "
+            f"{', '.join(runtime.checkpoint_precisions)}; other precisions come from an export (saccade export)"
+        )
+    else:
+        return
+    raise BackendError(f"backend.name is {name!r} but encoder.model {model!r} is {problem}")
 
 
 __all__ = ["Backend", "BackendError", "load_backend"]

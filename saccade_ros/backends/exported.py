@@ -1,4 +1,4 @@
-"""Info and host-side state of an exported step, shared by every runtime of one."""
+"""Info and host-side state of a step that is a graph, an export or made of a checkpoint, shared by every runtime."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.backends.base import EncoderInfo, Movement
-from saccade_ros.backends.manifest import Artifact, Manifest
+from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables
 from saccade_ros.config import EncoderConfig
 from saccade_ros.encoder.positions import Indices, filled_slots
@@ -26,24 +26,40 @@ def exported_info(
     threads: int,
     token_counts: tuple[int, ...],
 ) -> EncoderInfo:
-    """EncoderInfo of an artifact. The encoder id is torch's for the same weights, so fp32 vectors compare with it."""
-    model, spec, shape = manifest.model, manifest.spec, manifest.step_shape
+    """EncoderInfo of an artifact."""
+    runtime, precision = artifact.runtime, artifact.precision
+    others = encoder, fit, device, threads, token_counts
+    return step_info(manifest.model, manifest.step_shape, runtime, precision, *others)
+
+
+def step_info(
+    model: ModelInfo,
+    shape: StepShape,
+    runtime: str,
+    precision: str,
+    encoder: EncoderConfig,
+    fit: str,
+    device: str,
+    threads: int,
+    token_counts: tuple[int, ...],
+) -> EncoderInfo:
+    """EncoderInfo of a graph's step. Its id is torch's for the same weights, so that fp32 vectors compare with it."""
     return EncoderInfo.of(
-        spec,
+        shape.spec,
         model.source,
         model.sha256,
         model.is_random,
-        artifact.precision,
+        precision,
         encoder,
         fit,
         shape.areas.name,
-        backend=artifact.runtime,
+        backend=runtime,
         device=device,
         threads=threads,
         patch_scale=model.patch_scale,
-        cache_bytes=shape.cache_bytes(BYTES.get(artifact.precision, 4)),
+        cache_bytes=shape.cache_bytes(BYTES.get(precision, 4)),
         token_counts=token_counts,
-        holds=shape.can_be_sparse and artifact.runtime == "onnxruntime",
+        holds=shape.can_be_sparse and runtime == "onnxruntime",
     )
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
@@ -183,10 +184,19 @@ def is_export(model: str) -> bool:
 
 
 def choose_runtime(encoder: EncoderConfig, backend: BackendConfig) -> str:
-    """Resolve backend.name "auto": the runtime that an export prefers, torch for anything else."""
+    """Resolve backend.name "auto": the runtime that an export prefers; for anything else torch, if it is installed."""
     if backend.name != "auto":
         return backend.name
-    return read_manifest(encoder.model).artifacts[0].runtime if is_export(encoder.model) else "torch"
+    if is_export(encoder.model):
+        return read_manifest(encoder.model).artifacts[0].runtime
+    return "onnxruntime" if not _is_installed("torch") and _is_installed("onnxruntime") else "torch"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:
+        return False
 
 
 def read_manifest(model: str) -> Manifest:

@@ -1,9 +1,9 @@
-"""The exported step on ONNX Runtime. Needs neither torch nor transformers."""
+"""The step as a graph on ONNX Runtime, from an export or a checkpoint. Needs neither torch nor transformers."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import onnxruntime as ort
 
 from saccade_ros.backends.base import BackendError, Embedded
 from saccade_ros.backends.denormals import denormals_as_zero
-from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds
+from saccade_ros.backends.exported import ExportedState, step_feeds, step_info
+from saccade_ros.backends.heap import trim_heap
 from saccade_ros.backends.interface import (
     DESCRIPTION,
     Steps,
@@ -23,7 +24,7 @@ from saccade_ros.backends.interface import (
     input_sizes,
     output_sizes,
 )
-from saccade_ros.backends.manifest import Artifact, ManifestError, read_manifest
+from saccade_ros.backends.manifest import Artifact, ManifestError, ModelInfo, is_export, read_manifest
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
@@ -36,40 +37,46 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _RINGS = ("keys_", "values_")
 
 
+class OpenedStep(NamedTuple):
+    """Sessions of a step and of its front end, with what they were made of."""
+
+    model: ModelInfo
+    shape: StepShape
+    contract: str
+    precision: str
+    embed: ort.InferenceSession
+    step: ort.InferenceSession
+
+
 class OnnxBackend:
-    """Loads the export that encoder.model names. An export holds no classifier.
+    """Loads the export or the checkpoint that encoder.model names. There is no classifier in either.
 
     Raises:
         ManifestError: the export is broken or does not fit the settings.
-        BackendError: the provider asked for is not there, or refuses the graph.
+        BackendError: the provider asked for is not there, or refuses the graph; or only torch can load the checkpoint.
+        WeightsError, ConfigError, ValueError: the checkpoint cannot be used; the message says why.
     """
 
     head = NoHead()
 
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
-        manifest = read_manifest(encoder.model)
-        artifact = manifest.pick("onnxruntime", backend.precision)
-        manifest.check_fit(encoder)
-        files = manifest.check_files(artifact)
-        self.shape, self._encoder = manifest.step_shape, encoder
+        device, open_step = find_device(backend.device), _open_export if is_export(encoder.model) else _open_checkpoint
+        opened = open_step(encoder, backend, device)
+        trim_heap()
+        self.shape, self._encoder, self._contract = opened.shape, encoder, opened.contract
         self._tables = WindowTables(self.shape)
-        wanted = find_device(backend.device)
-        self._embed, self._step = (
-            open_session(files[role], backend, wanted, [f for f in files.values() if f.parent == files[role].parent])
-            for role in ("embed", "step")
-        )
-        self.device = wanted if self._step.get_providers()[0] == PROVIDERS[wanted] else "cpu"
-        self._contract = artifact.contract
-        _check_graphs(files, self._embed, self._step, self.shape, artifact)
+        self._embed, self._step = opened.embed, opened.step
+        self.device = device if self._step.get_providers()[0] == PROVIDERS[device] else "cpu"
         threads = backend.threads or len(os.sched_getaffinity(0))
         counts = () if self.shape.can_be_sparse else (self.shape.spec.tokens,)
-        self.info = exported_info(manifest, artifact, encoder, fit, self.device, threads, counts)
+        settings = encoder, fit, self.device, threads, counts
+        self.info = step_info(opened.model, self.shape, "onnxruntime", opened.precision, *settings)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
         expected = self.shape.spec.pixels_shape
         if pixels.shape != expected:
-            raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {expected}")
+            raise ValueError(f"tubelet has shape {pixels.shape}; this model takes {expected}")
         with denormals_as_zero():
             patches = self._embed.run(["patches"], {"pixels": pixels})[0]
         return Embedded(patches, patches)
@@ -153,6 +160,37 @@ class OnnxState(ExportedState):
         return self._tables.read_keys(keys, self.count), values
 
 
+def _open_export(encoder: EncoderConfig, backend: BackendConfig, device: str) -> OpenedStep:
+    manifest = read_manifest(encoder.model)
+    artifact = manifest.pick("onnxruntime", backend.precision)
+    manifest.check_fit(encoder)
+    files = manifest.check_files(artifact)
+    embed, step = (
+        open_session(files[role], backend, device, [f for f in files.values() if f.parent == files[role].parent])
+        for role in ("embed", "step")
+    )
+    _check_graphs(files, embed, step, manifest.step_shape, artifact)
+    return OpenedStep(manifest.model, manifest.step_shape, artifact.contract, artifact.precision, embed, step)
+
+
+def _open_checkpoint(encoder: EncoderConfig, backend: BackendConfig, device: str) -> OpenedStep:
+    try:  # only here: an export needs no onnx
+        from saccade_ros.backends.graph.checkpoint import make_step
+        from saccade_ros.backends.graph.in_place import has_in_place_caches
+    except ModuleNotFoundError as missing:
+        raise BackendError(
+            f"encoder.model {encoder.model!r} is a checkpoint, of which {missing.name} makes a graph, and it is not "
+            "installed: pip install saccade_ros[onnx], or give a folder that `saccade export` wrote"
+        ) from missing
+    precision = "fp32" if backend.precision == "auto" else backend.precision
+    made = make_step(encoder, "scatter" if has_in_place_caches() else "host", precision)
+    embed, step = (
+        open_graph(encoder.model, graph.model.SerializeToString(), graph.constants, backend, device)
+        for graph in (made.embed, made.step)
+    )
+    return OpenedStep(made.model, made.shape, made.contract, made.precision, embed, step)
+
+
 def find_device(name: str) -> str:
     """The device that "auto" means here: a GPU only if this build of ONNX Runtime can use one."""
     if name != "auto":
@@ -163,11 +201,33 @@ def find_device(name: str) -> str:
 def open_session(
     file: Path, backend: BackendConfig, device: str, data: Sequence[Path] | None = None
 ) -> ort.InferenceSession:
-    """Load a graph on the provider asked for, and on no other unless backend.allow_cpu_fallback, or none was asked for.
+    """Load a graph from a file, as open_graph does.
 
     Args:
         data: files beside it that its tensors may be in; no other is read, whatever the graph names. None is the one
             that an export writes.
+
+    Raises:
+        BackendError: a file cannot be read, or what open_graph raises.
+    """
+    beside = [file.with_name(f"{file.name}.data")] if data is None else data
+    try:
+        mapped = {
+            part.name: np.memmap(part, np.uint8, "r") for part in beside if part.is_file() and part.stat().st_size
+        }
+        return open_graph(str(file), file.read_bytes(), mapped, backend, device)
+    except OSError as unreadable:
+        raise BackendError(f"{file}: cannot be read ({unreadable}); copy or make the export again") from unreadable
+
+
+def open_graph(
+    name: str, graph: bytes, constants: Mapping[str, npt.NDArray[Any]], backend: BackendConfig, device: str
+) -> ort.InferenceSession:
+    """Load a graph on the provider asked for, and on no other unless backend.allow_cpu_fallback, or none was asked for.
+
+    Args:
+        name: of the graph, for messages.
+        constants: what it names as its external files, by name. ONNX Runtime keeps nothing of them.
 
     Raises:
         BackendError: the provider is not there, or the runtime refuses the graph.
@@ -179,6 +239,25 @@ def open_session(
             f"backend.device is {device!r} but this ONNX Runtime {ort.__version__} has no {wanted} (it has "
             f"{', '.join(available)}): install onnxruntime-gpu, set 'cpu', or set backend.allow_cpu_fallback"
         )
+    providers = [p for p in (wanted,) if p in available] or None
+    try:
+        options = _options(backend)
+        _give_constants(options, constants)
+        with denormals_as_zero():  # the first session of a process would leave it on
+            session = ort.InferenceSession(graph, options, providers=providers)
+    except Exception as refused:  # ONNX Runtime's own exceptions share no base class
+        reason = str(refused).partition("\n")[0]
+        raise BackendError(f"{name}: ONNX Runtime {ort.__version__} cannot load it ({reason})") from refused
+    may_fall_back = backend.allow_cpu_fallback or backend.device == "auto"  # a GPU build where there is no GPU
+    if session.get_providers()[0] != wanted and not may_fall_back:
+        raise BackendError(
+            f"{name}: {wanted} was asked for, but ONNX Runtime fell back to {session.get_providers()[0]}: mend the "
+            "GPU's driver and libraries, set backend.device 'cpu', or set backend.allow_cpu_fallback"
+        )
+    return session
+
+
+def _options(backend: BackendConfig) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = backend.threads
     options.log_severity_level = 3
@@ -186,38 +265,16 @@ def open_session(
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     # Softmax gives an invalid slot the smallest denormal, and denormals are ten times slower to multiply.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    providers = [p for p in (wanted,) if p in available] or None
-    try:
-        mapped = _give_data(options, [file.with_name(f"{file.name}.data")] if data is None else data)
-        with denormals_as_zero():  # the first session of a process would leave it on
-            session = ort.InferenceSession(file.read_bytes(), options, providers=providers)
-        del mapped  # not before
-    except Exception as refused:  # ONNX Runtime's own exceptions share no base class
-        reason = str(refused).partition("\n")[0]
-        raise BackendError(f"{file}: ONNX Runtime {ort.__version__} cannot load it ({reason})") from refused
-    may_fall_back = backend.allow_cpu_fallback or backend.device == "auto"  # a GPU build where there is no GPU
-    if session.get_providers()[0] != wanted and not may_fall_back:
-        raise BackendError(
-            f"{file}: {wanted} was asked for, but ONNX Runtime fell back to {session.get_providers()[0]}: mend the "
-            "GPU's driver and libraries, set backend.device 'cpu', or set backend.allow_cpu_fallback"
-        )
-    return session
+    return options
 
 
-def _give_data(options: ort.SessionOptions, files: Sequence[Path]) -> list[npt.NDArray[np.uint8]]:
-    """Map the files that a graph's tensors may be in; a graph that is read from memory is given no others.
-
-    Returns:
-        What must be kept until the session is there: ONNX Runtime reads from it, and takes no part in owning it.
-    """
+def _give_constants(options: ort.SessionOptions, constants: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Give a graph, which is read from memory, the files that its tensors may be in, and no others."""
     if not hasattr(options, "add_external_initializers_from_files_in_memory"):
         raise BackendError(f"ONNX Runtime {ort.__version__} is too old: install 1.24 or later")
-    there = [file for file in files if file.is_file() and file.stat().st_size]
-    mapped: list[npt.NDArray[np.uint8]] = [np.memmap(file, np.uint8, "r") for file in there]
-    if mapped:
-        sizes = [part.size for part in mapped]
-        options.add_external_initializers_from_files_in_memory([file.name for file in there], mapped, sizes)
-    return mapped
+    if constants:
+        parts = [values.reshape(-1).view(np.uint8) for values in constants.values()]
+        options.add_external_initializers_from_files_in_memory(list(constants), parts, [part.size for part in parts])
 
 
 def _check_graphs(

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saccade_ros.encoder.model import Layer, StreamingEncoder
+from saccade_ros.encoder.released import stored_tensor
 from saccade_ros.encoder.tensors import WeightsError, copy_tensors
 from saccade_ros.storage import whole_path
 
@@ -99,8 +100,9 @@ class Adapter:
                 f"{file}: the adapter's rank {self.rank} exceeds the encoder's width {encoder.spec.width}"
             )
         changes = {name: LowRank(linear, self.rank, self.alpha) for name, linear in target_layers(encoder).items()}
-        places = [(f"{name}.{part}", getattr(c, part).data) for name, c in changes.items() for part in ("down", "up")]
-        copy_tensors(file, self.tensors.items(), places)
+        parts = [(f"{name}.{part}", getattr(c, part)) for name, c in changes.items() for part in ("down", "up")]
+        stored = ((name, stored_tensor(tensor)) for name, tensor in self.tensors.items())
+        copy_tensors(file, stored, ((name, parameter.data.numpy()) for name, parameter in parts))
         with torch.no_grad():
             for name, linear in target_layers(encoder).items():
                 linear.weight.copy_(changes[name](linear.weight))

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.spec import ModelSpec, read_json
+from saccade_ros.encoder.state import State
 from saccade_ros.encoder.tensors import WeightsError
 from saccade_ros.frames import IMAGENET_MEAN, IMAGENET_STD
+
+Colours = npt.NDArray[np.float64]  # a value for each of three, (3,)
 
 FILES = {
     "video_preprocessor_config.json": "",
@@ -26,7 +28,7 @@ _NEEDED = {"do_resize": True, "do_center_crop": True, "do_pad": False, "do_grays
 _REMEDY = "correct that file, or remove it if the checkpoint was trained on V-JEPA 2's own preprocessing"
 
 
-def fold_preprocessor(encoder: StreamingEncoder, folder: Path) -> None:
+def fold_preprocessor(state: State, spec: ModelSpec, folder: Path) -> None:
     """Change the patch embedding so that it takes ImageNet-normalised pixels, whatever the checkpoint was trained on.
 
     Raises:
@@ -34,16 +36,15 @@ def fold_preprocessor(encoder: StreamingEncoder, folder: Path) -> None:
         WeightsError: it asks for a step that is not done here; names it.
     """
     file, settings = _read(folder)
-    _check(file, settings, encoder.spec)
-    mean, std = _normalisation(file, settings)  # (3,), (3,)
-    ours_mean, ours_std = (torch.tensor(values, dtype=torch.float64) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    scale, shift = ours_std / std, (ours_mean - mean) / std  # theirs = scale * ours + shift
-    if torch.allclose(scale, torch.ones(3).double(), atol=1e-6) and torch.allclose(shift, 0 * shift, atol=1e-6):
+    _check(file, settings, spec)
+    mean, std = _normalisation(file, settings)
+    scale, shift = np.array(IMAGENET_STD) / std, (np.array(IMAGENET_MEAN) - mean) / std  # theirs = scale * ours + shift
+    if np.allclose(scale, 1, atol=1e-6) and np.allclose(shift, 0, atol=1e-6):
         return
-    weight, bias = encoder.patch_embed.weight.data, encoder.patch_embed.bias.data
-    kernel = weight.view(len(weight), 3, -1).double()  # (D, 3, tubelet*p*p)
-    bias.copy_(bias + kernel.sum(dim=2) @ shift)
-    weight.copy_((kernel * scale[:, None]).flatten(1))
+    weight, bias = state["patch_embed.weight"], state["patch_embed.bias"]
+    kernel = weight.reshape(len(weight), 3, -1).astype(np.float64)  # (D, 3, tubelet*p*p)
+    bias[...] = bias + kernel.sum(axis=2) @ shift
+    weight[...] = (kernel * scale[:, None]).reshape(weight.shape)
 
 
 def _read(folder: Path) -> tuple[Path, Mapping[str, Any]]:
@@ -71,8 +72,8 @@ def _check(file: Path, settings: Mapping[str, Any], spec: ModelSpec) -> None:
         raise WeightsError(f"{file}: size is {resize!r}, but here it is always {needed_size}: {_REMEDY}")
 
 
-def _normalisation(file: Path, settings: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each colour, of pixels from 0 to 1: (3,) each."""
+def _normalisation(file: Path, settings: Mapping[str, Any]) -> tuple[Colours, Colours]:
+    """Mean and standard deviation of each colour, of pixels from 0 to 1."""
     mean, std = (
         _colours(file, key, settings.get(key, default))
         if settings.get("do_normalize", True)
@@ -86,9 +87,9 @@ def _normalisation(file: Path, settings: Mapping[str, Any]) -> tuple[Tensor, Ten
     return mean / brightest, std / brightest
 
 
-def _colours(file: Path, key: str, value: Any) -> Tensor:
-    """A value for each colour, or one for all: (3,) in fp64."""
+def _colours(file: Path, key: str, value: Any) -> Colours:
+    """A value for each colour, or one for all."""
     values = list(value) if isinstance(value, list | tuple) else [value] * 3
     if len(values) != 3 or not all(type(v) in (int, float) and abs(v) < 1e6 for v in values):
         raise WeightsError(f"{file}: {key} is {value!r:.60}: a finite number for each of three colours belongs there")
-    return torch.tensor(values, dtype=torch.float64)
+    return np.array(values, np.float64)

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade_ros.encoder.checkpoint import PROBE_PREFIXES
 from saccade_ros.encoder.spec import ModelSpec, integer
-from saccade_ros.encoder.tensors import WeightsError, copy_tensors, read_safetensors, refuse_dead
+from saccade_ros.encoder.tensors import Floats, WeightsError, copy_tensors, read_safetensors, refuse_dead
 
-PREFIXES = ("pooler.", "classifier.")
 _MLP_RATIO = 4  # transformers' default, which its pooler takes whatever mlp_ratio the encoder has
 _MOST_LAYERS, _MOST_CLASSES = 64, 1_000_000
 
@@ -77,10 +77,10 @@ def load_probe(folder: Path, spec: ModelSpec, config: Mapping[str, Any]) -> Atte
     Raises:
         WeightsError: the checkpoint has none, or not all of it.
     """
-    named = dict(read_safetensors(folder, PREFIXES))
+    named = dict(read_safetensors(folder, PROBE_PREFIXES))
     if not named:
         raise WeightsError(
-            f"{folder}: the checkpoint has no probe (no tensor {' or '.join(PREFIXES)}*): "
+            f"{folder}: the checkpoint has no probe (no tensor {' or '.join(PROBE_PREFIXES)}*): "
             "give a video-classification checkpoint, or set encoder.pooling newest"
         )
     depth = integer(folder.name, config, "num_pooler_layers", 3)
@@ -103,9 +103,9 @@ def _labels(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(named[str(i)]) for i in range(len(named)))
 
 
-def _placements(probe: AttentiveProbe) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor's name in transformers, and our parameter."""
-    yield "pooler.query_tokens", probe.query.data[None]
+def _placements(probe: AttentiveProbe) -> Iterator[tuple[str, Floats]]:
+    """Each tensor's name in transformers, and our parameter's memory."""
+    yield "pooler.query_tokens", probe.query.data[None].numpy()
     layers = [(f"pooler.self_attention_layers.{i}", "self_attn", layer) for i, layer in enumerate(probe.layers)]
     for prefix, attention, layer in [*layers, ("pooler.cross_attention_layer", "cross_attn", probe.gather)]:
         assert isinstance(layer, ProbeLayer)
@@ -116,6 +116,6 @@ def _placements(probe: AttentiveProbe) -> Iterator[tuple[str, Tensor]]:
             parts[f"{attention}.out_proj"] = layer.proj
         for name, module in parts.items():
             for kind in ("weight", "bias"):
-                yield f"{prefix}.{name}.{kind}", getattr(module, kind).data
-    yield "classifier.weight", probe.classifier.weight.data
-    yield "classifier.bias", probe.classifier.bias.data
+                yield f"{prefix}.{name}.{kind}", getattr(module, kind).data.numpy()
+    yield "classifier.weight", probe.classifier.weight.data.numpy()
+    yield "classifier.bias", probe.classifier.bias.data.numpy()

@@ -13,22 +13,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from saccade_ros.encoder.model import Layer, StreamingEncoder
 from saccade_ros.encoder.spec import ModelSpec
-from saccade_ros.encoder.tensors import WeightsError, copy_tensors
+from saccade_ros.encoder.state import State, shape_alone, shapes_alone
+from saccade_ros.encoder.tensors import Floats, StoredTensor, WeightsError, copy_tensors, refuse_dead
 from saccade_ros.storage import whole_path
 
 ENCODERS = ("ema_encoder", "target_encoder", "encoder")  # the first that a file has is the released model
-SUFFIXES = (".pt", ".pth", ".tar")
 SIZES_IN_NAMES = (112, 128, 224, 256, 384, 512)  # inputs in pixels; any other number in a name counts something else
 _HEADS = {1280: 16}  # ViT-H; every other released size has heads of 64 channels
 _REMEDY = (
     f"give heads of 64 channels, and an input of {', '.join(map(str, SIZES_IN_NAMES[:-1]))} or {SIZES_IN_NAMES[-1]}"
 )
 _MASK_TOKENS_OF_V_JEPA_1 = 2
+_KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _NORMS = 4  # of V-JEPA 2.1: outputs of four depths are normalised, the last of them is the encoder's
 
 _log = logging.getLogger(__name__)
@@ -47,20 +48,28 @@ def read_released(file: Path, input_size: int = 0) -> tuple[ModelSpec, dict[str,
     document = _load(file)
     tensors = _encoder_tensors(file, document)
     _refuse_absolute_positions(file, tensors, document)
-    return _spec_of(file, tensors, input_size), tensors
+    return _spec_of(file, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, input_size), tensors
 
 
-def fill_from_released(encoder: StreamingEncoder, file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Copy what `read_released` read into the encoder, strictly.
+def fill_from_released(state: State, spec: ModelSpec, file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Copy what `read_released` read into an encoder's tensors, strictly.
 
     V-JEPA 2.1 adds a learned vector to every patch embedding of a video; the patch embedding's bias takes it in.
     """
-    width, is_21 = encoder.spec.width, bool(encoder.spec.rope_grid)
-    video = torch.zeros(1, 1, width)
-    placements = [*_placements(encoder), *([("video_mod_embed", video)] if is_21 else [])]
+    is_21, video = bool(spec.rope_grid), np.zeros((1, 1, spec.width), np.float32)
+    placed = [*_placements(spec, state), *([("video_mod_embed", video)] if is_21 else [])]
     # V-JEPA 2's rotary positions replaced pos_embed, which some of its files still hold
-    copy_tensors(file, ((name, t) for name, t in tensors.items() if is_21 or name != "pos_embed"), placements)
-    encoder.patch_embed.bias.data += video.flatten()
+    named = ((name, stored_tensor(t)) for name, t in tensors.items() if is_21 or name != "pos_embed")
+    copy_tensors(file, named, placed)
+    state["patch_embed.bias"][...] += video.reshape(-1)
+    refuse_dead(file, state.items())
+
+
+def stored_tensor(tensor: Tensor) -> StoredTensor:
+    """Describe a tensor of torch's as one of a file, its bytes shared."""
+    kind = _KINDS.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+    bytes_alone = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    return StoredTensor(kind, tuple(tensor.shape), bytes_alone.numpy())
 
 
 def save_released(spec: ModelSpec, tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -73,9 +82,8 @@ def save_released(spec: ModelSpec, tensors: Mapping[str, Tensor], file: Path) ->
         WeightsError: see check_released.
     """
     check_released(spec, file)
-    encoder = _on_meta(spec)
-    encoder.load_state_dict(tensors, assign=True)
-    stored = {name: torch.zeros(t.shape) if t.is_meta else t.clone() for name, t in _stored(encoder)}
+    state = {name: tensor.float().cpu().numpy() for name, tensor in tensors.items()}
+    stored = {name: torch.tensor(values) for name, values in _named(spec, state)}
     with whole_path(file) as path:
         torch.save({ENCODERS[0]: stored}, path)
 
@@ -86,24 +94,18 @@ def check_released(spec: ModelSpec, file: Path) -> None:
     Raises:
         WeightsError: it would be read as an encoder of other sizes; names the first.
     """
-    read = _spec_of(file, dict(_stored(_on_meta(spec))))
+    read = _spec_of(file, {name: values.shape for name, values in _named(spec, shapes_alone(spec))})
     for size in (field.name for field in fields(spec) if field.name != "name"):
         there, here = getattr(read, size), getattr(spec, size)
         if there != here:
             raise WeightsError(f"{file}: a released file is read with {size} {there}, the model has {here}: {_REMEDY}")
 
 
-def _on_meta(spec: ModelSpec) -> StreamingEncoder:
-    """An encoder whose tensors have shapes only."""
-    with torch.device("meta"):
-        return StreamingEncoder(spec, 1)
-
-
-def _stored(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a released file by name; on the meta device those that no parameter of ours stands for."""
-    yield from _placements(encoder)
-    if encoder.spec.rope_grid:
-        yield "video_mod_embed", torch.empty(1, 1, encoder.spec.width, device="meta")
+def _named(spec: ModelSpec, state: State) -> Iterator[tuple[str, Floats]]:
+    """Every tensor of a released file by name; zeros that take no memory where none of ours is meant."""
+    yield from _placements(spec, state)
+    if spec.rope_grid:
+        yield "video_mod_embed", shape_alone(1, 1, spec.width)
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -150,23 +152,21 @@ def _refuse_absolute_positions(file: Path, tensors: Mapping[str, Tensor], docume
         )
 
 
-def _spec_of(file: Path, tensors: Mapping[str, Tensor], input_size: int = 0) -> ModelSpec:
-    patch, mlp = (_required(file, tensors, name) for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"))
-    if patch.ndim != 5 or tuple(patch.shape[1:3]) != (3, 2):
-        raise WeightsError(
-            f"{file}: tensor patch_embed.proj.weight has shape {tuple(patch.shape)}, not (D, 3, 2, p, p)"
-        )
-    width, is_21 = patch.shape[0], "norms_block.0.weight" in tensors
+def _spec_of(file: Path, shapes: Mapping[str, tuple[int, ...]], input_size: int = 0) -> ModelSpec:
+    patch, mlp = (_required(file, shapes, name) for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"))
+    if len(patch) != 5 or patch[1:3] != (3, 2):
+        raise WeightsError(f"{file}: tensor patch_embed.proj.weight has shape {patch}, not (D, 3, 2, p, p)")
+    width, is_21 = patch[0], "norms_block.0.weight" in shapes
     return ModelSpec(
         file.stem,
         width=width,
-        depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
+        depth=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
         heads=_HEADS.get(width, max(1, width // 64)),
         input_size=input_size or _size_in_name(file) or (384 if is_21 else 256),
-        mlp_width=mlp.shape[0],
-        patch_size=patch.shape[-1],
+        mlp_width=mlp[0],
+        patch_size=patch[-1],
         rope="interleaved" if is_21 else "tiled",
-        rope_grid=256 // patch.shape[-1] if is_21 else 0,
+        rope_grid=256 // patch[-1] if is_21 else 0,
     )
 
 
@@ -180,38 +180,35 @@ def _size_in_name(file: Path) -> int:
     return int(number[1]) if number else 0
 
 
-def _required(file: Path, tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    if name not in tensors:
+def _required(file: Path, shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
+    if name not in shapes:
         raise WeightsError(f"{file}: the checkpoint lacks tensor {name}; it is no V-JEPA encoder")
-    return tensors[name]
+    return shapes[name]
 
 
-def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor's name in a released file, and the parameter of ours that it fills."""
-    spec = encoder.spec
+def _placements(spec: ModelSpec, state: State) -> Iterator[tuple[str, Floats]]:
+    """Each tensor's name in a released file, and the tensor of ours that it fills."""
     kernel = (spec.width, 3, spec.tubelet_size, spec.patch_size, spec.patch_size)
-    yield "patch_embed.proj.weight", encoder.patch_embed.weight.data.view(kernel)
-    yield "patch_embed.proj.bias", encoder.patch_embed.bias.data
-    for i, layer in enumerate(encoder.layers):
-        assert isinstance(layer, Layer)
-        parts = {"norm1": layer.norm1, "norm2": layer.norm2, "mlp.fc1": layer.fc1, "mlp.fc2": layer.fc2}
-        parts |= {"attn.qkv": layer.attention.qkv, "attn.proj": layer.attention.proj}
-        for name, module in parts.items():
+    yield "patch_embed.proj.weight", state["patch_embed.weight"].reshape(kernel)
+    yield "patch_embed.proj.bias", state["patch_embed.bias"]
+    parts = {"norm1": "norm1", "norm2": "norm2", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
+    parts |= {"attn.qkv": "attention.qkv", "attn.proj": "attention.proj"}
+    for i in range(spec.depth):
+        for theirs, ours in parts.items():
             for kind in ("weight", "bias"):
-                yield f"blocks.{i}.{name}.{kind}", getattr(module, kind).data
+                yield f"blocks.{i}.{theirs}.{kind}", state[f"layers.{i}.{ours}.{kind}"]
     norm = f"norms_block.{_NORMS - 1}" if spec.rope_grid else "norm"
-    yield f"{norm}.weight", encoder.norm.weight.data
-    yield f"{norm}.bias", encoder.norm.bias.data
+    yield f"{norm}.weight", state["norm.weight"]
+    yield f"{norm}.bias", state["norm.bias"]
     if spec.rope_grid:
         yield from _unused(spec)
 
 
-def _unused(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
+def _unused(spec: ModelSpec) -> Iterator[tuple[str, Floats]]:
     """Tensors of V-JEPA 2.1 that no stream of video needs: norms of three inner outputs, and the path of images."""
     for i in range(_NORMS - 1):
         for kind in ("weight", "bias"):
-            yield f"norms_block.{i}.{kind}", torch.empty(spec.width, device="meta")
-    yield "img_mod_embed", torch.empty(1, 1, spec.width, device="meta")
-    yield "patch_embed_img.proj.bias", torch.empty(spec.width, device="meta")
-    kernel = (spec.width, 3, 1, spec.patch_size, spec.patch_size)
-    yield "patch_embed_img.proj.weight", torch.empty(kernel, device="meta")
+            yield f"norms_block.{i}.{kind}", shape_alone(spec.width)
+    yield "img_mod_embed", shape_alone(1, 1, spec.width)
+    yield "patch_embed_img.proj.bias", shape_alone(spec.width)
+    yield "patch_embed_img.proj.weight", shape_alone(spec.width, 3, 1, spec.patch_size, spec.patch_size)

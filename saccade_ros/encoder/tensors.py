@@ -1,19 +1,27 @@
-"""Tensors of a checkpoint: the files they are in, and strict copying. Each must be there once, with its shape, of
-values that weights can have, and nothing else may be.
+"""Tensors of a checkpoint, in NumPy: the files they are in, and strict copying. Each must be there once, with its
+shape, of values that weights can have, and nothing else may be.
 """
 
+import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from saccade_ros.encoder.spec import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FLOATS = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+}  # NumPy has no bf16: its bits
+Floats = npt.NDArray[np.float32]
 
 _log = logging.getLogger(__name__)
 
@@ -22,8 +30,30 @@ class WeightsError(ValueError):
     """Checkpoint that cannot be used. The message names the file or tensor and the remedy."""
 
 
-def copy_tensors(where: Path, tensors: Iterable[tuple[str, Tensor]], placements: Iterable[tuple[str, Tensor]]) -> None:
-    """Copy each named tensor into the one that `placements` has for it; one on the meta device only checks the shape.
+class StoredTensor(NamedTuple):
+    """Tensor as a file holds it.
+
+    Attributes:
+        kind: its type, by safetensors' name; weights are of one of FLOATS.
+        data: its bytes, mapped from disk where the file can be.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    data: npt.NDArray[np.uint8]
+
+    def read(self) -> npt.NDArray[Any]:
+        """Read the values, of one of FLOATS, with all their digits."""
+        stored: npt.NDArray[Any] = self.data.view(FLOATS[self.kind]).reshape(self.shape)
+        if self.kind == "BF16":  # the upper half of an fp32
+            stored = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return stored
+
+
+def copy_tensors(
+    where: Path, tensors: Iterable[tuple[str, StoredTensor]], placements: Iterable[tuple[str, Floats]]
+) -> None:
+    """Copy each named tensor into the array that `placements` has for it; a read-only one only checks the shape.
 
     Raises:
         WeightsError: one is missing, unexpected, given twice, of another shape, or holds no weights; names it.
@@ -37,12 +67,15 @@ def copy_tensors(where: Path, tensors: Iterable[tuple[str, Tensor]], placements:
         target = wanted.pop(name)
         if tensor.shape != target.shape:
             raise WeightsError(
-                f"{where}: tensor {name} has shape {tuple(tensor.shape)}, the model's sizes ask for "
-                f"{tuple(target.shape)}: the file is of another model, or its tensors are of several"
+                f"{where}: tensor {name} has shape {tensor.shape}, the model's sizes ask for "
+                f"{target.shape}: the file is of another model, or its tensors are of several"
             )
         _check_kind(where, name, tensor)
-        target.copy_(tensor)
-        if not target.is_meta and not target.isfinite().all():
+        if not target.flags.writeable:
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            target[...] = tensor.read()
+        if not np.isfinite(target).all():
             raise WeightsError(f"{where}: tensor {name} holds NaN or infinity; download, copy or train it again")
     for kind, names in (("lacks", list(wanted)), ("has unexpected", extra)):
         if names:
@@ -50,16 +83,15 @@ def copy_tensors(where: Path, tensors: Iterable[tuple[str, Tensor]], placements:
             raise WeightsError(f"{where}: the checkpoint {kind} tensor {shown}; it is no complete V-JEPA encoder")
 
 
-def _check_kind(where: Path, name: str, tensor: Tensor) -> None:
-    if tensor.dtype not in FLOATS:
-        kind = str(tensor.dtype).removeprefix("torch.")
+def _check_kind(where: Path, name: str, tensor: StoredTensor) -> None:
+    if tensor.kind not in FLOATS:
         raise WeightsError(
-            f"{where}: tensor {name} is {kind}: these are codes of a quantized model or no weights at all; give the "
-            "checkpoint in fp32, bf16 or fp16 (int8 is made here: backend.precision, saccade export)"
+            f"{where}: tensor {name} is {tensor.kind}: these are codes of a quantized model or no weights at all; give "
+            "the checkpoint in fp32, bf16 or fp16 (int8 is made here: backend.precision, saccade export)"
         )
 
 
-def refuse_dead(where: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def refuse_dead(where: Path, tensors: Iterable[tuple[str, Floats]]) -> None:
     """Refuse weights that let nothing through: a matrix whose values are all the same, a norm that scales by 0.
 
     Raises:
@@ -70,12 +102,12 @@ def refuse_dead(where: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
         is_scale = "norm" in name and name.endswith("weight")
         if (is_matrix and tensor.min() == tensor.max()) or (is_scale and not tensor.any()):
             raise WeightsError(
-                f"{where}: tensor {name} is dead: all of its {tensor.numel()} values are {tensor.flatten()[0]:g}; the "
+                f"{where}: tensor {name} is dead: all of its {tensor.size} values are {tensor.flat[0]:g}; the "
                 "checkpoint was never filled or trained: give another"
             )
 
 
-def read_safetensors(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, Tensor]]:
+def read_safetensors(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, StoredTensor]]:
     """Iterate over the tensors of a transformers checkpoint's weights whose names begin so.
 
     Raises:
@@ -83,12 +115,24 @@ def read_safetensors(folder: Path, prefixes: tuple[str, ...] = ("",)) -> Iterato
     """
     for file in weight_files(folder):
         try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118  # safe_open is no mapping
-                    if name.startswith(prefixes):
-                        yield name, opened.get_tensor(name)
-        except (SafetensorError, OSError) as broken:
+            tensors = _map_tensors(file)
+        except (SafetensorError, OSError, ValueError) as broken:
             raise WeightsError(f"{file}: cannot be read ({broken}); download or copy it again") from broken
+        yield from ((name, tensor) for name, tensor in tensors.items() if name.startswith(prefixes))
+
+
+def _map_tensors(file: Path) -> dict[str, StoredTensor]:
+    """Map a file from disk. safetensors itself checks the header; its NumPy side gives out no bf16."""
+    with safe_open(file, framework="numpy"):
+        stored: npt.NDArray[np.uint8] = np.memmap(file, np.uint8, "r").view(np.ndarray)
+    start = 8 + int.from_bytes(stored[:8].tobytes(), "little")
+    header = json.loads(stored[8:start].tobytes())
+    header.pop("__metadata__", None)
+    return {name: _stored(entry, stored[start:]) for name, entry in header.items()}
+
+
+def _stored(entry: Mapping[str, Any], data: npt.NDArray[np.uint8]) -> StoredTensor:
+    return StoredTensor(entry["dtype"], tuple(entry["shape"]), data[slice(*entry["data_offsets"])])
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -3,42 +3,22 @@
 Checkpoints are folders as transformers saves them, or `.pt` files as facebookresearch/vjepa2 releases them.
 """
 
-import hashlib
-import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from saccade_ros import default_model
+from saccade_ros.encoder import state
 from saccade_ros.encoder.adapter import load_adapter
-from saccade_ros.encoder.model import Layer, StreamingEncoder
-from saccade_ros.encoder.preprocessor import FILES as PREPROCESSORS
-from saccade_ros.encoder.preprocessor import fold_preprocessor
-from saccade_ros.encoder.probe import PREFIXES as PROBE_PREFIXES
+from saccade_ros.encoder.checkpoint import check_input_size, find_checkpoint, is_released, placements
+from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.probe import AttentiveProbe, load_probe
-from saccade_ros.encoder.released import SUFFIXES as RELEASED_SUFFIXES
 from saccade_ros.encoder.released import fill_from_released, read_released
-from saccade_ros.encoder.spec import (
-    SIZES,
-    ModelSpec,
-    read_model_config,
-    spec_from_transformers,
-    transformers_config,
-)
-from saccade_ros.encoder.tensors import (
-    INDEX,
-    WeightsError,
-    copy_tensors,
-    read_safetensors,
-    refuse_dead,
-    weight_files,
-)
+from saccade_ros.encoder.spec import SIZES, ModelSpec, transformers_config
+from saccade_ros.encoder.tensors import Floats, WeightsError
 from saccade_ros.storage import home_path, whole_path, write_json
 
 __all__ = ["LoadedEncoder", "WeightsError", "fingerprint", "load_encoder", "load_untrained"]
@@ -89,15 +69,11 @@ def load_encoder(
     """
     if model in SIZES:
         loaded = load_untrained(SIZES[model], window, recompute, seed, merge)
-    elif home_path(model).suffix.lower() in RELEASED_SUFFIXES and not home_path(model).is_dir():
+    elif is_released(model):
         loaded = _load_released(model, window, recompute, merge, input_size)
     else:
         loaded = _load_folder(model, window, recompute, probe, merge)
-    if input_size not in (0, own_size := loaded.encoder.spec.input_size):
-        raise WeightsError(
-            f"encoder.input_size is {input_size}, but {loaded.source} takes {own_size} px: set it to 0; only a .pt "
-            "file, which does not say its size, needs it"
-        )
+    check_input_size(input_size, loaded.encoder.spec, loaded.source)
     if probe and loaded.probe is None:
         raise WeightsError(f"encoder.pooling is 'probe' but {loaded.source} has none: give a video-classification one")
     return _with_adapter(loaded, home_path(adapter)) if adapter else loaded
@@ -117,22 +93,16 @@ def _load_released(model: str, window: int, recompute: int, merge: int, input_si
         raise WeightsError(f"encoder.model {model!r} does not exist: give the path of a released .pt file")
     spec, tensors = read_released(file, input_size)
     encoder = _allocate(spec, window, recompute, merge)
-    fill_from_released(encoder, file, tensors)
-    refuse_dead(file, encoder.state_dict().items())
+    fill_from_released(state_of(encoder), spec, file, tensors)
     return LoadedEncoder(encoder, f"checkpoint {model}", fingerprint(encoder), is_random=False)
 
 
 def _load_folder(model: str, window: int, recompute: int, probe: bool, merge: int) -> LoadedEncoder:
-    folder = _find_checkpoint(model)
-    config = read_model_config(folder)
-    name = Path(default_model.locate(model)).resolve().name  # not the folder's: a hub names its own by a hash
-    spec = spec_from_transformers(name, config)
-    encoder = _allocate(spec, window, recompute, merge)
-    fill_from_transformers(encoder, folder)
-    fold_preprocessor(encoder, folder)
-    loaded_probe = load_probe(folder, spec, config) if probe else None
-    source = default_model.SOURCE if model == default_model.NAME else f"checkpoint {model}"
-    return LoadedEncoder(encoder, source, fingerprint(encoder), is_random=False, probe=loaded_probe)
+    checkpoint = find_checkpoint(model)
+    encoder = _allocate(checkpoint.spec, window, recompute, merge)
+    checkpoint.fill(state_of(encoder))
+    loaded_probe = load_probe(checkpoint.folder, checkpoint.spec, checkpoint.config) if probe else None
+    return LoadedEncoder(encoder, checkpoint.source, fingerprint(encoder), is_random=False, probe=loaded_probe)
 
 
 def _with_adapter(loaded: LoadedEncoder, file: Path) -> LoadedEncoder:
@@ -163,81 +133,14 @@ def fill_randomly(model: nn.Module, seed: int) -> None:
             nn.init.zeros_(module.bias)
 
 
-def fingerprint(encoder: nn.Module) -> str:
+def state_of(module: nn.Module) -> dict[str, Floats]:
+    """Return a module's tensors by name; those in fp32 on the CPU as they are, to be read or filled."""
+    return {name: tensor.float().cpu().numpy() for name, tensor in module.state_dict().items()}
+
+
+def fingerprint(module: nn.Module) -> str:
     """Compute the SHA-256 over names and values of all tensors, as a hex digest."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.float().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def fill_from_transformers(encoder: StreamingEncoder, folder: Path) -> None:
-    """Copy a VJEPA2Model checkpoint, or the one inside a video classifier, into `encoder`, strictly."""
-    named = ((name.removeprefix("vjepa2."), tensor) for name, tensor in read_safetensors(folder))
-    unused = ("predictor.", *PROBE_PREFIXES)
-    copy_tensors(folder, ((name, t) for name, t in named if not name.startswith(unused)), _placements(encoder))
-    refuse_dead(folder, _placements(encoder))
-
-
-def _placements(encoder: StreamingEncoder) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor's name in transformers, and the part of our parameter it fills."""
-    spec, patch = encoder.spec, "encoder.embeddings.patch_embeddings.proj"
-    kernel = (spec.width, 3, spec.tubelet_size, spec.patch_size, spec.patch_size)
-    yield f"{patch}.weight", encoder.patch_embed.weight.data.view(kernel)
-    yield f"{patch}.bias", encoder.patch_embed.bias.data
-    for i, layer in enumerate(encoder.layers):
-        assert isinstance(layer, Layer)
-        parts = {"norm1": layer.norm1, "norm2": layer.norm2, "mlp.fc1": layer.fc1, "mlp.fc2": layer.fc2}
-        parts["attention.proj"] = layer.attention.proj
-        for name, module in parts.items():
-            for kind in ("weight", "bias"):
-                yield f"encoder.layer.{i}.{name}.{kind}", getattr(module, kind).data
-        for kind in ("weight", "bias"):
-            thirds = getattr(layer.attention.qkv, kind).data.chunk(3)
-            for name, part in zip(("query", "key", "value"), thirds, strict=True):
-                yield f"encoder.layer.{i}.attention.{name}.{kind}", part
-    yield "encoder.layernorm.weight", encoder.norm.weight.data
-    yield "encoder.layernorm.bias", encoder.norm.bias.data
-
-
-def _find_checkpoint(model: str) -> Path:
-    """The local folder of a checkpoint, downloaded from the hub if `model` is an id and not there yet."""
-    path = home_path(default_model.locate(model))
-    if path.is_dir():
-        return path
-    if model == default_model.NAME:
-        raise WeightsError(
-            f"encoder.model {model!r} is neither in {' nor in '.join(map(str, default_model.PLACES))}: install the "
-            "whole package again, or name another model"
-        )
-    if path.is_file() or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model):
-        raise WeightsError(
-            f"encoder.model {model!r} is no folder, no .pt file, no hub id (owner/name), not 'default' and "
-            f"no size ({', '.join(SIZES)}){'; give the folder that this file is in' if path.is_file() else ''}"
-        )
-    return _find_in_hub(model)
-
-
-def _find_in_hub(model: str) -> Path:
-    """The folder of a checkpoint of the hub: the one in its cache, if it is whole, without asking the hub."""
-    from huggingface_hub import snapshot_download  # only here: a robot with a local checkpoint needs no hub
-
-    name, _, revision = model.partition("@")
-    files = ["config.json", "*.safetensors", INDEX, *PREPROCESSORS]
-    wanted: dict[str, Any] = {"revision": revision or None, "allow_patterns": files}
-    with suppress(OSError, ValueError):  # not cached, or not all of it
-        cached = Path(snapshot_download(name, **wanted, local_files_only=True))
-        if (cached / "config.json").is_file() and weight_files(cached):
-            return cached
-    try:
-        return Path(snapshot_download(name, **wanted))
-    except Exception as failed:  # the hub's own errors and those of what it is reached by share no base class
-        reason = str(failed).partition("\n")[0]
-        raise WeightsError(
-            f"encoder.model {model!r} is no folder here and could not be had from the hub ({reason}); "
-            f"download it elsewhere and give its folder, or give a size with random weights ({', '.join(SIZES)})"
-        ) from failed
+    return state.fingerprint(state_of(module))
 
 
 def save_transformers(
@@ -255,8 +158,9 @@ def save_transformers(
     """
     encoder = _allocate(spec, window=1)
     encoder.load_state_dict(tensors)
+    placed = {name: torch.from_numpy(values) for name, values in placements(spec, state_of(encoder))}
     predictor = {name: torch.zeros(shape) for name, shape in _predictor_shapes(spec)}
-    stored = {name: tensor.to(dtype).contiguous() for name, tensor in (*_placements(encoder), *predictor.items())}
+    stored = {name: tensor.to(dtype).contiguous() for name, tensor in (placed | predictor).items()}
     with whole_path(folder / "model.safetensors") as path:
         save_file(stored, path, metadata={"format": "pt"})
     write_json(folder / "config.json", {**transformers_config(spec), "dtype": str(dtype).removeprefix("torch.")})

@@ -14,6 +14,7 @@ import torch
 
 from saccade_ros import __version__
 from saccade_ros.backends.exported import step_feeds
+from saccade_ros.backends.graph.in_place import has_in_place_caches
 from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo, describe_files, is_export
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
 from saccade_ros.backends.window import Contract, WindowTables
@@ -21,10 +22,9 @@ from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
-from saccade_ros.export.in_place import has_in_place_caches
 from saccade_ros.export.options import ExportOptions
 from saccade_ros.export.parity import Reference, compare, compute_reference
-from saccade_ros.export.quantize import QUANTIZED, quantize, save
+from saccade_ros.export.quantize import QUANTIZED, quantize
 from saccade_ros.measure.machine import describe_machine
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.timing import interleave, spread
@@ -92,7 +92,7 @@ class _Export:
         """Make everything but the manifest's file, which must come last."""
         self._calibration, self._held_out = self._references()
         self._progress("writing the graphs", 0.30)
-        save(build_embed(self._encoder), self._folder / "embed.onnx")
+        build_embed(self._encoder).save(self._folder / "embed.onnx")
         pairs = self._options.pairs()
         accepted: list[Artifact] = []
         refused: list[str] = []
@@ -149,10 +149,10 @@ class _Export:
         if precision in QUANTIZED:
             with TemporaryDirectory(dir=self._folder.parent) as scratch:
                 plain = Path(scratch) / "step.onnx"
-                save(build_step(self._encoder, self._options.batch, self._contract), plain)
+                build_step(self._encoder, self._options.batch, self._contract).save(plain)
                 quantize(precision, plain, step, self._shape.spec.depth, self._feeds(plain))
         else:
-            save(build_step(self._encoder, self._options.batch, self._contract, precision), step)
+            build_step(self._encoder, self._options.batch, self._contract, precision).save(step)
         progress("loading", 0.4)
         files = {"embed": "embed.onnx", "embed_data": "embed.onnx.data"}
         files |= {role: f"{folder.name}/{path.name}" for role, path in _named(folder)}

@@ -14,7 +14,8 @@ from typing import Any
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-from saccade_ros.export.graph import linear_nodes
+from saccade_ros.backends.graph.onnx_graph import LARGE_BYTES
+from saccade_ros.backends.graph.step import linear_nodes
 
 QUANTIZED = ("int8", "int8-static", "int4")
 _INT4_BLOCK = 32
@@ -81,9 +82,5 @@ def _quantize_weights(step: Path, target: Path, depth: int) -> None:
     config = DefaultWeightOnlyQuantConfig(block_size=_INT4_BLOCK, is_symmetric=True, accuracy_level=4)
     quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=others, algo_config=config)
     quantizer.process()
-    save(quantizer.model.model, target)
-
-
-def save(model: onnx.ModelProto, target: Path) -> None:
-    """Write a graph and, beside it, its tensors: a protobuf holds at most 2 GB."""
-    onnx.save_model(model, str(target), save_as_external_data=True, location=f"{target.name}.data", size_threshold=1024)
+    made, name = quantizer.model.model, f"{target.name}.data"
+    onnx.save_model(made, str(target), save_as_external_data=True, location=name, size_threshold=LARGE_BYTES)

@@ -15,21 +15,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import onnx
-
 from saccade_ros.backends.base import token_buckets
 from saccade_ros.backends.cuda_runtime import describe_gpu
+from saccade_ros.backends.graph.onnx_graph import MadeGraph
 from saccade_ros.backends.manifest import Artifact
 from saccade_ros.backends.tensorrt_engine import describe_tensorrt, load_tensorrt
 from saccade_ros.backends.window import Contract
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
-from saccade_ros.export.quantize import save
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.storage import sha256_of, write_file
 
 REPORT_EVERY_S = 2.0
-_Model = tuple[str, Callable[[], onnx.ModelProto], tuple[int, ...]]
+_Model = tuple[str, Callable[[], MadeGraph], tuple[int, ...]]
 
 
 def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder: Path, progress: Progress) -> Artifact:
@@ -49,7 +47,7 @@ def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder
     with TemporaryDirectory(dir=folder.parent) as scratch:
         for i, (role, make, counts) in enumerate(models):
             source = Path(scratch) / f"{role}.onnx"
-            save(make(), source)
+            make().save(source)
             key = engine_key(source, trt, precision, counts)
             target = folder / f"tensorrt-{precision}" / f"{role}-{key[:12]}.engine"
             cached = cache_folder() / f"{key}.engine"

@@ -166,7 +166,7 @@ def new_state(driver, tmp_path, encoder, contract, shape=None, said=None):
     require_kernels(contract)  # the stand-in is ONNX Runtime
     kinds = ["dense", "sparse"] if step_shape(encoder).can_be_sparse else ["dense"]
     for steps in kinds:
-        (tmp_path / steps).write_bytes(build_step(encoder, 1, contract, steps=steps).SerializeToString())
+        (tmp_path / steps).write_bytes(build_step(encoder, 1, contract, steps=steps).whole().SerializeToString())
     trt = SimpleNamespace(
         __version__="10.3",
         TensorIOMode=SimpleNamespace(INPUT=INPUT),

@@ -16,7 +16,6 @@ from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.export.graph import build_step, step_shape
-from saccade_ros.export.quantize import save
 
 ONE_THREAD = BackendConfig(device="cpu", threads=1)
 LAYERS = 3  # of four
@@ -37,7 +36,7 @@ def by_area(checkpoint: str, window: int, recompute: int = 1, grid: tuple[int, i
 
 def exported(encoder: StreamingEncoder, folder, contract: str) -> OnnxState:
     require_kernels(contract)
-    save(build_step(encoder, 1, contract), folder / "step.onnx")
+    build_step(encoder, 1, contract).save(folder / "step.onnx")
     onnx.checker.check_model(str(folder / "step.onnx"), full_check=True)
     shape, session = step_shape(encoder), open_session(folder / "step.onnx", ONE_THREAD, "cpu")
     return OnnxState(session, shape, WindowTables(shape), EncoderConfig(), "cpu", contract)
@@ -81,7 +80,7 @@ def test_sparse_steps_are_torchs_with_an_empty_area(checkpoint, tmp_path, contra
 def test_the_graph_of_dense_steps_alone_is_the_same(checkpoint, tmp_path):
     """What TensorRT gets: no counts, every size static."""
     encoder = by_area(checkpoint, 3, grid=(3, 2))
-    dense = onnxruntime.InferenceSession(build_step(encoder, 1, "host", steps="dense").SerializeToString())
+    dense = onnxruntime.InferenceSession(build_step(encoder, 1, "host", steps="dense").whole().SerializeToString())
     takes = {wanted.name for wanted in dense.get_inputs()}
     assert "area_counts" not in takes
     either, tables = exported(encoder, tmp_path, "host"), WindowTables(step_shape(encoder))
@@ -112,7 +111,7 @@ def test_streams_of_a_batch_fill_up_each_area_by_itself(checkpoint):
     encoder = by_area(checkpoint, 3)
     shape = step_shape(encoder, batch=2)
     areas, tables = shape.areas, WindowTables(shape)
-    session = onnxruntime.InferenceSession(build_step(encoder, 2, "host").SerializeToString())
+    session = onnxruntime.InferenceSession(build_step(encoder, 2, "host").whole().SerializeToString())
     rings, clips = [encoder.new_ring() for _ in range(2)], [random_clip(8, seed) for seed in range(2)]
     cache = {f"keys_{i}": empty_keys(shape, i) for i in range(shape.spec.depth)}
     cache |= {f"values_{i}": np.zeros(shape.values(i), np.float32) for i in range(shape.spec.depth)}

@@ -363,7 +363,7 @@ def test_a_precision_named_twice_is_made_once(options):
         ({}, {"name": "tensorrt"}, "holds no tensorrt artifact"),
         ({}, {"name": "torch"}, "is an exported folder: set backend.name to auto"),
         ({}, {"device": "cuda"}, "no CUDAExecutionProvider .* install onnxruntime-gpu"),
-        ({"model": "tiny"}, {"name": "onnxruntime"}, "'tiny' is none: make one"),
+        ({"model": "tiny"}, {"name": "tensorrt"}, "'tiny' is none: make one"),
     ],
 )
 def test_an_export_that_does_not_fit_is_refused_with_the_reason(manifest, encoder, backend, said):

@@ -8,13 +8,13 @@ import torch
 from contracts import require_kernels
 from reference_model import make_reference, random_clip
 
+from saccade_ros.backends.graph.step import GraphError
 from saccade_ros.backends.onnx_backend import OnnxState, open_session
 from saccade_ros.backends.window import WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.ring import Block
 from saccade_ros.encoder.weights import load_encoder
-from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
-from saccade_ros.export.quantize import save
+from saccade_ros.export.graph import build_embed, build_step, step_shape
 
 ONE_THREAD = BackendConfig(device="cpu", threads=1)
 
@@ -56,7 +56,7 @@ def random_plan(encoder, n):
 
 def exported_state(encoder, folder, contract, precision="fp32", steps="any"):
     require_kernels(contract)
-    save(build_step(encoder, 1, contract, precision, steps), folder / "step.onnx")
+    build_step(encoder, 1, contract, precision, steps).save(folder / "step.onnx")
     onnx.checker.check_model(str(folder / "step.onnx"), full_check=True)
     shape = step_shape(encoder)
     session = open_session(folder / "step.onnx", ONE_THREAD, "cpu")
@@ -232,7 +232,7 @@ def test_half_precision_is_close(checkpoint, tmp_path, precision, tolerance):
 
 def test_front_end_is_torchs(checkpoint, tmp_path):
     encoder = load_encoder(checkpoint, 3).encoder
-    save(build_embed(encoder), tmp_path / "embed.onnx")
+    build_embed(encoder).save(tmp_path / "embed.onnx")
     session = open_session(tmp_path / "embed.onnx", ONE_THREAD, "cpu")
     for tubelet in random_clip(2):
         (patches,) = session.run(None, {"pixels": tubelet.numpy()})
@@ -250,7 +250,7 @@ def test_batch_of_streams_of_different_age_and_plan_is_the_streams_apart(checkpo
 
     encoder = load_encoder(checkpoint, 3).encoder
     shape = step_shape(encoder, batch=2)
-    session = ort.InferenceSession(build_step(encoder, 2, "host").SerializeToString())
+    session = ort.InferenceSession(build_step(encoder, 2, "host").whole().SerializeToString())
     tables, rings = WindowTables(shape), [encoder.new_ring() for _ in range(2)]
     clips, late = [random_clip(16, seed) for seed in range(2)], 4  # the first stream starts four steps later
     cache = {f"keys_{i}": empty_keys(shape, i) for i in range(shape.spec.depth)}
@@ -289,7 +289,7 @@ def test_batch_of_merged_streams_of_different_age_is_the_streams_apart(checkpoin
     import onnxruntime as ort
 
     encoder = load_encoder(checkpoint, 3, merge=8).encoder
-    session = ort.InferenceSession(build_step(encoder, 2, "host").SerializeToString())
+    session = ort.InferenceSession(build_step(encoder, 2, "host").whole().SerializeToString())
     shape, rings = step_shape(encoder, batch=2), [encoder.new_ring() for _ in range(2)]
     tables, clips, late = WindowTables(shape), [random_clip(11, seed) for seed in range(2)], 2
     cache = {f"keys_{i}": empty_keys(shape, i) for i in range(shape.spec.depth)}
@@ -315,5 +315,5 @@ def test_batch_of_merged_streams_of_different_age_is_the_streams_apart(checkpoin
 def test_an_encoder_with_a_part_that_the_graph_lacks_is_refused(checkpoint):
     encoder = load_encoder(checkpoint, 3).encoder
     encoder.modality = torch.nn.Parameter(torch.zeros(3))
-    with pytest.raises(ExportError, match=r"does not compute with: modality; .* torch backend only"):
+    with pytest.raises(GraphError, match=r"does not compute with: modality; .* torch backend only"):
         build_step(encoder)

@@ -3,7 +3,7 @@
 import onnxruntime
 import pytest
 
-from saccade_ros.export.in_place import has_in_place_caches
+from saccade_ros.backends.graph.in_place import has_in_place_caches
 
 
 @pytest.mark.parametrize("version", ["1.23.0", "1.24.4", "9.9.9"])

@@ -17,7 +17,6 @@ from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.export import tensorrt_builder
 from saccade_ros.export.exporter import export
 from saccade_ros.export.graph import ExportError, build_step, step_shape
-from saccade_ros.export.quantize import save
 from saccade_ros.measure.progress import silent
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="needs the tensorrt_rtx_cu13 wheels of requirements.txt")
@@ -40,7 +39,7 @@ def test_whole_step_builds_without_a_gpu(trt, tmp_path, precision, contract):
     """Dense steps: scatter becomes KVCacheUpdate; the engine keeps all inputs and outputs, and is strongly typed."""
     encoder = load_encoder("tiny", 3).encoder
     source, target = tmp_path / "step.onnx", tmp_path / "step.engine"
-    save(build_step(encoder, 1, contract, precision, "dense"), source)
+    build_step(encoder, 1, contract, precision, "dense").save(source)
     tensorrt_builder.build_engine(trt, source, target, silent)
     assert target.stat().st_size > 2 * sum(p.numel() for p in encoder.layers.parameters())
     assert not list(tmp_path.glob(".*")), "no partial file"
@@ -51,14 +50,14 @@ def test_whole_step_builds_without_a_gpu(trt, tmp_path, precision, contract):
 def test_sparse_steps_build_without_a_gpu_as_profiles_of_one_engine(trt, tmp_path, precision, contract):
     encoder = load_encoder("tiny", 3).encoder
     source, target = tmp_path / "step.onnx", tmp_path / "step.engine"
-    save(build_step(encoder, 1, contract, precision, "sparse"), source)
+    build_step(encoder, 1, contract, precision, "sparse").save(source)
     tensorrt_builder.build_engine(trt, source, target, silent, token_buckets(encoder.spec.tokens)[:-1])
     assert target.stat().st_size > 2 * sum(p.numel() for p in encoder.layers.parameters())
 
 
 def test_default_model_builds_without_a_gpu(trt, tmp_path):
     source, target = tmp_path / "step.onnx", tmp_path / "step.engine"
-    save(build_step(load_encoder("default", 8).encoder, 1, "scatter", "fp16", "dense"), source)
+    build_step(load_encoder("default", 8).encoder, 1, "scatter", "fp16", "dense").save(source)
     tensorrt_builder.build_engine(trt, source, target, silent)
     assert target.stat().st_size > 1_000_000
 
@@ -67,7 +66,7 @@ def test_recompute_builds_with_host_written_slots(trt, tmp_path):
     encoder = load_encoder("tiny", 4, 2).encoder
     contract = tensorrt_builder.find_contract(trt, encoder.recompute)
     assert (contract, tensorrt_builder.find_contract(trt, 1)) == ("host", "scatter")
-    save(build_step(encoder, 1, contract, "fp16"), tmp_path / "step.onnx")
+    build_step(encoder, 1, contract, "fp16").save(tmp_path / "step.onnx")
     tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", tmp_path / "step.engine", silent)
 
 
@@ -87,7 +86,7 @@ def test_areas_build_for_dense_steps_alone(trt, tmp_path):
 
 def test_build_reports_and_stops_when_told(trt, tmp_path, monkeypatch):
     monkeypatch.setattr(tensorrt_builder, "REPORT_EVERY_S", 0.0)
-    save(build_step(load_encoder("tiny", 3).encoder, 1, "host", "fp16", "dense"), tmp_path / "step.onnx")
+    build_step(load_encoder("tiny", 3).encoder, 1, "host", "fp16", "dense").save(tmp_path / "step.onnx")
     fractions = []
     whole = tmp_path / "whole.engine"
     tensorrt_builder.build_engine(trt, tmp_path / "step.onnx", whole, lambda what, fraction: fractions.append(fraction))
@@ -118,7 +117,7 @@ def test_engine_is_kept_under_all_it_depends_on(trt, tmp_path, own_cache, monkey
     assert tensorrt_builder.build_artifact(encoder, 1, "fp16", tmp_path, silent) == first
     assert first.built_for["tensorrt"] == describe_tensorrt(trt)
     source = tmp_path / "step.onnx"
-    save(build_step(encoder, 1, "host", "fp16"), source)
+    build_step(encoder, 1, "host", "fp16").save(source)
     key = tensorrt_builder.engine_key(source, trt, "fp16")
     assert key != tensorrt_builder.engine_key(source, trt, "bf16")
     assert key != tensorrt_builder.engine_key(source, trt, "fp16", (8, 16))

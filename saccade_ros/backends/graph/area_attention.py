@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from saccade_ros.backends.graph.onnx_graph import OnnxGraph
 from saccade_ros.backends.window import StepShape
-from saccade_ros.export.onnx_graph import OnnxGraph
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Nodes and constants of an ONNX graph in the making, whose floats are computed in one precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,56 @@ from saccade_ros.backends.interface import DESCRIPTION
 from saccade_ros.backends.window import Contract
 
 VERSIONS = {"host": (20, 10), "scatter": (24, 12)}  # opset and IR: 20 brought Gelu, 24 TensorScatter
+LARGE_BYTES = 1024  # a constant of as many is kept beside the graph
+_ALIGNMENT = 64  # of each in a file, so that it can be mapped and read as it is
 TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class MadeGraph:
+    """Graph whose large constants are beside it: a protobuf holds at most 2 GB, and would be a copy of them.
+
+    Attributes:
+        model: it names each large constant as external data, in a file of the constant's own name.
+        constants: the large ones by name, in memory, each contiguous.
+    """
+
+    model: onnx.ModelProto
+    constants: Mapping[str, npt.NDArray[Any]]
+
+    def save(self, target: Path) -> None:
+        """Write the graph, and its large constants into one file beside it, `target`'s name and .data."""
+        model, data = self._copy(), target.with_name(f"{target.name}.data")
+        with data.open("wb") as opened:
+            for tensor in _large(model):
+                opened.write(bytes(-opened.tell() % _ALIGNMENT))
+                values = self.constants[tensor.name]
+                _point(tensor, data.name, opened.tell(), values.nbytes)
+                opened.write(values.view(np.uint8).data)
+        target.write_bytes(model.SerializeToString())
+
+    def whole(self) -> onnx.ModelProto:
+        """Make the graph with all constants inside, for small ones."""
+        model = self._copy()
+        for tensor in _large(model):
+            tensor.CopyFrom(numpy_helper.from_array(self.constants[tensor.name], tensor.name))
+        return model
+
+    def _copy(self) -> onnx.ModelProto:
+        copied = onnx.ModelProto()
+        copied.CopyFrom(self.model)
+        return copied
+
+
+def _large(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    return [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+
+
+def _point(tensor: onnx.TensorProto, file: str, offset: int, size: int) -> None:
+    """Say where the tensor's bytes are."""
+    del tensor.external_data[:]
+    for key, said in (("location", file), ("offset", offset), ("length", size)):
+        tensor.external_data.add(key=key, value=str(said))
 
 
 class OnnxGraph:
@@ -24,6 +75,7 @@ class OnnxGraph:
         self._numbers = helper.tensor_dtype_to_np_dtype(self.type)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+        self.large: dict[str, npt.NDArray[Any]] = {}
         self._shared: dict[tuple[Any, ...], str] = {}
         self._names = count()
 
@@ -78,14 +130,22 @@ class OnnxGraph:
         if value.dtype != np.float32:
             return self.exact(name, value)
         with np.errstate(over="ignore"):
-            stored = value.astype(self._numbers)
-        if not np.isfinite(stored.astype(np.float32)).all():
+            stored = value.astype(self._numbers, copy=False)
+        if not np.isfinite(stored.astype(np.float32, copy=False)).all():
             raise OverflowError(f"{name} reaches {np.abs(value).max():g}, more than {stored.dtype} holds")
         return self.exact(name, stored)
 
     def exact(self, name: str, value: npt.NDArray[Any]) -> str:
         """Add a constant in its own precision; returns its name."""
-        self.constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        value = np.asarray(value, order="C")
+        if value.nbytes < LARGE_BYTES:
+            self.constants.append(numpy_helper.from_array(value, name))
+            return name
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+        tensor = TensorProto(name=name, data_type=kind, dims=value.shape, data_location=TensorProto.EXTERNAL)
+        _point(tensor, name, 0, value.nbytes)
+        self.constants.append(tensor)
+        self.large[name] = value
         return name
 
     def ints(self, *values: int) -> str:
@@ -121,11 +181,12 @@ class OnnxGraph:
         outputs: Sequence[Any],
         description: str = "",
         contract: Contract = "host",
-    ) -> onnx.ModelProto:
-        """Make the model of all that was added; it carries the description (backends/interface.py)."""
+    ) -> MadeGraph:
+        """Make the graph of all that was added; it carries the description (backends/interface.py)."""
         opset, ir = VERSIONS[contract]
         graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), self.constants)
         imports = [helper.make_opsetid("", opset)]
         model = helper.make_model(graph, opset_imports=imports, ir_version=ir, producer_name="saccade_ros")
         helper.set_model_props(model, {DESCRIPTION: description})
-        return model
+        large, self.large = self.large, {}  # its own from here on: a builder, full of cycles, is not freed at once
+        return MadeGraph(model, large)

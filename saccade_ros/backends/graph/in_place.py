@@ -8,9 +8,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from saccade_ros.backends.base import BackendError
+from saccade_ros.backends.graph.onnx_graph import VERSIONS
 from saccade_ros.backends.onnx_backend import open_session
 from saccade_ros.config import BackendConfig
-from saccade_ros.export.onnx_graph import VERSIONS
 
 
 @functools.cache

@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
+from saccade_ros.backends.graph.onnx_graph import OnnxGraph
 from saccade_ros.backends.interface import TABLES
 from saccade_ros.backends.window import StepShape
 from saccade_ros.encoder.positions import patch_positions, plane_rates
-from saccade_ros.export.onnx_graph import OnnxGraph
 
 
 class Rows(Protocol):
