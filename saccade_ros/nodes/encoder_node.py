@@ -291,6 +291,18 @@ class EncoderNode(AnsweringLifecycleNode):
         message.header.stamp = now.to_msg()
         message.status = [m.status(node, self._encoder_id, self._active, now.nanoseconds) for m in self._monitors]
         self._diagnostics_publisher.publish(message)
+        self._end_if_hung()
+
+    def _end_if_hung(self) -> None:
+        """End the process if a tubelet has been in hand for node.hang_exit_s: a step that hangs cannot be stopped."""
+        worker, limit_s = self._expect_worker(), self._config.node.hang_exit_s or math.inf
+        for stream in self._streams:
+            if (busy_s := worker.in_hand_s(stream)) > limit_s:
+                self.get_logger().fatal(
+                    f"{stream.name}: one tubelet has been in the encoder's hands for {busy_s:.1f} s, longer than "
+                    f"node.hang_exit_s ({limit_s:g} s): the process ends with status 1, to be started again"
+                )
+                end_process(1)
 
     # On the worker's thread
 

@@ -103,6 +103,15 @@ def test_deactivate_waits_a_bounded_time_and_a_new_configure_brings_a_new_model(
     assert "a step hangs, and is left behind" in graph.log
 
 
+def test_tubelet_that_hangs_longer_than_the_limit_ends_the_process():
+    with Graph(faults=f"step:hang:3:{FOREVER}", node__hang_exit_s=0.5, **DENSE) as graph:
+        graph.wait_active()
+        graph.show(SCENES[:2])
+        publish(graph, 2, first=2)
+        assert graph.process.wait(timeout=20) == 1
+    assert "longer than node.hang_exit_s (0.5 s): the process ends with status 1" in graph.log
+
+
 def test_embedding_older_than_the_limit_is_not_published_and_the_node_goes_on():
     with Graph(faults="step:hang:3:1.5", node__max_latency_s=1.0, **DENSE) as graph:
         graph.wait_active()
