@@ -235,6 +235,13 @@ class NodeConfig(Settings):
         at_least=0.0,
         at_most=86400.0,
     )
+    hang_exit_s: float = knob(
+        0.0,
+        "Seconds that a tubelet is decoded and encoded, after which it is taken for hanging and the process ends with "
+        "status 1, for launch's respawn or another supervisor to start it again. 0: never.",
+        at_least=0.0,
+        at_most=86400.0,
+    )
     autostart: bool = knob(
         True, "True configures and activates the node at start. False waits for a lifecycle manager or the launch file."
     )

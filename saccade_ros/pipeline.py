@@ -30,6 +30,7 @@ from saccade_ros.heads import Head, load_head
 from saccade_ros.intake import Intake
 from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
+from saccade_ros.plan.patch_change import PatchChange
 from saccade_ros.plan.shadow import FidelityMonitor
 from saccade_ros.plan.stages import Planner, Stage
 from saccade_ros.plan.tokens import select_tokens
@@ -115,11 +116,11 @@ class Stream:
         self.name, self.intake = name, Intake(config, convert, name, pipeline.warn)
         self._backend, self._fit = backend, config.vision.fit
         self._encoding = Encoding(config, backend, pipeline.head)
-        response, info = patch_response(backend), backend.info
-        self._selection = select_tokens(config.tokens, response, info.window, info.reach, info.token_counts)
+        patches, info = PatchChange(patch_response(backend)), backend.info
+        self._selection = select_tokens(config.tokens, patches, info.window, info.reach, info.token_counts)
         self._gate: Gate = OpenGate(config.gate)
         if config.gate.enabled:
-            self._gate = SurpriseGate(config.gate, response, info.window, self._selection.selects)
+            self._gate = SurpriseGate(config.gate, patches, info.window, self._selection.selects)
         self._planner = Planner((self._gate, self._selection, *stages))
         self.published = self.encoded = 0
         self.tokens = self.tokens_computed = 0

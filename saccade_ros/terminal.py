@@ -26,7 +26,8 @@ def ended_by_signals() -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP end the block, and then the process, by EndedBySignal, so that all is tidied up.
 
     Later ones are ignored then: Python's own end must not be cut short. A signal that was ignored before, as nohup
-    ignores SIGHUP, stays so. For the main thread only.
+    ignores SIGHUP, stays so. Where signals were blocked before, they are let in for the block alone, and one that has
+    come meanwhile ends it at once. For the main thread only.
     """
     last_s = -GRACE_S
 
@@ -39,9 +40,12 @@ def ended_by_signals() -> Iterator[None]:
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {n: signal.signal(n, end) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for number, handler in before.items():
             signal.signal(number, handler if last_s < 0 else signal.SIG_IGN)
 

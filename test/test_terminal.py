@@ -75,3 +75,25 @@ def test_signal_that_is_ignored_stays_so(tmp_path):
     process.send_signal(signal.SIGHUP)
     assert process.wait(timeout=10) == 0
     assert [path.name for path in Path(tmp_path / "out").iterdir()] == ["half"]
+
+
+WAITED = """
+import os, signal, sys
+from saccade_ros.terminal import EndedBySignal, ended_by_signals
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+if sys.argv[1] == "before":
+    os.kill(os.getpid(), signal.SIGTERM)
+try:
+    with ended_by_signals():
+        print("not ended", flush=True)
+except EndedBySignal as ended:
+    sys.exit(ended.status)
+os.kill(os.getpid(), signal.SIGTERM)
+print("done")
+"""
+
+
+@pytest.mark.parametrize(("when", "status", "printed"), [("before", 143, ""), ("after", 0, "not ended\ndone\n")])
+def test_blocked_signal_waits_for_the_block_and_later_ones_change_nothing(when, status, printed):
+    ran = subprocess.run([sys.executable, "-c", WAITED, when], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (status, printed, "")

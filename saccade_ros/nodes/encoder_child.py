@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from saccade_ros.nodes.encoder_node import main
+from saccade_ros.nodes.entry import encoder_node
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
@@ -23,4 +23,4 @@ def end_with_parent(pid: int) -> None:
 
 if __name__ == "__main__":
     end_with_parent(int(sys.argv.pop(1)))
-    sys.exit(main())
+    sys.exit(encoder_node())

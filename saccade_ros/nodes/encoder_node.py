@@ -4,12 +4,17 @@
 Everything that can fail (weights, memory, a first step) happens in configure; activating only lets images in.
 """
 
+if __name__ == "__main__":  # signals are attended to before the imports
+    from saccade_ros.nodes.entry import encoder_node
+
+    raise SystemExit(encoder_node())
+
 import functools
 import math
-import sys
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,7 +27,6 @@ from rclpy.lifecycle import LifecycleState
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from saccade_ros import default_model
@@ -51,6 +55,7 @@ from saccade_ros.nodes.parameters import (
     refuse_bad_values,
     refuse_unknown_parameters,
 )
+from saccade_ros.nodes.ros_arguments import ros_refusals
 from saccade_ros.nodes.stopping import StopSignals, end_process
 from saccade_ros.nodes.viewers import ViewerTopics
 from saccade_ros.nodes.worker import EncodeWorker
@@ -70,11 +75,12 @@ class EncoderNode(AnsweringLifecycleNode):
     """Lifecycle node of the encoder; docs/node.md lists its topics, parameters and services.
 
     Raises:
-        ConfigError: a parameter given at start has the wrong type or is out of range.
+        ConfigError: a parameter given at start has the wrong type or is out of range, or ROS refuses its name.
     """
 
     def __init__(self, **node_options: Any) -> None:
-        super().__init__("saccade_encoder", **node_options)
+        with ros_refusals():
+            super().__init__("saccade_encoder", **node_options)
         refuse_unknown_parameters(self)
         declare_parameters(self, note="read at configure: set it while the node is unconfigured")
         self._loading: Background[Loaded] | None = None
@@ -285,6 +291,18 @@ class EncoderNode(AnsweringLifecycleNode):
         message.header.stamp = now.to_msg()
         message.status = [m.status(node, self._encoder_id, self._active, now.nanoseconds) for m in self._monitors]
         self._diagnostics_publisher.publish(message)
+        self._end_if_hung()
+
+    def _end_if_hung(self) -> None:
+        """End the process if a tubelet has been in hand for node.hang_exit_s: a step that hangs cannot be stopped."""
+        worker, limit_s = self._expect_worker(), self._config.node.hang_exit_s or math.inf
+        for stream in self._streams:
+            if (busy_s := worker.in_hand_s(stream)) > limit_s:
+                self.get_logger().fatal(
+                    f"{stream.name}: one tubelet has been in the encoder's hands for {busy_s:.1f} s, longer than "
+                    f"node.hang_exit_s ({limit_s:g} s): the process ends with status 1, to be started again"
+                )
+                end_process(1)
 
     # On the worker's thread
 
@@ -346,7 +364,7 @@ class Loaded(NamedTuple):
     seconds: float
 
 
-def spin(node: EncoderNode, executor: SingleThreadedExecutor, stop: Future) -> None:
+def spin(node: EncoderNode, executor: SingleThreadedExecutor, stop: Future[None]) -> None:
     """Run until `stop` is done. An exception in a callback is logged, not the end."""
     stop.add_done_callback(lambda _: executor.create_task(lambda: None))  # something to do, so that spin_once returns
     while rclpy.ok() and not stop.done():
@@ -358,15 +376,11 @@ def spin(node: EncoderNode, executor: SingleThreadedExecutor, stop: Future) -> N
             node.get_logger().error(f"a callback failed; going on:\n{traceback.format_exc()}")
 
 
-def main(args: list[str] | None = None) -> int:
-    """Entry point of `ros2 run saccade_ros encoder_node`."""
+def main(signals: StopSignals, args: list[str] | None = None) -> int:
+    """Run the node until a signal ends it; entry.py attends to the signals."""
     try:
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as refused:  # such as -r image:=/1st, where /1st is no topic name
-        print(f"encoder_node: {refused}: correct what follows --ros-args", file=sys.stderr)
-        return 1
-    signals = StopSignals()
-    try:
+        with ros_refusals():
+            rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         faults = arm_from_environment()
         node = EncoderNode()
     except ConfigError as refused:
@@ -384,7 +398,3 @@ def main(args: list[str] | None = None) -> int:
     node.destroy_node()
     rclpy.try_shutdown()
     end_process()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,11 @@
 `autostart:=true` exports once by the parameters, shows a bar in a terminal, and ends with the export.
 """
 
-import sys
+if __name__ == "__main__":  # signals are attended to before the imports
+    from saccade_ros.nodes.entry import export_node
+
+    raise SystemExit(export_node())
+
 import threading
 import traceback
 from typing import Any
@@ -27,6 +31,7 @@ from saccade_ros.export.options import ExportOptions
 from saccade_ros.knobs import ConfigError, build
 from saccade_ros.measure.progress import Progress, ProgressBar
 from saccade_ros.nodes.parameters import declare_parameters, read_values
+from saccade_ros.nodes.ros_arguments import ros_refusals
 from saccade_ros.terminal import EndedBySignal, ended_by_signals, forgiving_output
 
 LONGEST_SPIN_S = 0.2  # a signal is noticed after
@@ -37,7 +42,8 @@ class ExportNode(Node):
     """Serves ~/export. The export runs on a thread of its own, so that goals, cancels and parameters are answered."""
 
     def __init__(self, **node_options: Any) -> None:
-        super().__init__("saccade_export", **node_options)
+        with ros_refusals():
+            super().__init__("saccade_export", **node_options)
         declare_parameters(self, ExportOptions)
         self.declare_parameter("autostart", False, AUTOSTART)
         self._busy = threading.Lock()
@@ -153,7 +159,7 @@ def export_once(node: ExportNode) -> int:
     try:
         options = node.options()
         node.get_logger().info(starting_line(options))
-        with ProgressBar() as progress:
+        with ended_by_signals(), ProgressBar() as progress:
             manifest = export(options, progress)
     except (ValueError, ArithmeticError, RuntimeError, OSError) as refused:
         node.get_logger().fatal(str(refused))
@@ -170,38 +176,37 @@ def spin(node: ExportNode) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        while True:
-            executor.spin_once(timeout_sec=LONGEST_SPIN_S)
+        with ended_by_signals():
+            while True:
+                executor.spin_once(timeout_sec=LONGEST_SPIN_S)
     except EndedBySignal as ended:
         node.get_logger().info(f"ended by {ended}")
     return 0
 
 
 def main(args: list[str] | None = None) -> int:
-    """Entry point of `ros2 run saccade_ros export_node`."""
-    with forgiving_output(), ended_by_signals():
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    """Run the node. Signals are blocked (entry.py), but for the time in which it exports or serves."""
+    with forgiving_output():
         try:
-            return run()
-        except EndedBySignal as ended:  # before it could say so itself
-            return ended.status
+            return run(args)
+        except ConfigError as refused:
+            rclpy.logging.get_logger("saccade_export").fatal(str(refused))
+            return 1
         finally:
             rclpy.try_shutdown()
 
 
-def run() -> int:
-    """Make the node, and export or serve."""
-    try:
-        node = ExportNode()
-    except ConfigError as refused:
-        rclpy.logging.get_logger("saccade_export").fatal(str(refused))
-        return 1
+def run(args: list[str] | None) -> int:
+    """Make the node, and export or serve.
+
+    Raises:
+        ConfigError: a ROS argument or a parameter cannot be.
+    """
+    with ros_refusals():
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = ExportNode()
     try:
         return export_once(node) if node.get_parameter("autostart").value else spin(node)
     finally:
         node.close()
         node.destroy_node()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,6 +7,11 @@ embeddings, and reports.
     ros2 run saccade_ros replay_node BAG_OR_VIDEO --params config/demo.yaml --out report
 """
 
+if __name__ == "__main__":  # signals are attended to before the imports
+    from saccade_ros.nodes.entry import replay_node
+
+    raise SystemExit(replay_node())
+
 import argparse
 import hashlib
 import os
@@ -38,6 +43,7 @@ from saccade_ros.measure.machine import describe_machine
 from saccade_ros.measure.progress import ProgressBar
 from saccade_ros.msg import Embedding, EncoderInfo
 from saccade_ros.nodes.conversions import stamp_to_ns
+from saccade_ros.nodes.ros_arguments import ros_refusals
 from saccade_ros.nodes.topic_name import playable_topic
 from saccade_ros.params_file import load_config
 from saccade_ros.recordings import open_source
@@ -81,7 +87,8 @@ class ReplayNode(Node):
     """Node that plays a bag into the encoder and records the embeddings."""
 
     def __init__(self, source: Source, encoder: "subprocess.Popen[bytes]", output_topic: str) -> None:
-        super().__init__("saccade_replay")
+        with ros_refusals():
+            super().__init__("saccade_replay")
         self._source, self._encoder = source, encoder
         self.recording = Recording()
         self._info: EncoderInfo | None = None
@@ -298,22 +305,22 @@ def replay(options: Options, console: Console) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Exit status 0 if the accounts balance, 1 if not or if something was refused."""
-    parser = argparse.ArgumentParser(prog="replay_node", description=__doc__)
-    add_options(parser, Options)
-    given = parser.parse_args(remove_ros_args(arguments if arguments is not None else sys.argv)[1:])
+    """Run the command. Exit status 0 if the accounts balance, 1 if not or if something was refused."""
+    arguments = sys.argv if arguments is None else arguments
     # A domain of its own, unless one is given: another encoder or camera on the graph would spoil the figures.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    with forgiving_output(), ended_by_signals():
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        return guarded_replay(given)
+    with forgiving_output():
+        return guarded_replay(arguments)
 
 
-def guarded_replay(given: argparse.Namespace) -> int:
+def guarded_replay(arguments: list[str]) -> int:
     """Replay, and turn what ends it into a line and a status."""
     console = Console()
     try:
-        return 0 if replay(read_options(Options, vars(given)), console) else 1
+        with ended_by_signals():
+            with ros_refusals():
+                rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+            return 0 if replay(read_arguments(arguments), console) else 1
     except (ReplayError, ValueError, OSError) as refused:
         console.print(f"replay: {refused}", style="bold red", markup=False, soft_wrap=True)
         return 1
@@ -324,5 +331,8 @@ def guarded_replay(given: argparse.Namespace) -> int:
         rclpy.try_shutdown()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def read_arguments(arguments: list[str]) -> Options:
+    """Read the options among a command line's arguments; the others are ROS's."""
+    parser = argparse.ArgumentParser(prog="replay_node", description=__doc__)
+    add_options(parser, Options)
+    return read_options(Options, vars(parser.parse_args(remove_ros_args(arguments)[1:])))

@@ -16,6 +16,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.utilities import remove_ros_args
 
+from saccade_ros.config import ConfigError
+from saccade_ros.nodes.ros_arguments import ros_refusals
 from saccade_ros.terminal import forgiving_output, print_whole
 
 WAIT_S = 10.0
@@ -24,10 +26,15 @@ SETTLE_S = 1.0  # in which the graph must not have changed: names come one by on
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Exit status 0 when the policy is printed, 1 if there is no such node."""
-    given = remove_ros_args(arguments if arguments is not None else sys.argv)[1:]
-    name = given[0] if given else "/saccade_encoder"
-    rclpy.init()
-    observer = Node("saccade_security_policy", enable_rosout=False, start_parameter_services=False)
+    arguments = sys.argv if arguments is None else arguments
+    try:
+        with ros_refusals():
+            rclpy.init(args=arguments)
+            observer = Node("saccade_security_policy", enable_rosout=False, start_parameter_services=False)
+    except ConfigError as refused:
+        print(f"security_policy: {refused}", file=sys.stderr)
+        return 1
+    name = (*remove_ros_args(arguments)[1:], "/saccade_encoder")[0]
     try:
         with forgiving_output():
             text = settled_policy(observer, name)

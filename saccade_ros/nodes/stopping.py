@@ -1,16 +1,18 @@
-"""End of a node's process by SIGINT, SIGTERM or SIGHUP: in time and with exit status 0, whatever it is doing."""
+"""End of a node's process by SIGINT, SIGTERM or SIGHUP: in time and with exit status 0, whatever it is doing.
+
+It imports little: signals are attended to before ROS and the encoder are imported.
+"""
 
 import os
 import signal
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from typing import NoReturn
 
-from rclpy.task import Future
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GRACE_S = 1.5  # for an orderly end; then the process is ended
+GRACE_S = 1.0  # for an orderly end, which takes 0.8 s at most where nothing is slow; then the process is ended
 
 
 class StopSignals:
@@ -18,11 +20,11 @@ class StopSignals:
 
     A thread of its own waits for them, at the pipe that Python's handler in C writes to: a handler in Python would have
     to wait for a call that the main thread is in. Signals that the process was started with as ignored stay so, as
-    after `nohup`. To be made on the main thread, once, after `rclpy.init` without handlers.
+    after `nohup`. To be made on the main thread, once; ROS is to be started without handlers of its own.
     """
 
     def __init__(self) -> None:
-        self.received = Future()
+        self.received: Future[None] = Future()
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         for number in SIGNALS:
@@ -35,14 +37,14 @@ class StopSignals:
         os.read(reader, 1)
         self.received.set_result(None)
         time.sleep(GRACE_S)
-        end_process()
+        os._exit(0)  # without end_process, whose flush may wait for a reader that reads no more
 
 
-def end_process() -> NoReturn:
-    """End this process at once with exit status 0.
+def end_process(status: int = 0) -> NoReturn:
+    """End this process at once.
 
     Python would wait a second for torch's destructors, and crash on a thread that still loads or encodes.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import Figures, Observation, PerPatch, TokenPlan
-from saccade_ros.plan.change import PatchResponse, outstanding_change
+from saccade_ros.plan.change import outstanding_change
 from saccade_ros.plan.novelty import POLICIES
 from saccade_ros.plan.onset import OnsetDetector
 from saccade_ros.plan.patch_change import PatchChange
@@ -67,17 +67,15 @@ class SurpriseGate:
     a change of some patches that stands out from that of the others, after calm, however little the embedding loses.
 
     Args:
+        patches: the stream's.
         window: tubelets in the encoder's cache.
         selects_tokens: True if a token selection follows. It sees each patch, and plans nothing where none changed; so
             the gate keeps the other plans as well, with reason change. Two thresholds in a row would cost more
             fidelity than either. A budget is held by the gate all the same.
     """
 
-    def __init__(
-        self, config: GateConfig, response: PatchResponse, window: int = 8, selects_tokens: bool = False
-    ) -> None:
-        self.config, self._selects_tokens = config, selects_tokens
-        self._patches = PatchChange(response)
+    def __init__(self, config: GateConfig, patches: PatchChange, window: int, selects_tokens: bool = False) -> None:
+        self.config, self._patches, self._selects_tokens = config, patches, selects_tokens
         self._novelty = POLICIES[config.policy](config, window)
         self._threshold = choose_threshold(config)
         self._onsets = OnsetDetector()
@@ -99,7 +97,7 @@ class SurpriseGate:
             ValueError: the patches hold NaN or infinity.
         """
         config, tau = self.config, self._threshold.tau(self.config)
-        patches, self.onset = self._patches.measure(seen.features), False
+        patches, self.onset = self._patches.measure(seen), False
         if patches is None:
             self.measured = Surprise(math.nan, tau, None)
             return replace(plan, reason="first")
@@ -125,7 +123,7 @@ class SurpriseGate:
         The budget is in tokens: a tubelet of which a tenth is computed spends a tenth of an encode.
         """
         encoded = plan.size > 0
-        self._patches.commit(seen.features, plan.token_idx)
+        self._patches.commit(seen, plan.token_idx)
         self._novelty.commit(seen, encoded)
         self._onsets.commit()
         self._threshold.record(self.config, plan.size / len(seen.features), seen.stamp_ns)

@@ -27,7 +27,6 @@ import numpy.typing as npt
 
 from saccade_ros.config import TokensConfig
 from saccade_ros.frames import Figures, Observation, PerPatch, Pixels, TokenPlan
-from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.context import Sample
 from saccade_ros.plan.patch_change import PatchChange
 from saccade_ros.plan.residual import largest, residual_energy, tokens_within, update_canvas
@@ -75,12 +74,12 @@ class ChangedTokens:
 
     adapts = True
 
-    def __init__(self, response: PatchResponse) -> None:
-        self._patches = PatchChange(response)
+    def __init__(self, patches: PatchChange) -> None:
+        self._patches = patches
 
     def measure(self, seen: Observation) -> PerPatch | None:
         """Measure the change of each patch."""
-        return self._patches.measure(seen.features)
+        return self._patches.measure(seen)
 
     def count(self, error: PerPatch, config: TokensConfig) -> int:
         """Count the tokens whose change cannot be left."""
@@ -89,7 +88,7 @@ class ChangedTokens:
 
     def commit(self, seen: Observation, token_idx: npt.NDArray[np.int64]) -> None:
         """Remember the patches."""
-        self._patches.commit(seen.features, token_idx)
+        self._patches.commit(seen, token_idx)
 
     def reset(self) -> None:
         """Forget the stream."""
@@ -113,7 +112,7 @@ class ErrorTokens:
 
     _canvas: Pixels | None
 
-    def __init__(self, response: PatchResponse) -> None:
+    def __init__(self, patches: PatchChange) -> None:
         self.reset()
 
     def measure(self, seen: Observation) -> PerPatch | None:
@@ -150,6 +149,7 @@ class TokenSelection:
 
     Args:
         config: replaced as a whole when a parameter changes; the next tubelet sees it.
+        patches: the stream's.
         window: tubelets in the encoder's cache.
         reach: tubelets that an embedding sees beyond the window, through deeper layers.
         counts: numbers of tokens that the backend can compute (EncoderInfo.token_counts); plans are widened to the
@@ -164,11 +164,11 @@ class TokenSelection:
     selects = True
 
     def __init__(
-        self, config: TokensConfig, response: PatchResponse, window: int, reach: int, counts: tuple[int, ...]
+        self, config: TokensConfig, patches: PatchChange, window: int, reach: int, counts: tuple[int, ...]
     ) -> None:
         self.config, self._window, self._reach, self._counts = config, window, reach, counts
         self.pace = 1.0
-        self._rule: Rule = RULES[config.select](response)
+        self._rule: Rule = RULES[config.select](patches)
         self.reset()
 
     def reset(self) -> None:
@@ -298,9 +298,9 @@ def _patch_size(seen: Observation) -> int:
 
 
 def select_tokens(
-    config: TokensConfig, response: PatchResponse, window: int, reach: int, counts: tuple[int, ...]
+    config: TokensConfig, patches: PatchChange, window: int, reach: int, counts: tuple[int, ...]
 ) -> TokenSelection | AllTokens:
     """Make the selection that tokens.select names; none where the encoder computes whole tubelets only."""
     if config.select == "all" or len(counts) == 1:
         return AllTokens(config)
-    return TokenSelection(config, response, window, reach, counts)
+    return TokenSelection(config, patches, window, reach, counts)

@@ -12,6 +12,7 @@ from saccade_ros.frames import Observation, TokenPlan
 from saccade_ros.measure.metrics import centred_cosine, summarize
 from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.gate import SurpriseGate
+from saccade_ros.plan.patch_change import PatchChange
 from saccade_ros.studies.trace import Trace
 
 # Thresholds between which any number of tubelets is encoded, by gate.policy.
@@ -52,8 +53,8 @@ def gate_replay(
 
     def replay(tau: float) -> Encoded:
         """Encode all of the warm-up, then by the gate, which learns what reuse would have cost."""
-        gate, encoded = SurpriseGate(replace(config, tau=tau), response, window), np.zeros(len(trace), np.bool_)
-        last = 0
+        gate = SurpriseGate(replace(config, tau=tau), PatchChange(response), window)
+        encoded, last = np.zeros(len(trace), np.bool_), 0
         for t, (features, stamp_ns) in enumerate(zip(trace.features, trace.stamps_ns.tolist(), strict=True)):
             if t and trace.epochs[t] != trace.epochs[t - 1]:
                 gate.reset()

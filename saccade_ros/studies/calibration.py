@@ -34,6 +34,7 @@ from saccade_ros.plan.centre import encode_centre
 from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.gate import SurpriseGate
 from saccade_ros.plan.novelty import SAFETY
+from saccade_ros.plan.patch_change import PatchChange
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.clip import frames_of
 from saccade_ros.storage import write_file
@@ -159,7 +160,7 @@ def reuse_answers(
 def _answers(
     trace: Trace, config: GateConfig, response: PatchResponse, centre: Vector, window: int
 ) -> Iterator[tuple[float, float]]:
-    gate = SurpriseGate(config, response, window)  # asked for its measure only
+    gate = SurpriseGate(config, PatchChange(response), window)  # asked for its measure only
     dense, last = TokenPlan.dense(trace.features.shape[1], "dense"), 0
     warm = trace.warm(window)
     for t in range(len(trace)):

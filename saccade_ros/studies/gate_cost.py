@@ -16,6 +16,7 @@ from saccade_ros.measure.records import record_head
 from saccade_ros.measure.timing import interleave, spread
 from saccade_ros.pipeline import Pipeline, patch_response
 from saccade_ros.plan.gate import SurpriseGate
+from saccade_ros.plan.patch_change import PatchChange
 from saccade_ros.plan.stages import Planner
 
 
@@ -65,7 +66,7 @@ class _Workload:
 
     def __init__(self, config: Config, backend: Backend) -> None:
         self._backend, self._state = backend, backend.new_state()
-        self._planner = Planner((SurpriseGate(config.gate, patch_response(backend)),))
+        self._planner = Planner((SurpriseGate(config.gate, PatchChange(patch_response(backend)), backend.info.window),))
         self._pictures = itertools.cycle(_drifting(backend.info.input_size, 8))
         self._stamp_ns = 0
         self.embed()

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ros
 SCENES = [textured(seed=seed) for seed in range(4)]
 FOREVER = 600  # seconds that an injected hang lasts, longer than any test
 AT_ONCE_S = 1.0  # 0.1 s is the promise, and what is seen; the rest is for a busy machine
-STOP_LIMIT_S = 2.0
+STOP_LIMIT_S = 6.0  # 2 s is the promise, which stopping.py keeps (test_stopping.py), and 0.8 s is what is seen
 DENSE = {"gate__enabled": False}  # so that every tubelet is a step
 
 
@@ -103,6 +103,15 @@ def test_deactivate_waits_a_bounded_time_and_a_new_configure_brings_a_new_model(
     assert "a step hangs, and is left behind" in graph.log
 
 
+def test_tubelet_that_hangs_longer_than_the_limit_ends_the_process():
+    with Graph(faults=f"step:hang:3:{FOREVER}", node__hang_exit_s=0.5, **DENSE) as graph:
+        graph.wait_active()
+        graph.show(SCENES[:2])
+        publish(graph, 2, first=2)
+        assert graph.process.wait(timeout=20) == 1
+    assert "longer than node.hang_exit_s (0.5 s): the process ends with status 1" in graph.log
+
+
 def test_embedding_older_than_the_limit_is_not_published_and_the_node_goes_on():
     with Graph(faults="step:hang:3:1.5", node__max_latency_s=1.0, **DENSE) as graph:
         graph.wait_active()
@@ -140,7 +149,7 @@ def begin_deactivate(graph: Graph) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
 @pytest.mark.parametrize("state", STATES)
-def test_signals_end_the_node_in_two_seconds_with_status_0_in_every_state(state, how):
+def test_signals_end_the_node_in_time_with_status_0_in_every_state(state, how):
     faults, parameters, reach = STATES[state]
     with Graph(faults=faults, **parameters) as graph:
         reach(graph)

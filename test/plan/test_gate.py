@@ -13,7 +13,7 @@ from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.gate import Gate, OpenGate, SurpriseGate
 from saccade_ros.plan.novelty import SAFETY
-from saccade_ros.plan.patch_change import COMPRESSION
+from saccade_ros.plan.patch_change import COMPRESSION, PatchChange
 
 # Patch embeddings of four patches that do not respond to illumination: only what they hold counts.
 BLIND = PatchResponse(grey=np.zeros(8, np.float32), white=0.0)
@@ -49,7 +49,7 @@ RATE = 2 / (WINDOW + 1)
 def gate_for(**settings: object) -> SurpriseGate:
     """A gate that has encoded the scene at time 0, and is told of no event."""
     config = GateConfig(**{"loss_per_change": 1.0, "event_change": 10.0, **settings})
-    gate = SurpriseGate(config, BLIND, WINDOW)
+    gate = SurpriseGate(config, PatchChange(BLIND), WINDOW)
     show(gate, SCENE, 0)
     return gate
 
@@ -83,7 +83,7 @@ def test_budget_takes_no_pause_before_a_reset_for_an_interval():
 
 
 def test_first_tubelet_and_the_one_after_a_reset_are_encoded():
-    gate = SurpriseGate(GateConfig(tau=0.3), BLIND, WINDOW)
+    gate = SurpriseGate(GateConfig(tau=0.3), PatchChange(BLIND), WINDOW)
     for _ in range(2):
         plan = show(gate, SCENE, 0)
         assert (plan.size, plan.reason) == (4, "first")
@@ -94,7 +94,7 @@ def test_first_tubelet_and_the_one_after_a_reset_are_encoded():
 
 
 def test_first_tubelet_cannot_be_reused():
-    gate = SurpriseGate(GateConfig(), BLIND, WINDOW)
+    gate = SurpriseGate(GateConfig(), PatchChange(BLIND), WINDOW)
     gate.propose(seen(SCENE, 0), DENSE)
     with pytest.raises(ValueError, match="compute all of the first tubelet"):
         gate.commit(seen(SCENE, 0), TokenPlan.reuse())
@@ -124,7 +124,7 @@ def test_replaced_config_holds_from_the_next_tubelet_on():
 
 
 def test_staleness_is_bounded_in_header_time():
-    gate = SurpriseGate(GateConfig(max_skip_s=1.0), BLIND, WINDOW)
+    gate = SurpriseGate(GateConfig(max_skip_s=1.0), PatchChange(BLIND), WINDOW)
     show(gate, SCENE, 5 * 10**9)
     assert gate.propose(seen(SCENE, 6 * 10**9 - 1), DENSE).size == 0
     assert gate.propose(seen(SCENE, 6 * 10**9), DENSE).reason == "stale"

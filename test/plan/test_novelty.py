@@ -33,7 +33,7 @@ class Followed:
         self.commit(seen(SCENE), encoded=True)
 
     def commit(self, shown: Observation, encoded: bool) -> None:
-        self.patches.commit(shown.features, ALL if encoded else ALL[:0])
+        self.patches.commit(shown, ALL if encoded else ALL[:0])
         self.novelty.commit(shown, encoded)
 
     def measure(self, shown: Observation) -> float:

@@ -11,6 +11,7 @@ from saccade_ros.config import GateConfig
 from saccade_ros.frames import Features, Figures, Observation, TokenPlan
 from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.gate import SurpriseGate
+from saccade_ros.plan.patch_change import PatchChange
 from saccade_ros.plan.stages import Planner
 
 BLIND = PatchResponse(grey=np.zeros(8, np.float32), white=0.0)
@@ -68,7 +69,7 @@ class Fixed(ChangedTokens):
 
 
 def gate() -> SurpriseGate:
-    return SurpriseGate(GateConfig(tau=0.02, loss_per_change=0.5, event_change=10.0), BLIND)
+    return SurpriseGate(GateConfig(tau=0.02, loss_per_change=0.5, event_change=10.0), PatchChange(BLIND), window=8)
 
 
 def run(planner: Planner, *tubelets: Features) -> list[tuple[list[int], str]]:

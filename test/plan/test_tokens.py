@@ -13,7 +13,7 @@ from saccade_ros.config import BackendConfig, EncoderConfig, TokensConfig
 from saccade_ros.frames import Observation, TokenPlan
 from saccade_ros.pipeline import patch_response
 from saccade_ros.plan.change import PatchResponse
-from saccade_ros.plan.patch_change import COMPRESSION
+from saccade_ros.plan.patch_change import COMPRESSION, PatchChange
 from saccade_ros.plan.residual import psnr, residual_energy, update_canvas
 from saccade_ros.plan.tokens import (
     MOST_NEW,
@@ -56,7 +56,7 @@ def turned(angle: float, patch: int = 0) -> np.ndarray:
 
 def selection(counts: tuple[int, ...] = (), reach: int = 0, **settings: object) -> TokenSelection:
     """Nothing is ever too old, unless asked for, and one layer sees the window alone."""
-    made = select_tokens(TokensConfig(**{"max_age_s": 0.0, **settings}), BLIND, WINDOW, reach, counts)
+    made = select_tokens(TokensConfig(**{"max_age_s": 0.0, **settings}), PatchChange(BLIND), WINDOW, reach, counts)
     assert isinstance(made, TokenSelection)
     return made
 
@@ -87,7 +87,7 @@ def test_changed_computes_the_fewest_tokens_that_leave_no_more_than_the_threshol
     threshold = min(10.0, sum_left / len(error))
     fewest = next(k for k in range(len(error) + 1) if sum(sorted(error)[: len(error) - k]) / len(error) <= threshold)
     config = TokensConfig(threshold=threshold)
-    assert ChangedTokens(BLIND).count(np.array(error, np.float32), config) == fewest
+    assert ChangedTokens(PatchChange(BLIND)).count(np.array(error, np.float32), config) == fewest
 
 
 def test_changed_computes_the_most_changed_ones():
@@ -314,7 +314,7 @@ def test_not_a_finite_number_is_an_error(bad):
 
 
 def test_selection_switched_off_keeps_each_plan():
-    tokens = select_tokens(TokensConfig(select="all"), BLIND, WINDOW, 0, ())
+    tokens = select_tokens(TokensConfig(select="all"), PatchChange(BLIND), WINDOW, 0, ())
     assert isinstance(tokens, AllTokens)
     for plan in (DENSE, TokenPlan.reuse(), TokenPlan(np.array([1, 3]), "drift")):
         kept = tokens.propose(seen(SCENE, 0), plan)
@@ -350,7 +350,7 @@ def most_left(rule_type: type[ChangedTokens], model: str, step: float, tubelets:
         The most that was left, relative to the patches' mean strength, at any time: mean over all tokens, and worst.
     """
     backend = load_backend(EncoderConfig(model=model, window=2), BackendConfig(threads=1))
-    rule, config, scene = rule_type(patch_response(backend)), TokensConfig(), textured(128, 256)
+    rule, config, scene = rule_type(PatchChange(patch_response(backend))), TokensConfig(), textured(128, 256)
     means, worst = [], []
     for n in range(tubelets):
         frame = shifted(scene, step * n)[:, :128]
