@@ -3,19 +3,17 @@
 A trial is one playing of the recording at one rate, or one level of a step load. A benchmark is a list of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 # Classes of the frames of a trial; every frame played is in exactly one. A malformed frame's is "malformed." + cause.
 LOST, REPLACED, NOT_SAMPLED, MALFORMED = "lost_in_transport", "replaced_by_newer", "not_sampled", "malformed."
 GATED, DENSE, SPARSE = "gated", "encoded_dense", "encoded_sparse"
 COUNTED = "counted"  # received by a subscriber that only counts, in a check of the player alone
 OTHER = "other."  # + the cause that the ledger names: no picture of a tubelet, a reset, an error of the encoder
-
-PUNCTUAL_MS = 10.0  # p99 lateness that any player may have; a longer period allows as much as that
-RATE_SHARE = 0.02  # by which the rate played may fall short of the rate offered
 
 
 @dataclass(frozen=True)
@@ -27,8 +25,8 @@ class Lateness:
     max_ms: float
 
     @classmethod
-    def of(cls, late_s: Sequence[float]) -> "Lateness":
-        """Summarize the delays, in seconds, of all images sent; zeros if there are none."""
+    def of(cls, late_s: npt.NDArray[np.float64]) -> "Lateness":
+        """Summarize the delays, in seconds, (N,) of all images sent; zeros if there are none."""
         p50, p99, worst = np.percentile(late_s, (50, 99, 100)) * 1e3 if len(late_s) else (0.0, 0.0, 0.0)
         return cls(float(p50), float(p99), float(worst))
 
@@ -92,8 +90,8 @@ class Benchmark:
     Attributes:
         mode: recorded, fixed, peak, steps or burst.
         settings: the player's options, by name.
-        trials: in the order in which they were made. Of a search for the peak the last three verify it.
-        peak_hz: highest rate offered that passed, and passed three times more; None of another mode, or if none did.
+        trials: in the order in which they were made. Of a search for the peak the last ones verify it: three pass.
+        peak_hz: highest rate offered that passed, and was verified; None of another mode, or if none did.
         configure_s: seconds that the transition configure took, cold and again after a cleanup (warm); one, or none
             where the node was configured by others.
         first_embedding_s: from the first image sent to the first embedding received.
@@ -109,3 +107,10 @@ class Benchmark:
     first_embedding_s: float | None = None
     check: Trial | None = None
     remark: str = ""
+
+    @property
+    def is_result(self) -> bool:
+        """True if every frame is accounted for and the player held its rate; of a search, if it found the peak."""
+        balanced = all(trial.balanced for trial in self.trials)
+        held = self.peak_hz is not None if self.mode == "peak" else all(trial.held for trial in self.trials)
+        return balanced and held
