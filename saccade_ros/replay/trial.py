@@ -5,6 +5,7 @@ A trial is one playing of the recording at one rate, or one level of a step load
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,20 @@ class Lateness:
         return cls(float(p50), float(p99), float(worst))
 
 
+class Arrival(NamedTuple):
+    """Way of one embedding, in seconds since the first image of the trial was sent, on the player's steady clock.
+
+    Attributes:
+        topic: of the image.
+        sent_s: when its newest image was sent.
+        received_s: when the embedding was received.
+    """
+
+    topic: str
+    sent_s: float
+    received_s: float
+
+
 @dataclass(frozen=True)
 class Trial:
     """One trial.
@@ -45,6 +60,7 @@ class Trial:
         played: frames sent, as the player counted them; None takes the sum of the classes.
         latency_ms: newest image received to embedding published, one per embedding, in the order of arrival.
         end_to_end_ms: newest image sent to embedding received, on the player's steady clock, paired by topic and stamp.
+        arrivals: the same embeddings, each with its topic and both times, in the order of arrival.
         age_s: mean age of the information: of the newest embedding's image, averaged over time.
         cpu_cores: processor time of the encoder's process over elapsed time.
         rss_mb: samples of (seconds, resident megabytes) of the encoder's process, once a second.
@@ -62,6 +78,7 @@ class Trial:
     played: int | None = None
     latency_ms: tuple[float, ...] = ()
     end_to_end_ms: tuple[float, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
     age_s: float | None = None
     cpu_cores: float = 0.0
     rss_mb: tuple[tuple[float, float], ...] = ()
