@@ -1,6 +1,5 @@
 """Scoring of a trial: every frame in one class, and images and embeddings paired by topic and stamp."""
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,19 @@ import numpy as np
 from saccade_ros.measure.usage import Usage
 from saccade_ros.replay.played import Played
 from saccade_ros.replay.recording import EmbeddingRow
-from saccade_ros.replay.trial import COUNTED, DENSE, GATED, LOST, MALFORMED, NOT_SAMPLED, OTHER, REPLACED, SPARSE, Trial
+from saccade_ros.replay.trial import (
+    COUNTED,
+    DENSE,
+    GATED,
+    LOST,
+    MALFORMED,
+    NOT_SAMPLED,
+    OTHER,
+    REPLACED,
+    SPARSE,
+    Arrival,
+    Trial,
+)
 from saccade_ros.vision.ledger import Accounts
 from saccade_ros.vision.malformed import CAUSES as MALFORMED_CAUSES
 
@@ -35,13 +46,6 @@ class Limits:
     latency_ms: float
 
 
-class Pair(NamedTuple):
-    """Newest image of a tubelet sent, and its embedding received, on the monotonic clock."""
-
-    sent_ns: int
-    received_ns: int
-
-
 def score(played: Played, accounts: Accounts, receipts: Sequence[Receipt], limits: Limits, usage: Usage) -> Trial:
     """Make the trial.
 
@@ -49,8 +53,8 @@ def score(played: Played, accounts: Accounts, receipts: Sequence[Receipt], limit
         accounts: what the encoder's node counted during it, all topics together.
     """
     classes = classify(played.count, accounts, [receipt.row for receipt in receipts])
-    pairs = pair(played, receipts)
-    end_to_end_ms = tuple((end - start) / 1e6 for start, end in pairs)
+    arrivals = pair(played, receipts)
+    end_to_end_ms = tuple((arrival.received_s - arrival.sent_s) * 1e3 for arrival in arrivals)
     total = max(1, played.count)
     lost_share = sum(classes.get(name, 0) for name in FAILED) / total
     in_time = bool(end_to_end_ms) and float(np.percentile(end_to_end_ms, 99)) <= limits.latency_ms
@@ -60,7 +64,7 @@ def score(played: Played, accounts: Accounts, receipts: Sequence[Receipt], limit
         classes=classes,
         latency_ms=tuple(receipt.row.total_ms for receipt in receipts),
         end_to_end_ms=end_to_end_ms,
-        age_s=mean_age_s([pair(played, of_topic) for of_topic in _by_topic(receipts)]),
+        arrivals=arrivals,
         **vars(usage),
     )
 
@@ -102,29 +106,12 @@ def class_of(row: EmbeddingRow) -> str:
     return SPARSE if row.tokens_computed < row.tokens else DENSE
 
 
-def pair(played: Played, receipts: Sequence[Receipt]) -> list[Pair]:
-    """Pair the embeddings, in the order received, with the images that they carry the topic and stamp of."""
-    sent_ns, found = played.sent_by_name(), []
-    for row, received_ns in receipts:
-        if (name := (row.stream, row.stamp_ns)) in sent_ns:
-            found.append(Pair(sent_ns[name], received_ns))
-    return found
-
-
-def mean_age_s(topics: Sequence[Sequence[Pair]]) -> float | None:
-    """Average over time how old the newest embedding's image is, from the first to the last embedding of each topic.
-
-    Between two embeddings the age grows with time. None where no topic has two.
-    """
-    area = span = 0.0
-    for pairs in topics:
-        newest_ns = itertools.accumulate((p.sent_ns for p in pairs), max)
-        for newest, (start, end) in zip(newest_ns, itertools.pairwise(p.received_ns for p in pairs), strict=False):
-            span += (end - start) / 1e9
-            area += (end - start) / 1e9 * ((start + end) / 2 - newest) / 1e9
-    return area / span if span else None
-
-
-def _by_topic(receipts: Sequence[Receipt]) -> list[list[Receipt]]:
-    topics = {receipt.row.stream for receipt in receipts}
-    return [[receipt for receipt in receipts if receipt.row.stream == topic] for topic in topics]
+def pair(played: Played, receipts: Sequence[Receipt]) -> tuple[Arrival, ...]:
+    """Pair the embeddings, in the order received, with the images whose topic and stamp they carry."""
+    sent_ns = played.sent_by_name()
+    start_ns = min(sent_ns.values(), default=0)
+    return tuple(
+        Arrival(row.stream, (sent_ns[row.stream, row.stamp_ns] - start_ns) / 1e9, (received_ns - start_ns) / 1e9)
+        for row, received_ns in receipts
+        if (row.stream, row.stamp_ns) in sent_ns
+    )

@@ -181,14 +181,14 @@ def test_empty_result_is_refused_with_its_cause(stamps_ns, fields, why, tmp_path
 
 
 def test_losses_on_the_way_are_told_and_the_accounts_still_balance(played, tmp_path):
-    """A best effort subscription one deep, and a bag with all its frames in one moment."""
+    """A best effort subscription eight deep, and a bag with all its frames in one moment."""
     bag = tmp_path / "burst"
     with Writer(bag, version=9) as writer, open_source(bag_of(played)) as source:
         connection = writer.add_connection(source.topic, source.msgtype, typestore=get_typestore(Stores.ROS2_JAZZY))
         for image in source:
             writer.write(connection, 10**9, image.cdr)
     params = tmp_path / "params.yaml"
-    params.write_text(DEMO.read_text().replace("reliability: reliable", "reliability: best_effort").replace("50", "1"))
+    params.write_text(DEMO.read_text().replace("reliability: reliable", "reliability: best_effort").replace("50", "8"))
     done = run_replay(bag, tmp_path / "out", params)
     assert done.returncode == 0, done.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())

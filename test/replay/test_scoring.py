@@ -7,7 +7,8 @@ from test_report import row
 
 from saccade_ros.measure.usage import Usage
 from saccade_ros.replay.played import Played
-from saccade_ros.replay.scoring import Limits, Pair, Receipt, classify, mean_age_s, pair, score, score_count
+from saccade_ros.replay.scoring import Limits, Receipt, classify, pair, score, score_count
+from saccade_ros.replay.trial import Arrival
 from saccade_ros.vision.ledger import DROP_CAUSES, Accounts
 
 MS, TOPIC = 10**6, "/camera"
@@ -89,25 +90,13 @@ def test_encoder_keeps_up_within_limits(dropped, latency_ms, passed):
 
 def test_trial_without_embeddings_did_not_keep_up():
     trial = score(played(10), Accounts(received=10, dropped={"reset": 10}), [], LIMITS, Usage())
-    assert (trial.passed, trial.age_s, trial.end_to_end_ms) == (False, None, ())
+    assert (trial.passed, trial.arrivals, trial.end_to_end_ms) == (False, (), ())
 
 
 def test_pairs_are_of_one_topic_and_of_what_was_played():
     both = played(4, ("/a", "/b"))
     receipts = [receipt(3, 50, "/b"), receipt(3, 60, "/a"), receipt(9, 70, "/a"), receipt(3, 80, "/c")]
-    assert pair(both, receipts) == [Pair(30 * MS, 50 * MS), Pair(30 * MS, 60 * MS)]
-
-
-def test_age_is_averaged_over_time_exactly():
-    pairs = [Pair(0, 10 * MS), Pair(20 * MS, 30 * MS), Pair(100 * MS, 130 * MS)]
-    # from 10 to 30 ms old while 20 ms pass, then from 10 to 110 ms old while 100 ms pass
-    assert mean_age_s([pairs]) == pytest.approx((20 * 20 + 100 * 60) / 120 / 1e3)
-    assert mean_age_s([pairs, pairs[:1], []]) == mean_age_s([pairs])
-    assert mean_age_s([pairs[:1]]) is None
-
-
-def test_an_embedding_that_is_overtaken_makes_nothing_younger():
-    assert mean_age_s([[Pair(20 * MS, 30 * MS), Pair(0, 40 * MS), Pair(50 * MS, 60 * MS)]]) == pytest.approx(0.025)
+    assert pair(both, receipts) == (Arrival("/b", 0.03, 0.05), Arrival("/a", 0.03, 0.06))
 
 
 @pytest.mark.parametrize(("counted", "passed"), [(10, True), (9, False), (11, False)])
