@@ -65,7 +65,7 @@ class Trial:
         cpu_cores: processor time of the encoder's process over elapsed time.
         rss_mb: samples of (seconds, resident megabytes) of the encoder's process, once a second.
         gpu_mb: the same of its GPU memory; empty where there is none.
-        joules: energy of the machine during the trial, by meter ("rapl:package-0", "ina:VDD_IN"); empty where none is.
+        joules: energy of the machine during the trial, by meter ("rapl:package-0", "ina:VDD_IN"); empty without one.
     """
 
     offered_hz: float

@@ -39,7 +39,7 @@ def record(bag, topics, frames=24, qos=()):
             connection = writer.add_connection(topic, COMPRESSED, typestore=TYPES, offered_qos_profiles=qos)
             for index in range(frames):
                 stamp_ns, jpeg = 1000 * MS + 40 * MS * index, _jpeg(picture(index))
-                message = compressed_message(stamp_ns, "camera", "jpeg", jpeg if index % 10 else jpeg[:200])
+                message = compressed_message(stamp_ns, "camera", "jpeg", jpeg[:200] if index % 10 == 3 else jpeg)
                 writer.write(connection, stamp_ns, serialize(message))
     return bag
 
