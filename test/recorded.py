@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import av
 import numpy as np
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_typestore
@@ -14,6 +15,18 @@ from saccade_ros.recordings.source import COMPRESSED, IMAGE
 WIDTH, HEIGHT, FRAMES, FPS = 96, 64, 24, 20
 PERIOD_NS = 10**9 // FPS
 TYPES = get_typestore(Stores.ROS2_JAZZY)
+_ZERO = QosTime(0, 0)
+BEST_EFFORT = Qos(
+    QosHistory.KEEP_LAST,
+    5,
+    QosReliability.BEST_EFFORT,
+    QosDurability.VOLATILE,
+    _ZERO,
+    _ZERO,
+    QosLiveliness.AUTOMATIC,
+    _ZERO,
+    False,
+)
 
 
 def picture(index):
@@ -47,11 +60,11 @@ def image_of(types, topic_type, index, data=b"", **header):
     return types.types[IMAGE](header=head, height=2, width=2, encoding="rgb8", is_bigendian=0, step=6, data=pixels)
 
 
-def record(path, topics, plugin=StoragePlugin.SQLITE3, count=6):
+def record(path, topics, plugin=StoragePlugin.SQLITE3, count=6, qos=()):
     """A rosbag2 with `count` messages on each topic; topics maps names to types."""
     with Rosbag2Writer(path, version=9, storage_plugin=plugin) as writer:
         for topic, kind in topics.items():
-            connection = writer.add_connection(topic, kind, typestore=TYPES)
+            connection = writer.add_connection(topic, kind, typestore=TYPES, offered_qos_profiles=qos)
             for index in range(count):
                 message = TYPES.types["std_msgs/msg/Bool"](data=True)
                 if kind in (IMAGE, COMPRESSED):

@@ -4,34 +4,42 @@ The node runs in a process of its own and is made to fail on purpose (saccade_ro
 What must hold all the same: its memory does not grow, its latency stays, every frame and embedding is accounted for.
 """
 
+import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import rclpy
 import yaml
-from rclpy.serialization import serialize_message
 from rich.console import Console
 from rich.table import Table
-from sensor_msgs.msg import CompressedImage
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as Rosbag2Writer
 
 from saccade_ros.config import EncoderConfig, NodeConfig
 from saccade_ros.faults import VARIABLE, read_faults
 from saccade_ros.knobs import Settings, knob, same_as
 from saccade_ros.measure.progress import Progress
 from saccade_ros.measure.records import record_head
-from saccade_ros.nodes.conversions import ns_to_stamp
-from saccade_ros.nodes.replay_node import ReplayNode, encoder_process
-from saccade_ros.recordings.source import COMPRESSED, RecordedImage, Source
+from saccade_ros.nodes.encoder_client import encoder_facts, encoder_process
+from saccade_ros.nodes.player_client import player_process
+from saccade_ros.nodes.trial_node import TrialNode
+from saccade_ros.recordings.serialized import compressed_message, ros2_types, serialize
+from saccade_ros.recordings.source import COMPRESSED
 from saccade_ros.replay.live import LiveView
+from saccade_ros.replay.modes import PlayOptions
 from saccade_ros.replay.recording import EmbeddingRow, Recording, percentile
+from saccade_ros.replay.schedule import FIXED, Schedule
+from saccade_ros.replay.trial import Trial
 
+TOPIC = "/soak/image_raw/compressed"
 HEIGHT, WIDTH = 480, 640
 LOOP = 90  # pictures, drawn once
 CUT_EVERY = 50
@@ -52,40 +60,17 @@ class Options(Settings):
     max_slope: float = knob(0.3, "Growth of the node's memory that is still allowed, in MB a minute.", at_least=0.0)
 
 
-class SoakSource(Source):
-    """Camera that shows a square wandering over a textured wall, in JPEGs, of which every 50th is cut."""
-
-    topic, msgtype = "/soak/image_raw/compressed", COMPRESSED
-
-    def __init__(self, options: Options) -> None:
-        self.duration_s: float = options.minutes * 60
-        self.count: int = round(self.duration_s * options.rate_hz)
-        self._period_ns = round(1e9 / options.rate_hz)
-        self._pictures = [_jpeg(place) for place in range(LOOP)]
-
-    def __iter__(self) -> Iterator[RecordedImage]:
-        for index in range(self.count):
-            data, stamp_ns = self._pictures[index % LOOP], START_NS + index * self._period_ns
-            message = CompressedImage(
-                format="rgb8; jpeg compressed bgr8", data=data if index % CUT_EVERY else data[:999]
-            )
-            message.header.stamp, message.header.frame_id = ns_to_stamp(stamp_ns), "soak"
-            yield RecordedImage(stamp_ns, stamp_ns, "soak", message, serialize_message(message), COMPRESSED)
-
-
-class SoakView(LiveView):
-    """Live view that also samples the memory of the node's process, once a second."""
-
-    def __init__(self, duration_s: float, encoder: "Popen[bytes]") -> None:
-        super().__init__(duration_s, Console(stderr=True))
-        self._status = Path(f"/proc/{encoder.pid}/status")
-        self.samples: list[tuple[float, float]] = []  # seconds since the start, resident MB
-
-    def update(self, recording: Recording, elapsed_s: float) -> None:
-        """See LiveView."""
-        super().update(recording, elapsed_s)
-        if elapsed_s >= len(self.samples):
-            self.samples.append((elapsed_s, resident_mb(self._status.read_text(encoding="utf-8"))))
+def write_pictures(bag: Path) -> Path:
+    """Write a bag of a square wandering over a textured wall, in JPEGs, of which every 50th is cut."""
+    with Rosbag2Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection(TOPIC, COMPRESSED, typestore=ros2_types())
+        pictures = [_jpeg(place) for place in range(LOOP)]
+        for index in range(math.lcm(LOOP, CUT_EVERY)):
+            data, stamp_ns = pictures[index % LOOP], START_NS + index * 10**9 // 30
+            whole = data if index % CUT_EVERY else data[:999]
+            message = compressed_message(stamp_ns, "soak", "rgb8; jpeg compressed bgr8", whole)
+            writer.write(connection, stamp_ns, serialize(message))
+    return bag
 
 
 def run(options: Options, progress: Progress) -> dict[str, Any]:
@@ -101,17 +86,31 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     rclpy.init()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            source, params = SoakSource(options), Path(folder) / "soak.yaml"
-            params.write_text(yaml.safe_dump({"/**": {"ros__parameters": _parameters(options)}}), encoding="utf-8")
-            os.environ[VARIABLE] = options.faults  # of the process that is started now
-            with encoder_process(params, source.topic) as encoder:
-                del os.environ[VARIABLE]
-                view = SoakView(source.duration_s, encoder)
-                with view:
-                    recording = ReplayNode(source, encoder, NodeConfig().output_topic).run(view)
+            recording, trial = _soak(options, Path(folder))
     finally:
         rclpy.try_shutdown()
-    return judge(options, recording, view.samples)
+    return judge(options, recording, list(trial.rss_mb))
+
+
+def _soak(options: Options, folder: Path) -> tuple[Recording, Trial]:
+    """Play for so many minutes."""
+    bag, params = write_pictures(folder / "bag"), folder / "soak.yaml"
+    params.write_text(yaml.safe_dump({"/**": {"ros__parameters": _parameters(options)}}), encoding="utf-8")
+    schedule, play = Schedule(FIXED, options.rate_hz, seconds=options.minutes * 60), PlayOptions()
+    with ExitStack() as opened:
+        player = opened.enter_context(player_process())
+        player.load(bag, [(TOPIC, TOPIC)], play, picture_hz=0.0)
+        os.environ[VARIABLE] = options.faults  # of the process that is started now
+        encoder = opened.enter_context(encoder_process(params, [TOPIC]))
+        del os.environ[VARIABLE]
+        view = opened.enter_context(LiveView(schedule.seconds, Console(stderr=True)))
+        node = TrialNode(encoder, [(TOPIC, COMPRESSED)], NodeConfig().output_topic, play.limits, view)
+        opened.callback(node.destroy_node)
+        node.encoder.find()
+        node.encoder.configure()
+        node.recording.environment = encoder_facts(node.encoder.info)
+        trial = node.trial(player, schedule)
+        return node.recording, trial
 
 
 def _parameters(options: Options) -> dict[str, Any]:
@@ -125,7 +124,7 @@ def judge(options: Options, recording: Recording, samples: list[tuple[float, flo
     slope = growth_mb_per_min(warm)
     rows = recording.rows[int(WARM_UP_SHARE * len(recording.rows)) :]
     earlier, later = _p99_ms(rows[: len(rows) // 2]), _p99_ms(rows[len(rows) // 2 :])
-    others = sum(row.stream != SoakSource.topic for row in recording.rows)  # on the same domain: they spoil the counts
+    others = sum(row.stream != TOPIC for row in recording.rows)  # on the same domain: they spoil the counts
     played, lost = int(environment["frames_played"]), int(environment["frames_lost_in_transport"])
     return {
         **record_head(recording.weights, str(environment["weights_sha256"])),
@@ -153,12 +152,6 @@ def growth_mb_per_min(samples: list[tuple[float, float]]) -> float:
     return float(np.polyfit(seconds / 60, megabytes, 1)[0])
 
 
-def resident_mb(status: str) -> float:
-    """Read the resident memory in MB off the text of /proc/PID/status."""
-    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) / 1024
-
-
 def table(record: Mapping[str, Any]) -> Table:
     """Make the table of what held."""
     memory, latency, frames = record["resident_mb"], record["latency_p99_ms"], record["frames"]
@@ -184,10 +177,9 @@ def _p99_ms(rows: list[EmbeddingRow]) -> float:
     return percentile((row.total_ms for row in rows), 99) or 0.0
 
 
-def _jpeg(place: int) -> bytes:
+def _jpeg(place: int) -> npt.NDArray[np.uint8]:
     wall = np.random.default_rng(0).integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), np.uint8)
     picture = np.kron(wall, np.ones((8, 8, 1), np.uint8))
     left = place * (WIDTH - 80) // LOOP
     picture[200:280, left : left + 80] = (30, 30, 220)
-    encoded: bytes = cv2.imencode(".jpg", picture)[1].tobytes()
-    return encoded
+    return np.asarray(cv2.imencode(".jpg", picture)[1], np.uint8)

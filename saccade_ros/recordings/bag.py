@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from saccade_ros.recordings.content import read_start
 from saccade_ros.recordings.folder import FolderBag
 from saccade_ros.recordings.mcap import MCAP_START, McapFile
 from saccade_ros.recordings.rosbag1 import ROSBAG1_START, Rosbag1File
+from saccade_ros.recordings.serialized import ros2_types, serialize_ros1
 from saccade_ros.recordings.source import COMPRESSED, IMAGE, RecordedImage, Source, SourceError
 from saccade_ros.recordings.sqlite import SQLITE_START, SqliteFile
 from saccade_ros.recordings.stored import CDR, ROS1, BagError, BagFile, Channel, StoredMessage
@@ -39,8 +40,7 @@ class BagSource(Source):
 
     def __init__(self, path: Path, topic: str | None = None) -> None:
         self._path = path
-        with _bag_errors(path):
-            self._file: BagFile = FolderBag(path, _open_file) if path.is_dir() else _open_file(path)
+        self._file = _open(path)
         try:
             self._select(topic)
         except SourceError:
@@ -51,10 +51,12 @@ class BagSource(Source):
         channels = _choose(self._path, self._file, topic)
         self.topic = self._recorded_topic = channels[0].topic
         self.msgtype = channels[0].msgtype
+        self.reliability = max(channel.reliability for channel in channels)  # reliable, if any is
         self.count = sum(channel.count for channel in channels)
         self.duration_s = (self._file.last_ns - self._file.first_ns) / 1e9
-        types = get_typestore(Stores.ROS1_NOETIC if self._file.encoding == ROS1 else Stores.ROS2_JAZZY)
-        self._decode: Any = types.deserialize_ros1 if self._file.encoding == ROS1 else types.deserialize_cdr
+        self._decode: Any = ros2_types().deserialize_cdr
+        if self._file.encoding == ROS1:
+            self._decode = get_typestore(Stores.ROS1_NOETIC).deserialize_ros1
         if not self.count:
             raise SourceError(f"{self.topic} in {self._path} has no messages: choose another topic or bag")
         if (publishers := max(channel.publishers for channel in channels)) > 1:
@@ -90,9 +92,24 @@ class BagSource(Source):
             time_ns=stored.time_ns,
             frame_id=message.header.frame_id,
             image=message,
-            cdr=data if self._file.encoding == CDR else None,
+            cdr=data if self._file.encoding == CDR else serialize_ros1(message),
             msgtype=stored.msgtype,
         )
+
+
+def image_topics(path: Path) -> list[str]:
+    """List the topics of a bag that a BagSource can be opened for, by name.
+
+    Raises:
+        SourceError: the bag cannot be read.
+    """
+    with closing(_open(path)) as file:
+        return sorted({channel.topic for channel in file.channels if _is_image(channel, file.encoding)})
+
+
+def _open(path: Path) -> BagFile:
+    with _bag_errors(path):
+        return FolderBag(path, _open_file) if path.is_dir() else _open_file(path)
 
 
 def _open_file(path: Path) -> BagFile:

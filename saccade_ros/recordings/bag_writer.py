@@ -2,19 +2,19 @@
 
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Rosbag2Writer
-from rosbags.typesys import Stores, get_typestore
 
 from saccade_ros.frames import Picture
 from saccade_ros.measure.progress import Progress, silent
 from saccade_ros.recordings import open_source
-from saccade_ros.recordings.source import COMPRESSED, RecordedImage, Source, SourceError
+from saccade_ros.recordings.serialized import compressed_message, ros2_types, serialize
+from saccade_ros.recordings.source import COMPRESSED, Source, SourceError
 from saccade_ros.recordings.video import VideoSource
 from saccade_ros.storage import whole_path
 
@@ -43,31 +43,23 @@ def write_bag(
         raise SourceError(f"{bag_path} exists: remove it or write to another folder")
     with open_source(video_path) as source:
         if not isinstance(source, VideoSource):
-            raise SourceError(f"{video_path} is a bag already: give a video file")
+            raise SourceError(f"{video_path} is no video, and can be played as it is")
         with whole_path(bag_path) as path:  # named like the bag, as the files inside then are
             return _write_jpegs(source, path, topic, progress)
 
 
 def _write_jpegs(source: Source, bag_path: Path, topic: str, progress: Progress) -> int:
-    types: Any = get_typestore(Stores.ROS2_JAZZY)
     written, count = 0, source.count or math.nan
     # MCAP: the writer of SQLite takes # ? and % in a path for parts of an address.
     with Rosbag2Writer(bag_path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connection = writer.add_connection(topic, COMPRESSED, typestore=types)
+        connection = writer.add_connection(topic, COMPRESSED, typestore=ros2_types())
         for recorded in source:
-            cdr = types.serialize_cdr(_compressed(types, recorded), COMPRESSED)
-            writer.write(connection, recorded.time_ns, cdr)
+            picture = cast("Picture", recorded.image)  # a video has no others
+            message = compressed_message(recorded.stamp_ns, recorded.frame_id, "jpeg", _jpeg(picture))
+            writer.write(connection, recorded.time_ns, serialize(message))
             written += 1
             progress(f"writing {bag_path.name}", written / count)
     return written
-
-
-def _compressed(types: Any, recorded: RecordedImage) -> Any:
-    sec, nanosec = divmod(recorded.stamp_ns, 10**9)
-    stamp = types.types["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
-    header = types.types["std_msgs/msg/Header"](stamp=stamp, frame_id=recorded.frame_id)
-    picture = cast("Picture", recorded.image)  # a video has no others
-    return types.types[COMPRESSED](header=header, format="jpeg", data=_jpeg(picture))
 
 
 def _jpeg(picture: Picture) -> npt.NDArray[np.uint8]:

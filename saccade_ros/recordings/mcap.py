@@ -16,7 +16,15 @@ from typing import BinaryIO, NamedTuple
 
 import lz4.frame
 
-from saccade_ros.recordings.stored import BagError, BagFile, Channel, StoredMessage, count_publishers, ros2_type
+from saccade_ros.recordings.stored import (
+    BagError,
+    BagFile,
+    Channel,
+    StoredMessage,
+    count_publishers,
+    recorded_reliability,
+    ros2_type,
+)
 from saccade_ros.recordings.zstd import decompress_zstd
 
 MCAP_START = b"\x89MCAP0\r\n"
@@ -170,8 +178,10 @@ class McapFile(BagFile):
             content = BytesIO(file.read(record.length))
             number, schema = struct.unpack("<HH", content.read(4))
             topic, encoding = _text(content), _text(content)
-            publishers = count_publishers(_map(content).get("offered_qos_profiles", ""))
-            self._channels[number] = Channel(topic, ros2_type(self._schemas.get(schema, "")), encoding, 0, publishers)
+            profiles, msgtype = _map(content).get("offered_qos_profiles", ""), ros2_type(self._schemas.get(schema, ""))
+            self._channels[number] = Channel(
+                topic, msgtype, encoding, 0, count_publishers(profiles), recorded_reliability(profiles)
+            )
 
     def _messages_in(self, block: _Block, wanted: set[int]) -> Iterator[tuple[int, int, bytes]]:
         """Read the messages of some channels: channel, time and data, in the order of the file."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from saccade_ros.vision.images import Image
 
+RELIABLE, BEST_EFFORT = "reliable", "best_effort"
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 
@@ -22,7 +23,7 @@ class RecordedImage:
         time_ns: when the bag received it; of a video, the stamp.
         frame_id: the header's.
         image: message of a bag, or picture of a video.
-        cdr: the image's message as the bag stores it, to be published untouched; None from a video or a ROS 1 bag.
+        cdr: the image's message as ROS 2 sends it, which is as a bag of ROS 2 stores it; None from a video.
         msgtype: sensor_msgs/msg/Image, also of a picture, or sensor_msgs/msg/CompressedImage.
     """
 
@@ -42,12 +43,14 @@ class Source(ABC):
         msgtype: of the messages.
         count: frames as the recording lists them, None where it does not; decoders may lose one at the end.
         duration_s: of the recording, None where it does not say.
+        reliability: reliable or best_effort, as the messages were recorded; "" where the recording does not say.
     """
 
     topic: str
     msgtype: str
     count: int | None
     duration_s: float | None
+    reliability: str = ""
 
     @abstractmethod
     def __iter__(self) -> Iterator[RecordedImage]:

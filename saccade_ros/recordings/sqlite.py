@@ -4,7 +4,15 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from saccade_ros.recordings.stored import BagError, BagFile, Channel, StoredMessage, count_publishers, ros2_type
+from saccade_ros.recordings.stored import (
+    BagError,
+    BagFile,
+    Channel,
+    StoredMessage,
+    count_publishers,
+    recorded_reliability,
+    ros2_type,
+)
 
 SQLITE_START = b"SQLite format 3\0"
 
@@ -37,7 +45,9 @@ class SqliteFile(BagFile):
         ).fetchall()
         self._types = {number: ros2_type(kind) for number, _, kind, *_ in rows}
         self.channels = [
-            Channel(name, self._types[number], encoding, count, count_publishers(profiles))
+            Channel(
+                name, self._types[number], encoding, count, count_publishers(profiles), recorded_reliability(profiles)
+            )
             for number, name, _, encoding, count, profiles in rows
         ]
         times = "SELECT coalesce(min(timestamp), 0), coalesce(max(timestamp), 0) FROM messages"

@@ -19,6 +19,7 @@ class Channel:
         encoding: of the messages: cdr (ROS 2), ros1, protobuf, json, ...
         count: of the messages.
         publishers: that wrote them, as far as the file tells; at least 1.
+        reliability: that they offered: reliable or best_effort; "" where the file does not tell.
     """
 
     topic: str
@@ -26,6 +27,7 @@ class Channel:
     encoding: str
     count: int
     publishers: int = 1
+    reliability: str = ""
 
 
 class StoredMessage(NamedTuple):
@@ -67,6 +69,17 @@ def ros2_type(name: str) -> str:
     """Write a message type as ROS 2 does: ROS 1, and some that write MCAP, say sensor_msgs/Image."""
     package, slash, kind = name.partition("/")
     return f"{package}/msg/{kind}" if slash and "/" not in kind else name
+
+
+def recorded_reliability(offered_qos_profiles: str) -> str:
+    """Read the reliability off a topic's QoS profiles, in words or in numbers as older recorders wrote it.
+
+    Where publishers differ, it is reliable: that serves every subscription.
+    """
+    found = re.findall(r"\breliability: *(\w+)", offered_qos_profiles)
+    if {"reliable", "1"} & set(found):
+        return "reliable"
+    return "best_effort" if {"best_effort", "2"} & set(found) else ""
 
 
 def count_publishers(offered_qos_profiles: str) -> int:

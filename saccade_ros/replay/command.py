@@ -20,8 +20,14 @@ from saccade_ros.replay.report import REPORT, save_report
 class ReplayOptions(Settings):
     """Recording to replay, and where its report goes; in process and over ROS alike."""
 
-    source: Path = required("Rosbag2 folder, .mcap, .db3, .bag or a video file.", metavar="SOURCE", positional=True)
-    topic: str = knob("", "Image topic, if the bag has several.")
+    source: Path = required(
+        "Rosbag2 folder, .mcap, .db3, .bag or a video file, or a folder of JPEGs or PNGs.",
+        metavar="SOURCE",
+        positional=True,
+    )
+    picture_hz: float = knob(
+        0.0, "Rate of a folder of pictures; 0 takes the times from their names.", at_least=0.0, at_most=100_000.0
+    )
     out: Path = knob(Path("replay"), "Folder for report.html and summary.json.", metavar="FOLDER")
 
 
@@ -29,6 +35,7 @@ class ReplayOptions(Settings):
 class Options(ReplayOptions):
     """Recording to replay, its report, and the settings to replay it with."""
 
+    topic: str = knob("", "Image topic, if the bag has several.")
     config: Config = Config()
 
 
@@ -40,7 +47,8 @@ def run(options: Options, progress: Progress) -> Recording:
         EmptyResultError: nothing came of it.
         What Pipeline raises: the model cannot be loaded as configured.
     """
-    with open_source(options.source, options.topic or None) as source, LiveView(source.duration_s) as view:
+    topic = options.topic or None
+    with open_source(options.source, topic, options.picture_hz) as source, LiveView(source.duration_s) as view:
         return replay(source, options.config, view.update, options.source.name)
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from saccade_ros.default_model import advice
 from saccade_ros.replay.recording import Recording, percentile
+from saccade_ros.replay.trial import Trial
 
 _EVERY_S = 1.0
 _RECENT = 100  # tubelets that the live latency is the median of
@@ -71,6 +72,18 @@ def progress_line(recording: Recording, elapsed_s: float, duration_s: float | No
             f"dropped {totals.dropped}",
         )
     )
+
+
+def trial_line(trial: Trial) -> str:
+    """Summarize a trial in one line."""
+    classes = ", ".join(f"{name} {count}" for name, count in trial.classes.items())
+    verdict = "kept up" if trial.passed else "did not keep up"
+    if not trial.held:
+        verdict = f"NO RESULT: the player was late by up to {trial.lateness.max_ms:.0f} ms"
+    if not trial.balanced:
+        verdict = f"NO RESULT: {trial.played} frames played, {trial.frames} accounted for"
+    p99 = _ms(percentile(trial.end_to_end_ms, 99))
+    return f"{trial.offered_hz:.1f} Hz offered, {trial.played_hz:.1f} Hz played, p99 {p99}: {classes}: {verdict}"
 
 
 def totals_table(recording: Recording) -> Table:

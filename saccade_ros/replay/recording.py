@@ -10,6 +10,7 @@ import numpy as np
 
 from saccade_ros.frames import Vector
 from saccade_ros.replay.moments import Moments
+from saccade_ros.replay.trial import Benchmark
 
 Fact = str | float | int | bool
 
@@ -89,6 +90,7 @@ class Recording:
         moments: embeddings of encoded moments.
         thumbnails: JPEGs of encoded moments, by the stamp of the tubelet.
         remark: verdict on what the recording lost, with the remedy; empty if all is well.
+        benchmark: the trials, of a replay over ROS; the rows are those of the last one. None in process.
     """
 
     rows: list[EmbeddingRow] = field(default_factory=list)
@@ -98,6 +100,7 @@ class Recording:
     gate: dict[str, Fact] = field(default_factory=dict)
     moments: Moments = field(default_factory=Moments)
     remark: str = ""
+    benchmark: Benchmark | None = None
 
     def add(self, row: EmbeddingRow, vector: Vector) -> None:
         """Append a row; of an encoded tubelet the embedding is remembered, too."""

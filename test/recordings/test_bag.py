@@ -1,7 +1,8 @@
 """A bag becomes the images that are in it, or an error that says what to do."""
 
 import pytest
-from recorded import TYPES, image_of, read, record
+from mcap_files import images, write_mcap
+from recorded import BEST_EFFORT, TYPES, image_of, read, record
 from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.typesys import Stores, get_typestore
@@ -39,7 +40,8 @@ def test_a_ros1_bag_can_be_read(tmp_path):
             writer.write(connection, 100 + index, ROS1_TYPES.serialize_ros1(message, IMAGE))
     images = read(tmp_path / "old.bag")
     assert [image.stamp_ns for image in images] == [7 * 10**9 + i for i in range(4)]
-    assert images[0].cdr is None  # what it stores is not what ROS 2 sends
+    for index, image in enumerate(images):  # what ROS 2 sends, which has no sequence number
+        assert image.cdr == bytes(TYPES.serialize_cdr(image_of(TYPES, IMAGE, index), IMAGE))
 
 
 @pytest.mark.parametrize("name", ["old.bag", "OLD.BAG", "old.bag.active", "old"])
@@ -53,6 +55,23 @@ def test_a_ros1_bag_without_index_is_told_what_makes_one(tmp_path, name):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(SourceError, match=f"has no index.*`rosbag reindex {name}`"):
         open_source(tmp_path / name)
+
+
+QOS = {"words": "- reliability: best_effort\n  depth: 5\n", "numbers": "- history: 3\n  reliability: 2\n"}
+QOS_READ = {"words": "best_effort", "numbers": "best_effort", "mixed": "reliable", "none": ""}
+QOS["mixed"], QOS["none"] = QOS["words"] + "- reliability: reliable\n", ""
+
+
+@pytest.mark.parametrize("case", QOS_READ)
+def test_reliability_is_the_recorded_one(tmp_path, case):
+    with open_source(write_mcap(tmp_path / "a.mcap", [images(qos=QOS[case])])) as source:
+        assert source.reliability == QOS_READ[case]
+
+
+@pytest.mark.parametrize("plugin", [StoragePlugin.SQLITE3, StoragePlugin.MCAP])
+def test_reliability_is_read_off_a_rosbag2(tmp_path, plugin):
+    with open_source(record(tmp_path / "bag", {"/camera": IMAGE}, plugin, qos=[BEST_EFFORT])) as source:
+        assert source.reliability == "best_effort"
 
 
 def test_two_publishers_of_a_ros1_topic_are_warned_of(tmp_path, caplog):

@@ -53,7 +53,7 @@ def test_an_existing_bag_is_not_overwritten(video, bag):
 
 
 def test_a_bag_is_not_made_into_a_bag(bag, tmp_path):
-    with pytest.raises(SourceError, match="is a bag already"):
+    with pytest.raises(SourceError, match="is no video"):
         write_bag(bag, tmp_path / "bag")
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clips import write_video
 from recorded import record_stamped
 from scenes import tiny_config
 from test_report import recording, row
@@ -55,6 +56,21 @@ def test_remark_says_what_a_replay_lost(tmp_path):
         made = replay(source, every, lambda *_: None)
     assert len(made.rows) == 20
     assert "9 times in 40 images, by gaps" in made.summary()["remark"]
+
+
+def replayed(path) -> tuple[str, dict[int, bytes]]:
+    """Everything that a replay says but for the times that it took, and its embeddings."""
+    with open_source(path) as source:
+        made = replay(source, tiny_config(stream=StreamConfig(fps=0.0)), lambda *_: None)
+    untimed = [replace(row, queue_ms=0, decode_ms=0, gate_ms=0, encode_ms=0, total_ms=0) for row in made.rows]
+    assert len({row.encoded for row in untimed}) == 2, "some are encoded, and some reused"
+    vectors = {stamp_ns: vector.tobytes() for stamp_ns, vector in made.moments._vectors.items()}
+    return repr((untimed, made.totals, made.gate)), vectors
+
+
+def test_the_same_recording_gives_the_same_bytes(tmp_path):
+    video = write_video(tmp_path / "clip.mp4", frames=24, hold=8)
+    assert replayed(video) == replayed(video)
 
 
 def recorded(stamp_ns: int) -> RecordedImage:
