@@ -58,6 +58,10 @@ def speed(record: Mapping[str, Any]) -> Answer:
         notes.append(f"did not keep up with {_number(failed)} Hz")
     elif sustained is not None:
         notes.append("no higher rate was tried")
+    if check := record["player_check"]:
+        notes.append(
+            f"the player alone lost {check['classes'].get(LOST, 0)} frames at {_number(check['offered_hz'])} Hz"
+        )
     text = "did not keep up" if sustained is None else f"{_number(sustained)} Hz"
     return Answer(question, text, ("images per second and topic", *notes))
 

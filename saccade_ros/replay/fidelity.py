@@ -1,7 +1,8 @@
 """Fidelity of a replay: a sample of its embeddings, beside those of an encoder with time for every tubelet."""
 
+import sys
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -65,47 +66,43 @@ class Sample:
 
 
 def measure_fidelity(
-    sample: Sample, source: Source, pipeline: Pipeline, pass_stamp_ns: int = 0, progress: Progress = silent
+    sample: Sample, sources: Sequence[Source], pipeline: Pipeline, pass_stamp_ns: int = 0, progress: Progress = silent
 ) -> Fidelity:
     """Encode the sampled tubelets of a recording again, all their tokens, each run after a warm-up; and compare.
 
     Args:
-        sample: embeddings published while `source` was played.
-        pipeline: with the settings it was played with.
+        sample: embeddings published while the sources were played.
+        sources: one for each topic.
+        pipeline: with the settings they were played with.
         pass_stamp_ns: what stamps grow by from one pass of the recording to the next; 0 if it was played once.
 
     Raises:
         SourceError: the recording cannot be read again.
     """
-    published = sample.of(source.topic)
-    fresh: dict[int, Vector] = {}
-    frames = _frames_as_played(source, pass_stamp_ns, published)
-    for tubelet, result in _encode_always(frames, pipeline, published):
-        fresh[tubelet.stamp_ns] = result.vector
-        progress("encoding a sample in full", len(fresh) / len(published))
-    return _compare(published, fresh, pipeline.open_stream().shadow.centre)
+    pairs: list[tuple[Vector, Vector]] = []
+    for source in sources:
+        published = sample.of(source.topic)
+        frames = _frames_as_played(source, pass_stamp_ns, published)
+        for tubelet, result in _encode_always(frames, pipeline, published):
+            pairs.append((published[tubelet.stamp_ns], result.vector))
+            progress("encoding a sample in full", len(pairs) / max(1, len(published) * len(sources)))
+    return _compare(pairs, pipeline.open_stream().shadow.centre)
 
 
-def _compare(published: dict[int, Vector], fresh: dict[int, Vector], centre: Vector | None) -> Fidelity:
-    if not fresh:
+def _compare(pairs: Sequence[tuple[Vector, Vector]], centre: Vector | None) -> Fidelity:
+    """Summarize pairs of a published embedding and a fresh one."""
+    if not pairs:
         return Fidelity(missing="no embedding was published of a tubelet that the recording has by its stamp")
-    if centre is None and len(fresh) < LEAST_SAMPLES:
-        return Fidelity(
-            missing=f"{len(fresh)} embeddings are too few to take their mean off, and gate.centre is not set"
-        )
-    ours, theirs = (np.stack([vectors[stamp_ns] for stamp_ns in fresh]) for vectors in (published, fresh))  # (N, dim)
+    if centre is None and len(pairs) < LEAST_SAMPLES:
+        return Fidelity(missing=f"gate.centre is not set, and {len(pairs)} embeddings are too few to take their mean")
+    ours, theirs = (np.stack(side) for side in zip(*pairs, strict=True))  # (N, dim), (N, dim)
     mean, p5, worst = summarize(centred_cosine(ours, theirs, centre))
-    return Fidelity(mean, p5, worst, len(fresh), "mean of the sample" if centre is None else "calibrated", missing="")
+    return Fidelity(mean, p5, worst, len(pairs), "mean of the sample" if centre is None else "calibrated", missing="")
 
 
 def _frames_as_played(source: Source, pass_stamp_ns: int, wanted: Collection[int]) -> Iterator[Frame]:
-    """Yield the frames of the passes that the wanted stamps are in, from the beginning of the first of these."""
-    shift_ns = 0
-    for number, frame in enumerate(frames_of(source)):
-        if not number and pass_stamp_ns and wanted:
-            shift_ns = (min(wanted) - frame.stamp_ns) // pass_stamp_ns * pass_stamp_ns
-        yield replace(frame, stamp_ns=frame.stamp_ns + shift_ns)
-    while pass_stamp_ns and (shift_ns := shift_ns + pass_stamp_ns) <= max(wanted, default=0):
+    """Yield the frames of pass after pass, up to the last one that is wanted."""
+    for shift_ns in range(0, max(wanted, default=0) + 1, pass_stamp_ns or sys.maxsize):
         for frame in frames_of(source):
             yield replace(frame, stamp_ns=frame.stamp_ns + shift_ns)
 

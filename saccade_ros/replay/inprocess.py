@@ -60,7 +60,7 @@ def replay(
     recording.totals = _totals(stream)
     recording.thumbnails = thumbnails(source, recording, config.vision)
     if with_fidelity:
-        recording.fidelity = measure_fidelity(recording.sample, source, pipeline)
+        recording.fidelity = measure_fidelity(recording.sample, [source], pipeline)
     recording.remark = require_tubelets(name, source.topic, stream.ledger.accounts(), stream.published).sentence
     return recording
 

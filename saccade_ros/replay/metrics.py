@@ -5,14 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from saccade_ros.measure.series import (
-    Passage,
-    estimate_percentiles,
-    flatten,
-    growth_per_min,
-    jitter_s,
-    mean_age_s,
-)
+from saccade_ros.measure.series import Passage, estimate_percentiles, flatten, growth_per_min, jitter_s
+from saccade_ros.replay.modes import PEAK
 from saccade_ros.replay.recording import percentile
 from saccade_ros.replay.trial import DENSE, GATED, SPARSE, Arrival, Benchmark, Trial
 
@@ -30,7 +24,7 @@ def limits(benchmark: Benchmark) -> tuple[float | None, float | None]:
     held = [trial for trial in benchmark.trials if trial.held]
     failed = [trial.offered_hz for trial in held if not trial.passed]
     passed = [trial.offered_hz for trial in held if trial.passed and trial.offered_hz < min(failed, default=math.inf)]
-    sustained = benchmark.peak_hz if benchmark.mode == "peak" else max(passed, default=None)
+    sustained = benchmark.peak_hz if benchmark.mode == PEAK else max(passed, default=None)
     return sustained, min((hz for hz in failed if hz > (sustained or 0.0)), default=None)
 
 
@@ -67,7 +61,7 @@ def trial_record(trial: Trial) -> dict[str, Any]:
         "end_to_end_ms": end_to_end_ms,
         "end_to_end_interval_ms": end_to_end_interval_ms,
         "jitter_ms": _jitter_ms(trial.arrivals),
-        "age_s": trial.age_s if trial.age_s is not None else _age_s(trial.arrivals),
+        "age_s": trial.age_s,
         "cpu_cores": trial.cpu_cores,
         "rss_mb": _memory(trial.rss_mb),
         "gpu_mb": _memory(trial.gpu_mb),
@@ -86,12 +80,6 @@ def by_topic(arrivals: Sequence[Arrival]) -> list[list[Passage]]:
 def _jitter_ms(arrivals: Sequence[Arrival]) -> dict[str, float | None]:
     differences = [1e3 * jitter for passages in by_topic(arrivals) for jitter in jitter_s(passages)]
     return {name: percentile(differences, q) for name, q in TAIL.items()}
-
-
-def _age_s(arrivals: Sequence[Arrival]) -> float | None:
-    """Mean over the topics."""
-    ages = [age for passages in by_topic(arrivals) if (age := mean_age_s(passages)) is not None]
-    return sum(ages) / len(ages) if ages else None
 
 
 def _memory(samples: Sequence[tuple[float, float]]) -> dict[str, float | None]:

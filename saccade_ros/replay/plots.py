@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from saccade_ros.measure.figures import plain
 from saccade_ros.replay.metrics import USED
 from saccade_ros.replay.recording import EmbeddingRow, Recording, percentile
-from saccade_ros.replay.trial import Trial
+from saccade_ros.replay.trial import NOT_SAMPLED, Trial
 
 Floats = npt.NDArray[np.float64]
 
@@ -86,8 +86,8 @@ def trial_curves(trials: Sequence[Trial]) -> str:
         for q, colour in ((50, CALM), (99, NEW)):
             times = [percentile(trial.end_to_end_ms or trial.latency_ms, q) for trial in ordered]
             _draw_rates(late, ordered, times, colour, f"p{q}")
-        used = [100 * trial.share(*USED) for trial in ordered]
-        _draw_rates(dropped, ordered, [100 - share for share in used], TAU, "not in an embedding")
+        lost = [100 * (1 - trial.share(*USED, NOT_SAMPLED)) for trial in ordered]
+        _draw_rates(dropped, ordered, lost, TAU, "dropped")
         late.set(ylabel="latency, ms", ylim=(0, None))
         dropped.set(xlabel="images offered per second and topic", ylabel="frames, %", ylim=(0, 100))
         late.legend(loc="upper left", ncols=2, fontsize=9)

@@ -4,17 +4,19 @@ docs/replay.schema.json describes it. A change that readers must know of raises 
 """
 
 import math
-from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from saccade_ros import __version__
 from saccade_ros.measure.records import command_line
 from saccade_ros.measure.series import estimate_percentiles, flatten
 from saccade_ros.replay.metrics import limits, quoted, trial_record
+from saccade_ros.replay.modes import PEAK
 from saccade_ros.replay.recording import Fact, Recording
 from saccade_ros.replay.ros2_benchmark import ros2_benchmark_block
-from saccade_ros.replay.trial import DENSE, GATED, MALFORMED, NOT_SAMPLED, OTHER, REPLACED, SPARSE, Benchmark, Trial
-from saccade_ros.vision.malformed import CAUSES
+from saccade_ros.replay.scoring import classify
+from saccade_ros.replay.trial import Benchmark, Trial
+from saccade_ros.vision.ledger import Accounts
 
 VERSION = 1
 OFFLINE = "offline"  # mode of a replay in process
@@ -41,8 +43,9 @@ QUOTED = (  # of the trial that is quoted, at the top of the record, too
 
 def make_record(recording: Recording) -> dict[str, Any]:
     """Make the record: null where there is nothing to tell, and then `missing` says why."""
-    problems = find_problems(recording)
-    figures = {**recording.summary(), **_figures(recording)}
+    problems, benchmark, fidelity = find_problems(recording), recording.benchmark, asdict(recording.fidelity)
+    fidelity.pop("missing")  # it is among the record's own
+    figures = _offline_figures(recording) if benchmark is None else _benchmark_figures(benchmark)
     record = {
         "format": "saccade replay",
         "version": VERSION,
@@ -53,8 +56,10 @@ def make_record(recording: Recording) -> dict[str, Any]:
         "started": recording.started,
         "machine": str(recording.environment.get("machine", "")),
         "weights_sha256": str(recording.environment.get("weights_sha256", "")),
-        "recording_sha256": str(recording.environment.get("recording_sha256", "")),
+        "recording_sha256": str(recording.environment.get("source_sha256", "")),
+        **recording.summary(),
         **figures,
+        "fidelity": fidelity,
         "environment": {name: _finite(fact) for name, fact in recording.environment.items()},
         "parameters": recording.parameters,
     }
@@ -88,40 +93,37 @@ def _unbalanced(trial: Trial) -> str:
 
 
 def _of_player(benchmark: Benchmark) -> list[str]:
-    trial = quoted(benchmark)
-    if not trial.held:
-        return [
-            f"The player could not hold {trial.offered_hz:.4g} Hz: it played {trial.played_hz:.4g} Hz and was up to "
-            f"{trial.lateness.max_ms:.0f} ms late, so the figures are the player's, not the encoder's."
-        ]
-    if benchmark.mode == "peak" and benchmark.peak_hz is None:
-        return [f"No peak was found. {benchmark.remark}".strip()]
-    return []
+    """Problems of the player, and of a search that found nothing; trials of a search may be late, but not its peak."""
+    if benchmark.mode == PEAK:
+        return [f"No peak was found. {benchmark.remark}".strip()] if benchmark.peak_hz is None else []
+    return [
+        f"The player could not hold {trial.offered_hz:.4g} Hz: it played {trial.played_hz:.4g} Hz and was up to "
+        f"{trial.lateness.max_ms:.0f} ms late, so the figures are the player's, not the encoder's."
+        for trial in benchmark.trials
+        if not trial.held
+    ]
 
 
-def _figures(recording: Recording) -> dict[str, Any]:
-    """Figures of the trial that is quoted, and of all; in process there are only the latencies of the rows."""
-    benchmark = recording.benchmark
-    fidelity = recording.fidelity
-    shared = {
-        "fidelity": {
-            "mean": fidelity.mean,
-            "p5": fidelity.p5,
-            "worst": fidelity.worst,
-            "samples": fidelity.samples,
-            "centre": fidelity.centre,
-        }
+def _offline_figures(recording: Recording) -> dict[str, Any]:
+    """Figures of a replay in process: of times only the latencies of the rows."""
+    latency_ms, interval_ms = flatten(estimate_percentiles(row.total_ms for row in recording.rows))
+    return {
+        "mode": OFFLINE,
+        **dict.fromkeys((*QUOTED, "startup", "limits", "player_check")),
+        "latency_ms": latency_ms,
+        "latency_interval_ms": interval_ms,
+        "classes": _classes(recording),
+        "player": {},
+        "trials": [],
     }
-    if benchmark is None:
-        latency_ms, interval_ms = flatten(estimate_percentiles(row.total_ms for row in recording.rows))
-        nothing: dict[str, Any] = dict.fromkeys(QUOTED)
-        nothing |= {"latency_ms": latency_ms, "latency_interval_ms": interval_ms, "classes": classify(recording)}
-        return {"mode": OFFLINE, **shared, **nothing, "startup": None, "limits": None, "player": {}, "trials": []}
+
+
+def _benchmark_figures(benchmark: Benchmark) -> dict[str, Any]:
+    """Figures of the trial that is quoted, and of all."""
     sustained_hz, failed_hz = limits(benchmark)
     spoken = trial_record(quoted(benchmark))
     return {
         "mode": benchmark.mode,
-        **shared,
         **{name: spoken[name] for name in QUOTED},
         "startup": _startup(benchmark),
         "limits": {
@@ -129,26 +131,17 @@ def _figures(recording: Recording) -> dict[str, Any]:
             "failed_hz": failed_hz,
             "interval_hz": [sustained_hz, failed_hz] if sustained_hz and failed_hz else None,
         },
+        "player_check": trial_record(benchmark.check) if benchmark.check else None,
         "player": dict(benchmark.settings),
         "trials": [trial_record(trial) for trial in benchmark.trials],
     }
 
 
-def classify(recording: Recording) -> dict[str, int]:
+def _classes(recording: Recording) -> dict[str, int]:
     """Put every frame of a replay in process in its class."""
-    totals, rows = recording.totals, recording.rows
-    frames = totals.frames_used // max(1, len(rows))  # of a tubelet
-    classes = Counter(_class_of(cause) for cause, count in totals.frames_dropped.items() for _ in range(count))
-    for row in rows:
-        classes[DENSE if row.tokens_computed >= row.tokens else SPARSE if row.encoded else GATED] += frames
-    return dict(sorted(classes.items()))
-
-
-def _class_of(cause: str) -> str:
-    """Class of the frames that the ledger counts under a cause."""
-    if cause in CAUSES:
-        return f"{MALFORMED}{cause}"
-    return {"overflow": REPLACED, "rate": NOT_SAMPLED}.get(cause, f"{OTHER}{cause}")
+    totals = recording.totals
+    accounts = Accounts(received=totals.frames_in, dropped=totals.frames_dropped)
+    return classify(totals.frames_in, accounts, recording.rows)
 
 
 def _startup(benchmark: Benchmark) -> dict[str, float | None]:
@@ -164,7 +157,7 @@ def _explain(recording: Recording, record: dict[str, Any]) -> dict[str, str]:
     """Say why figures are null, by name."""
     offline = "in process a recording is read as fast as it goes, without ROS"
     if recording.benchmark is None:
-        reasons = {name: offline for name in ("startup", "limits", *QUOTED) if record[name] is None}
+        reasons = {name: offline for name in ("startup", "limits", "player_check", *QUOTED) if record[name] is None}
     else:
         reasons = {name: text for name, text in _MISSING.items() if _is_empty(record[name])}
     if not recording.rows:
@@ -188,6 +181,7 @@ _MISSING = {
     "rss_mb": "the memory of the encoder's process could not be read",
     "startup": "the encoder was configured by others",
     "limits": "no trial passed",
+    "player_check": "only a search for the peak checks the player alone",
 }
 
 

@@ -35,7 +35,7 @@ def ros2_benchmark_block(recording: Recording) -> dict[str, Any] | None:
         "DEVICE_OS": f"{platform.system()} {platform.release()}",
         "PEAK_THROUGHPUT_PREDICTION": sustained_hz,
         "INPUT_DATA_PATH": str(facts.get("source", "")),
-        "INPUT_DATA_HASH": str(facts.get("recording_sha256", "")),
+        "INPUT_DATA_HASH": str(facts.get("source_sha256", "")),
         "CONFIG": json.dumps({**benchmark.settings, **recording.parameters}, sort_keys=True),
     }
     return {**_metrics(spoken), **others, "metadata": _named("BenchmarkMetadata", metadata)}

@@ -16,6 +16,7 @@ from saccade_ros.replay.compare import Options, run, table
 from saccade_ros.replay.limits import FIGURES, read_limit
 from saccade_ros.replay.record import make_record
 from saccade_ros.replay.sides import CompareError
+from saccade_ros.replay.trial import Benchmark
 
 
 @functools.cache
@@ -138,7 +139,10 @@ def test_a_side_of_differing_runs_is_refused(files):
         ("not json", "cannot be read"),
         ("[]", "no record of a replay"),
         ('{"format": "saccade replay", "version": 99}', "in version 1: make it again"),
-        (json.dumps(make_record(benchmarked(search(trial(10, held=False))))), "is no result: The player could not"),
+        (
+            json.dumps(make_record(benchmarked(Benchmark("fixed", {}, (trial(10, held=False),))))),
+            "is no result: The player could not",
+        ),
     ],
 )
 def test_what_is_no_result_is_not_compared(tmp_path, text, why):

@@ -85,7 +85,7 @@ def test_every_null_has_a_reason(played):
 @pytest.mark.parametrize(
     ("recording", "why"),
     [
-        (benchmarked(search(trial(40, held=False, passed=False))), "The player could not hold 40 Hz"),
+        (benchmarked(Benchmark("fixed", {}, (trial(40, held=False),))), "The player could not hold 40 Hz"),
         (benchmarked(search(trial(10, played=401), peak_hz=10.0)), "at 10 Hz 401 frames were played, and 400 are"),
         (benchmarked(search(trial(10, passed=False), remark="Nothing passed.")), "No peak was found. Nothing passed."),
         (Recording(totals=Totals(10, 8, {"rate": 1})), "10 frames in, 8 used, 1 dropped"),
@@ -100,6 +100,15 @@ def test_what_is_no_result_says_so(recording, why):
 
 def test_trial_whose_player_was_late_spoils_no_other():
     assert make_record(benchmarked(search(trial(10), trial(80, held=False, passed=False), peak_hz=10.0)))["is_result"]
+
+
+@pytest.mark.parametrize("mode", ["peak", "steps", "fixed"])
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("played", [400, 401])
+@pytest.mark.parametrize("peak_hz", [10.0, None])
+def test_record_and_exit_status_agree_on_what_is_a_result(mode, held, played, peak_hz):
+    benchmark = Benchmark(mode, {}, (trial(10, played=played), trial(20, held=held)), peak_hz)
+    assert make_record(benchmarked(benchmark))["is_result"] == benchmark.is_result
 
 
 def test_ros2_benchmark_block_by_hand():

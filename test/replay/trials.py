@@ -7,7 +7,7 @@ import numpy as np
 from saccade_ros.replay.recording import Recording
 from saccade_ros.replay.trial import DENSE, GATED, LOST, NOT_SAMPLED, REPLACED, Arrival, Benchmark, Lateness, Trial
 
-FACTS = {"machine": "a chip, 2 cores", "weights_sha256": "ab" * 32, "recording_sha256": "cd" * 32, "backend": "torch"}
+FACTS = {"machine": "a chip, 2 cores", "weights_sha256": "ab" * 32, "source_sha256": "cd" * 32, "backend": "torch"}
 FACTS |= {"weights": "checkpoint vitl", "source": "clip.mp4", "encoder_id": "vitl:fp32", "gpus": "none"}
 
 
