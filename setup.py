@@ -75,7 +75,14 @@ setup(
         "export": ["onnx>=1.19", "onnx-ir>=0.1", "onnxruntime>=1.24.1", "torch>=2.6"],
         "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=10.3"],
         "train": ["onnxruntime>=1.24.1", "torch>=2.6", "transformers>=5.0"],
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-timeout>=2.3.1", "torch>=2.6", "transformers>=5.0"],
+        "test": [
+            "hypothesis>=6.100",
+            "jsonschema>=4.18",
+            "pytest>=8.0",
+            "pytest-timeout>=2.3.1",
+            "torch>=2.6",
+            "transformers>=5.0",
+        ],
     },
     zip_safe=False,
 )

@@ -13,6 +13,7 @@ from typing import Any
 from saccade_ros.config import Config
 from saccade_ros.faults import KINDS, POINTS
 from saccade_ros.knobs import settings_of
+from saccade_ros.replay.limits import FIGURES
 from saccade_ros.vision.ledger import DROP_CAUSES
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,6 +34,11 @@ def parameters() -> str:
 def drop_causes() -> str:
     """Every cause that a frame is dropped for."""
     return _table(("cause", "meaning"), ((f"`{cause}`", meaning) for cause, meaning in DROP_CAUSES.items()))
+
+
+def compared_figures() -> str:
+    """Figures that `saccade compare` knows."""
+    return ", ".join(f"`{name}`" for name in FIGURES)
 
 
 def fault_points() -> str:
@@ -371,7 +377,7 @@ def _first_sentence(file: Path) -> str:
 BLOCKS = {
     function.__name__.replace("_", "-"): function
     for function in (
-        parameters, drop_causes, fault_points, fault_kinds,
+        parameters, drop_causes, compared_figures, fault_points, fault_kinds,
         step, steps, gate_cost, gate_cost_default, gate_default, gates, calibration, budget, export, fidelity,
         export_default, forgetting, adapter, gaze, economies, economies_command,
         sparse_steps, economies_about, economies_merging, economies_areas, usefulness, default_training, files,

@@ -19,10 +19,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
@@ -32,6 +33,8 @@ from saccade_ros.cli_options import add_options, read_options
 from saccade_ros.config import Config
 from saccade_ros.knobs import knob
 from saccade_ros.measure.machine import describe_machine
+from saccade_ros.measure.progress import ProgressBar
+from saccade_ros.measure.software import describe_gpus, describe_software
 from saccade_ros.nodes.benchmark import BenchmarkRun
 from saccade_ros.nodes.encoder_client import ReplayError, encoder_facts, encoder_process
 from saccade_ros.nodes.playable import ALL, Playable, open_playable
@@ -39,12 +42,15 @@ from saccade_ros.nodes.player_client import PlayerClient, PlayerError, player_pr
 from saccade_ros.nodes.ros_arguments import ros_refusals
 from saccade_ros.nodes.trial_node import CountingNode, TrialNode
 from saccade_ros.params_file import load_config
+from saccade_ros.pipeline import Pipeline
 from saccade_ros.replay.command import ReplayOptions, outputs
+from saccade_ros.replay.fidelity import Fidelity, measure_fidelity
 from saccade_ros.replay.inprocess import thumbnails
 from saccade_ros.replay.live import LiveView, trial_line
 from saccade_ros.replay.modes import AS_RECORDED, EXTERNAL, PlayOptions
-from saccade_ros.replay.recording import Fact, Recording
+from saccade_ros.replay.recording import Fact, Recording, describe_parameters
 from saccade_ros.replay.report import save_report
+from saccade_ros.replay.tracks import pass_of
 from saccade_ros.replay.trial import Trial
 from saccade_ros.storage import check_file, sha256_of
 from saccade_ros.terminal import EndedBySignal, ended_by_signals, forgiving_output
@@ -79,6 +85,8 @@ def replay(options: Options, console: Console) -> bool:
                 console.print(f"player alone: {trial_line(trial)}", soft_wrap=True, highlight=False)
             return all(trial.passed and trial.held for trial in checks)
         recording = run_benchmark(options, config, playable, console)
+        if options.fidelity:
+            recording.fidelity = fidelity_of(recording, options.play, config, playable, console)
     for file in save_report(recording, options.out):
         console.print(str(file), soft_wrap=True)
     return recording.totals.balanced and recording.benchmark is not None and recording.benchmark.is_result
@@ -99,6 +107,7 @@ def run_benchmark(options: Options, config: Config, playable: Playable, console:
             benchmark = run.of_player(opened.enter_context(loaded_player(options, playable)))
         recording = node.recording
         recording.benchmark = benchmark
+        recording.parameters = describe_parameters(config) | overrides(play, topics)
         recording.environment = (
             encoder_facts(node.encoder.info) | environment(options, playable) | recording.environment
         )
@@ -109,6 +118,19 @@ def run_benchmark(options: Options, config: Config, playable: Playable, console:
         recording.remark = benchmark.remark or verdict.sentence
         view.finish(recording)
     return recording
+
+
+def fidelity_of(
+    recording: Recording, play: PlayOptions, config: Config, playable: Playable, console: Console
+) -> Fidelity:
+    """Measure what saving cost in the last trial; whatever fails, the figures of a long benchmark are not lost."""
+    config = replace(config, stream=replace(config.stream, fps=0.0)) if play.every_image else config
+    try:
+        pass_ns = pass_of([np.array([image.stamp_ns for image in source]) for source in playable.sources])
+        with ProgressBar(console) as progress:
+            return measure_fidelity(recording.sample, playable.sources, Pipeline(config), pass_ns, progress)
+    except (ValueError, ArithmeticError, RuntimeError, OSError, ModuleNotFoundError) as failed:
+        return Fidelity(missing=f"it could not be measured: {failed}")
 
 
 def check_player(options: Options, playable: Playable) -> list[Trial]:
@@ -141,11 +163,13 @@ def environment(options: Options, playable: Playable) -> dict[str, Fact]:
     """Describe what is played, and on what."""
     return {
         "source": options.source.name,
-        "source_sha256": sha256_of(playable.path),
+        "source_sha256": sha256_of(options.source),
         "topic": ", ".join(topic for topic, _ in playable.topics),
         "qos": f"{options.play.reliability}; recorded: {', '.join(s.reliability or '?' for s in playable.sources)}",
         "replayed": f"over ROS 2 ({rclpy.get_rmw_implementation_identifier()}), {time.strftime('%Y-%m-%d %H:%M')}",
         "machine": describe_machine(),
+        "gpus": describe_gpus(),
+        "software": describe_software(),
     }
 
 

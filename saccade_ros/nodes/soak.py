@@ -28,6 +28,7 @@ from saccade_ros.faults import VARIABLE, read_faults
 from saccade_ros.knobs import Settings, knob, same_as
 from saccade_ros.measure.progress import Progress
 from saccade_ros.measure.records import record_head
+from saccade_ros.measure.series import growth_per_min
 from saccade_ros.nodes.encoder_client import encoder_facts, encoder_process
 from saccade_ros.nodes.player_client import player_process
 from saccade_ros.nodes.trial_node import TrialNode
@@ -121,7 +122,7 @@ def judge(options: Options, recording: Recording, samples: list[tuple[float, flo
     """Make the record: the figures, and of each promise whether it held."""
     totals, environment = recording.totals, recording.environment
     warm = [sample for sample in samples if sample[0] >= WARM_UP_SHARE * 60 * options.minutes]
-    slope = growth_mb_per_min(warm)
+    slope = growth_per_min(warm) or 0.0
     rows = recording.rows[int(WARM_UP_SHARE * len(recording.rows)) :]
     earlier, later = _p99_ms(rows[: len(rows) // 2]), _p99_ms(rows[len(rows) // 2 :])
     others = sum(row.stream != TOPIC for row in recording.rows)  # on the same domain: they spoil the counts
@@ -144,12 +145,6 @@ def judge(options: Options, recording: Recording, samples: list[tuple[float, flo
             "faults": totals.frames_dropped.get("encoder_error", 0) > 0 or not options.faults,
         },
     }
-
-
-def growth_mb_per_min(samples: list[tuple[float, float]]) -> float:
-    """Slope of a line fitted to resident memory, of (seconds, MB) pairs."""
-    seconds, megabytes = np.array(samples, np.float64).T
-    return float(np.polyfit(seconds / 60, megabytes, 1)[0])
 
 
 def table(record: Mapping[str, Any]) -> Table:

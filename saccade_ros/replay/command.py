@@ -14,6 +14,7 @@ from saccade_ros.replay.inprocess import replay
 from saccade_ros.replay.live import LiveView, totals_table
 from saccade_ros.replay.recording import Recording
 from saccade_ros.replay.report import REPORT, save_report
+from saccade_ros.storage import sha256_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class ReplayOptions(Settings):
     picture_hz: float = knob(
         0.0, "Rate of a folder of pictures; 0 takes the times from their names.", at_least=0.0, at_most=100_000.0
     )
-    out: Path = knob(Path("replay"), "Folder for report.html and summary.json.", metavar="FOLDER")
+    out: Path = knob(Path("replay"), f"Folder for {', '.join(REPORT)}.", metavar="FOLDER")
+    fidelity: bool = knob(True, "Encode a sample again in full at the end, to measure what was lost by saving.")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ def run(options: Options, progress: Progress) -> Recording:
     """
     topic = options.topic or None
     with open_source(options.source, topic, options.picture_hz) as source, LiveView(source.duration_s) as view:
-        return replay(source, options.config, view.update, options.source.name)
+        recording = replay(source, options.config, view.update, options.source.name, options.fidelity)
+    recording.environment["source_sha256"] = sha256_of(options.source)
+    return recording
 
 
 def table(recording: Recording) -> Table:

@@ -10,10 +10,12 @@ import numpy as np
 from saccade_ros.config import Config, VisionConfig
 from saccade_ros.frames import EmbeddingResult
 from saccade_ros.measure.machine import describe_machine
+from saccade_ros.measure.software import describe_gpus, describe_software
 from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.recordings.clip import frames_of
 from saccade_ros.recordings.source import Source
-from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals, describe_counts
+from saccade_ros.replay.fidelity import measure_fidelity
+from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals, describe_counts, describe_parameters
 from saccade_ros.replay.report import thumbnail
 from saccade_ros.verdict import require_tubelets
 from saccade_ros.vision.images import Levels, MalformedImage, decode_image
@@ -21,10 +23,17 @@ from saccade_ros.vision.images import Levels, MalformedImage, decode_image
 MAX_THUMBNAILS = 60
 
 
-def replay(source: Source, config: Config, progress: Callable[[Recording, float], None], name: str = "") -> Recording:
+def replay(
+    source: Source,
+    config: Config,
+    progress: Callable[[Recording, float], None],
+    name: str = "",
+    with_fidelity: bool = False,
+) -> Recording:
     """Run every frame of `source` through the pipeline.
 
     Args:
+        with_fidelity: encode a sample again in full, to see what the gate cost.
         name: of the recording, for the report; its topic, if not given.
         progress: called after each tubelet with what there is so far, and the seconds of recording behind it.
 
@@ -36,7 +45,8 @@ def replay(source: Source, config: Config, progress: Callable[[Recording, float]
     pipeline = Pipeline(config)
     stream = pipeline.open_stream(source.topic)
     name = name or source.topic
-    recording = Recording(environment={**_environment(pipeline, source), "source": name})
+    facts = {**_environment(pipeline, source), "source": name}
+    recording = Recording(environment=facts, parameters=describe_parameters(config))
     first_ns = None
     for tubelet, result in stream.run(frames_of(source)):
         first_ns = first_ns or tubelet.older.stamp_ns
@@ -49,6 +59,8 @@ def replay(source: Source, config: Config, progress: Callable[[Recording, float]
     stream.intake.reset("end")
     recording.totals = _totals(stream)
     recording.thumbnails = thumbnails(source, recording, config.vision)
+    if with_fidelity:
+        recording.fidelity = measure_fidelity(recording.sample, [source], pipeline)
     recording.remark = require_tubelets(name, source.topic, stream.ledger.accounts(), stream.published).sentence
     return recording
 
@@ -82,6 +94,8 @@ def _environment(pipeline: Pipeline, source: Source) -> dict[str, Fact]:
         "topic": source.topic,
         "replayed": f"in process, {time.strftime('%Y-%m-%d %H:%M')}",
         "machine": describe_machine(),
+        "gpus": describe_gpus(),
+        "software": describe_software(),
     }
 
 

@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saccade_ros.measure.figures import plain
-from saccade_ros.replay.recording import EmbeddingRow, Recording
+from saccade_ros.replay.metrics import USED
+from saccade_ros.replay.recording import EmbeddingRow, Recording, percentile
+from saccade_ros.replay.trial import NOT_SAMPLED, Trial
 
 Floats = npt.NDArray[np.float64]
 
@@ -71,6 +73,33 @@ def latency_plot(recording: Recording) -> str:
         axes.set(xlabel="seconds of the recording", ylabel="ms", ylim=(0, None))
         axes.legend(loc="upper right", ncols=4, fontsize=9, bbox_to_anchor=(1, 1.2))
         return _svg(figure)
+
+
+def trial_curves(trials: Sequence[Trial]) -> str:
+    """Plot latency and drops over the rate offered; trials whose player was late are hollow, and stand for nothing."""
+    ordered = sorted(trials, key=lambda trial: trial.offered_hz)
+    if len({trial.offered_hz for trial in ordered}) < 2:
+        return "<p>One rate was played, and a curve needs several: --mode peak or --mode steps.</p>"
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "trials"}):
+        figure = Figure(figsize=(11, 5), layout="constrained")
+        late, dropped = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+        for q, colour in ((50, CALM), (99, NEW)):
+            times = [percentile(trial.end_to_end_ms or trial.latency_ms, q) for trial in ordered]
+            _draw_rates(late, ordered, times, colour, f"p{q}")
+        lost = [100 * (1 - trial.share(*USED, NOT_SAMPLED)) for trial in ordered]
+        _draw_rates(dropped, ordered, lost, TAU, "dropped")
+        late.set(ylabel="latency, ms", ylim=(0, None))
+        dropped.set(xlabel="images offered per second and topic", ylabel="frames, %", ylim=(0, 100))
+        late.legend(loc="upper left", ncols=2, fontsize=9)
+        dropped.legend(loc="upper left", fontsize=9)
+        return _svg(figure)
+
+
+def _draw_rates(axes: Axes, trials: Sequence[Trial], values: Sequence[float | None], colour: str, label: str) -> None:
+    rates = np.array([trial.offered_hz for trial in trials])
+    heights, held = np.array(values, np.float64), np.array([trial.held for trial in trials])
+    axes.plot(rates[held], heights[held], "o-", color=colour, markersize=5, linewidth=1.2, label=label)
+    axes.plot(rates[~held], heights[~held], "o", color=colour, markersize=5, fillstyle="none", label="_late")
 
 
 def _draw_novelty(axes: Axes, rows: Sequence[EmbeddingRow], start_ns: int) -> None:

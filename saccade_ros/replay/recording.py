@@ -1,14 +1,20 @@
 """Measurements of a replay: a row per embedding received, the account of the frames, and the environment."""
 
+import hashlib
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
+from saccade_ros.config import Config
 from saccade_ros.frames import Vector
+from saccade_ros.knobs import SHOWN, settings_of
+from saccade_ros.replay.fidelity import Fidelity, Sample
 from saccade_ros.replay.moments import Moments
 from saccade_ros.replay.trial import Benchmark
 
@@ -91,6 +97,10 @@ class Recording:
         thumbnails: JPEGs of encoded moments, by the stamp of the tubelet.
         remark: verdict on what the recording lost, with the remedy; empty if all is well.
         benchmark: the trials, of a replay over ROS; the rows are those of the last one. None in process.
+        parameters: the encoder's, by name (describe_parameters).
+        sample: of the embeddings published, to measure fidelity by.
+        fidelity: to always encoding; of the last trial.
+        started: date and time, in UTC.
     """
 
     rows: list[EmbeddingRow] = field(default_factory=list)
@@ -101,10 +111,15 @@ class Recording:
     moments: Moments = field(default_factory=Moments)
     remark: str = ""
     benchmark: Benchmark | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    sample: Sample = field(default_factory=Sample)
+    fidelity: Fidelity = field(default_factory=Fidelity)
+    started: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def add(self, row: EmbeddingRow, vector: Vector) -> None:
         """Append a row; of an encoded tubelet the embedding is remembered, too."""
         self.rows.append(row)
+        self.sample.add(row.stream, row.stamp_ns, vector)
         if row.encoded:
             self.moments.add(row.stamp_ns, vector)
 
@@ -167,6 +182,17 @@ class Recording:
             "balanced": totals.balanced,
             "remark": self.remark,
         }
+
+
+def describe_parameters(config: Config) -> dict[str, Any]:
+    """List every parameter, by name, as JSON has it; of long text, such as gate.centre, a digest."""
+    values = {setting.name: attrgetter(setting.name)(config) for setting in settings_of(Config)}
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            values[name] = list(value)
+        elif isinstance(value, str) and len(value) > SHOWN:
+            values[name] = f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
+    return values
 
 
 def describe_counts(token_counts: Sequence[int]) -> str:

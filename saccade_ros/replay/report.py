@@ -1,35 +1,44 @@
-"""Report of a replay: one HTML page with everything inside, and its totals as JSON."""
+"""Report of a replay: one HTML page with everything inside, its record as JSON, and tables as CSV."""
 
 import base64
 import html
 import math
-from collections.abc import Iterable
-from importlib.resources import files
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import cv2
 import numpy as np
 
 from saccade_ros.default_model import advice
 from saccade_ros.frames import Picture
+from saccade_ros.replay.answers import figure_rows, first_screen, meaning_of
 from saccade_ros.replay.moments import GAP_NS, MATCHES, Match
-from saccade_ros.replay.plots import latency_plot, novelty_timeline
-from saccade_ros.replay.recording import EmbeddingRow, Recording
+from saccade_ros.replay.plots import STAGES, latency_plot, novelty_timeline, trial_curves
+from saccade_ros.replay.record import make_record
+from saccade_ros.replay.recording import EmbeddingRow, Recording, percentile
+from saccade_ros.replay.tables import embeddings_csv, trials_csv
 from saccade_ros.storage import write_file, write_json
-from saccade_ros.vision.ledger import DROP_CAUSES
 
-REPORT = ("report.html", "summary.json")
+REPORT = ("report.html", "summary.json", "embeddings.csv", "trials.csv")
 THUMBNAIL_SIDE = 160  # pixels
 MAX_RECALLS = 8  # moments that are shown with the earlier ones they resemble
 
 
 def save_report(recording: Recording, folder: Path) -> list[Path]:
-    """Write report.html and summary.json into `folder`; return their paths."""
-    page, summary = (folder / name for name in REPORT)
-    write_file(page, render(recording))
-    write_json(summary, recording.summary())
-    return [page, summary]
+    """Write the files of REPORT into `folder`, the last one only where there are trials; return their paths."""
+    record = make_record(recording)
+    files = [folder / name for name in REPORT]
+    page, summary, embeddings, trials = files
+    write_file(page, _render(recording, record))
+    write_json(summary, record)
+    write_file(embeddings, embeddings_csv(recording.rows))
+    if not record["trials"]:
+        return files[:-1]
+    write_file(trials, trials_csv(record["trials"]))
+    return files
 
 
 def thumbnail(picture: Picture) -> bytes:
@@ -43,19 +52,30 @@ def thumbnail(picture: Picture) -> bytes:
 
 def render(recording: Recording) -> str:
     """Render the page. It refers to nothing outside itself."""
-    template = Template((files("saccade_ros.replay") / "report.html").read_text(encoding="utf-8"))
+    return _render(recording, make_record(recording))
+
+
+def _render(recording: Recording, record: Mapping[str, Any]) -> str:
+    template = Template((resources.files("saccade_ros.replay") / "report.html").read_text(encoding="utf-8"))
+    trials = recording.benchmark.trials if recording.benchmark else ()
     return template.substitute(
         source=html.escape(str(recording.environment.get("source", "replay"))),
         headline=html.escape(_headline(recording)),
-        headline_class="good" if recording.totals.balanced else "bad",
+        headline_class="good" if record["is_result"] else "bad",
+        answers=first_screen(record),
+        curves=trial_curves(trials) + _trials(record["trials"]),
+        figures=_table(figure_rows(record)),
+        stages=_table(_stages(recording)),
         banner=_banner(recording) + _note(recording.remark),
         tiles=_tiles(recording),
         novelty=novelty_timeline(recording),
         latency=latency_plot(recording),
         thumbnails=_thumbnails(recording),
         recalls=_recalls(recording),
-        drops=_table((cause, count, DROP_CAUSES.get(cause, "")) for cause, count in _drops(recording))
-        or "<p>None: every frame received is in an embedding.</p>",
+        classes=_table(
+            (name.replace("_", " "), count, meaning_of(name))
+            for name, count in sorted(record["classes"].items(), key=lambda item: -item[1])
+        ),
         gate=_table(
             (name.replace("_", " "), value, GATE_FIGURES.get(name, "")) for name, value in recording.gate.items()
         )
@@ -190,8 +210,31 @@ def _name(row: EmbeddingRow) -> str:
     return f"<figcaption><b>{html.escape(row.label)}</b><span>{row.score:.0%}</span></figcaption>" if row.label else ""
 
 
-def _drops(recording: Recording) -> list[tuple[str, int]]:
-    return sorted(((cause, n) for cause, n in recording.totals.frames_dropped.items() if n), key=lambda item: -item[1])
+def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Tabulate the trials, in the order in which they were made."""
+    rows = [
+        (
+            f"{trial['offered_hz']:.4g}",
+            f"{trial['played_hz']:.4g}" + ("" if trial["held"] else " (late)"),
+            f"{trial['achieved_hz'] or 0:.4g}",
+            "yes" if trial["passed"] else "no",
+            _ms(trial["latency_ms"]["p50"]),
+            _ms(trial["latency_ms"]["p99"]),
+            f"{trial['lateness_ms']['p99']:.1f} ms",
+        )
+        for trial in trials
+    ]
+    head = ("offered, Hz", "played", "in embeddings", "kept up", "latency p50", "p99", "player late, p99")
+    return _table([head, *rows]) if rows else ""
+
+
+def _stages(recording: Recording) -> Iterator[tuple[str, str, str]]:
+    """Tabulate the time of each stage; of encoding, where the encoder ran."""
+    yield "stage", "p50", "p99"
+    for stage in STAGES:
+        rows = [row for row in recording.rows if row.encoded or stage != "encode"]
+        times = [getattr(row, f"{stage}_ms") for row in rows]
+        yield stage, _ms(percentile(times, 50)), _ms(percentile(times, 99))
 
 
 def _table(rows: Iterable[tuple[object, ...]]) -> str:

@@ -68,7 +68,7 @@ def load_tracks(sources: Sequence[Source], memory_bytes: int) -> Tracks:
     first_ns = min(min(reading.times_ns) for reading in readings)
     tracks = tuple(reading.track(first_ns, in_memory=left >= 0) for reading in readings)
     return Tracks(
-        tracks, _pass_of([t.times_ns for t in tracks]), _pass_of([t.stamps_ns for t in tracks]), in_memory=left >= 0
+        tracks, pass_of([t.times_ns for t in tracks]), pass_of([t.stamps_ns for t in tracks]), in_memory=left >= 0
     )
 
 
@@ -109,7 +109,7 @@ class _Reading:
         )
 
 
-def _pass_of(times_ns: Sequence[Nanoseconds]) -> int:
+def pass_of(times_ns: Sequence[Nanoseconds]) -> int:
     """Length of a pass: from the first to the last of all, and the median step of the slowest track."""
     first, last = min(int(t.min()) for t in times_ns), max(int(t.max()) for t in times_ns)
     steps = [np.diff(np.unique(t)) for t in times_ns]

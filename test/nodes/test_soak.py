@@ -5,7 +5,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2; `make test` brings it")
 
 from saccade_ros.measure.progress import silent  # noqa: E402
-from saccade_ros.nodes.soak import Options, exit_status, growth_mb_per_min, judge, run, table  # noqa: E402
+from saccade_ros.nodes.soak import Options, exit_status, judge, run, table  # noqa: E402
 from saccade_ros.replay.recording import EmbeddingRow, Recording, Totals  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -64,7 +64,3 @@ def test_record_says_which_promise_did_not_hold(changes, slope, broken):
     assert [promise for promise, held in record["held"].items() if not held] == broken
     assert exit_status(record) == bool(broken)
     assert table(record).row_count == 4
-
-
-def test_growth_is_the_slope_a_minute():
-    assert growth_mb_per_min([(0.0, 100.0), (60.0, 101.5), (120.0, 103.0)]) == pytest.approx(1.5)

@@ -1,5 +1,6 @@
 """The page a replay leaves: complete, self-contained, and true to weights and accounts."""
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -7,11 +8,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from trials import benchmarked, search, trial
 
 from saccade_ros.default_model import ADVICE, SOURCE
 from saccade_ros.replay.plots import novelty_timeline
 from saccade_ros.replay.recording import EmbeddingRow, Recording, Totals
 from saccade_ros.replay.report import render, save_report, thumbnail
+from saccade_ros.replay.trial import Benchmark
 
 
 def row(
@@ -172,7 +175,7 @@ def test_dollar_signs_in_names_are_shown_as_they_are(name):
 
 def test_drops_are_listed_with_their_meaning():
     text = Page(render(recording(MIXED))).text
-    assert "overflow" in text
+    assert "replaced by newer" in text
     assert "a newer tubelet was complete before the encoder took this one" in text
 
 
@@ -182,7 +185,7 @@ def test_names_from_outside_are_escaped():
 
 @pytest.mark.parametrize("rows", CASES.values(), ids=CASES.keys())
 def test_summary_is_strict_json_and_adds_up(rows, tmp_path):
-    page, file = save_report(recording(rows), tmp_path / "new" / "folder")
+    page, file, *_ = save_report(recording(rows), tmp_path / "new" / "folder")
     assert page.stat().st_size > 1000
     summary = json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert summary["tubelets"] == summary["encoded"] + summary["skipped"] == len(rows)
@@ -223,3 +226,59 @@ def test_named_moments_carry_their_label_and_the_summary_counts_them():
     assert page.count("75%") == 3
     assert recording([*rows, row(3)]).summary()["labels"] == {"<grasp>": 3}
     assert Page(page).open == []
+
+
+PEAK = search(trial(10), trial(40, passed=False), trial(20), peak_hz=20.0)
+
+
+def test_first_screen_answers_the_five_questions():
+    shown = recording(MIXED)
+    shown.benchmark = PEAK
+    text = Page(render(shown)).text
+    assert "How fast?20 Hzimages per second and topic" in text
+    assert "did not keep up with 40 Hz" in text
+    assert "How late?" in text
+    assert "What was saved?67%of the tokens" in text
+    assert "What did it cost?not measuredit was not asked for" in text
+    assert "What was dropped?2.0%4: lost on the way to the encoder4: a newer tubelet was complete" in text
+    assert "20 more were not sampled" in text
+    assert text.index("What was dropped?") < text.index("Rate offered") < text.index("Encoded moments")
+
+
+def test_run_that_is_no_result_says_so_before_anything_else():
+    late = benchmarked(Benchmark("fixed", {}, (trial(40, held=False, passed=False),)))
+    page = Page(render(late))
+    assert page.text.index("This is no result.The player could not hold 40 Hz") < page.text.index("How fast?")
+    assert page.open == []
+    assert "This is no result" not in render(benchmarked(PEAK))
+
+
+def test_curves_need_several_rates_and_leave_out_no_trial():
+    page = render(benchmarked(PEAK))
+    assert ">dropped<" in page
+    assert "images offered per second and topic" in page
+    assert Page(page).text.count("0.8 ms") >= 3, "a row for each trial, with the player's lateness"
+    one = render(benchmarked(Benchmark("fixed", {}, (trial(10),))))
+    assert "One rate was played" in one
+
+
+def test_figures_that_are_missing_say_why():
+    text = Page(render(benchmarked(search(trial(10), peak_hz=10.0)))).text
+    assert "energy–no energy meter (RAPL, Jetson's INA) could be read" in text
+    assert "configure, cold2.5 s" in text
+    assert "1 MBgrowth a minute" in text
+
+
+def test_csv_files_have_a_row_for_each_embedding_and_each_trial(tmp_path):
+    shown = recording(MIXED)
+    shown.benchmark = PEAK
+    files = save_report(shown, tmp_path)
+    assert [file.name for file in files] == ["report.html", "summary.json", "embeddings.csv", "trials.csv"]
+    with files[2].open(newline="") as embeddings, files[3].open(newline="") as trials:
+        rows, lines = list(csv.DictReader(embeddings)), list(csv.DictReader(trials))
+    assert [int(row["stamp_ns"]) for row in rows] == [row.stamp_ns for row in MIXED]
+    summary = json.loads(files[1].read_text())
+    assert [float(line["offered_hz"]) for line in lines] == [10.0, 40.0, 20.0]
+    assert float(lines[2]["latency_ms.p50"]) == summary["latency_ms"]["p50"]
+    assert float(lines[2]["latency_interval_ms.p50.low"]) == summary["latency_interval_ms"]["p50"][0]
+    assert [file.name for file in save_report(recording(MIXED), tmp_path / "in process")][-1] == "embeddings.csv"
