@@ -5,7 +5,7 @@ import queue
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,12 @@ class PlayerClient:
         self.stamp_shift_ns = answer["stamp_shift_ns"]
         return answer
 
+    def close(self) -> None:
+        """Order nothing more, upon which it ends."""
+        assert self._process.stdin is not None  # it was started with pipes
+        with suppress(BrokenPipeError):  # it has ended
+            self._process.stdin.close()
+
     def _read(self, line: bytes) -> Mapping[str, Any]:
         if not line:
             raise PlayerError(f"the player ended with status {self._process.wait()}; its log is above")
@@ -77,16 +83,15 @@ class PlayerClient:
 
     def _order(self, order: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None  # it was started with pipes
-        try:
+        with suppress(BrokenPipeError):  # it has ended, which the answer tells
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:  # it has ended, which the answer tells
-            pass
 
     def _listen(self) -> None:
         assert self._process.stdout is not None  # it was started with pipes
-        for line in self._process.stdout:
-            self._answers.put(line)
+        with self._process.stdout as answers:
+            for line in answers:
+                self._answers.put(line)
         self._answers.put(b"")
 
 
@@ -95,4 +100,8 @@ def player_process() -> Iterator[PlayerClient]:
     """Run the player; end it when the block ends."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with child_process("saccade_ros.nodes.player", (), **pipes) as process:
-        yield PlayerClient(process)
+        client = PlayerClient(process)
+        try:
+            yield client
+        finally:
+            client.close()
