@@ -82,8 +82,8 @@ def savings(record: Mapping[str, Any]) -> Answer:
     share, rate = record["computed_share"], record["encode_rate"]
     if share is None:
         return Answer("What was saved?", "–", ("no tubelet was completed",))
-    notes = f"of the tokens; {1 - rate:.0%} of the embeddings were reused"
-    return Answer("What was saved?", f"{1 - share:.0%}", (notes,))
+    notes = f"of the tokens; {1 - rate:.0%} of the embeddings were reused", *_when(record)
+    return Answer("What was saved?", f"{1 - share:.0%}", notes)
 
 
 def cost(record: Mapping[str, Any]) -> Answer:
@@ -94,8 +94,15 @@ def cost(record: Mapping[str, Any]) -> Answer:
     notes = (
         "fidelity to always encoding (centred cosine), mean",
         f"p5 {fidelity['p5']:.3f}, worst {fidelity['worst']:.3f} of {fidelity['samples']} embeddings",
+        *_when(record),
     )
     return Answer(question, f"{fidelity['mean']:.4f}", notes)
+
+
+def _when(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which trial it is of, where it is not the one that is quoted: embeddings are kept of the last one."""
+    last_hz = record["trials"][-1]["offered_hz"] if record["trials"] else None
+    return () if last_hz == record["offered_hz"] else (f"in the last trial, at {_number(last_hz)} Hz",)
 
 
 def losses(record: Mapping[str, Any]) -> Answer:
@@ -124,7 +131,8 @@ def figure_rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, key, part, unit, note in _FIGURES:
         figure = record[key]
         value = figure.get(part) if isinstance(figure, dict) else figure
-        explained = record["missing"].get(key, "it was not measured") if value is None else note
+        reason = record["missing"].get(key) or record["missing"].get(f"{key}.{part}", "it was not measured")
+        explained = reason if value is None else note
         yield name, "–" if value is None else f"{value:.4g} {unit}", explained
 
 

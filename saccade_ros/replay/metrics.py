@@ -13,6 +13,8 @@ from saccade_ros.replay.trial import DENSE, GATED, SPARSE, Arrival, Benchmark, T
 USED = (GATED, DENSE, SPARSE)
 TAIL = {"p50": 50, "p99": 99, "max": 100}  # of a series whose whole distribution nobody asks for
 
+LEAST_SLOPE_S = 30.0  # of samples that a slope is fitted to: a process that has just begun grows, and then no more
+
 
 def limits(benchmark: Benchmark) -> tuple[float | None, float | None]:
     """Find the rates that the encoder did and did not keep up with, in images per second and topic.
@@ -84,9 +86,10 @@ def _jitter_ms(arrivals: Sequence[Arrival]) -> dict[str, float | None]:
 
 def _memory(samples: Sequence[tuple[float, float]]) -> dict[str, float | None]:
     megabytes = [value for _, value in samples]
+    is_long = len(samples) > 1 and samples[-1][0] - samples[0][0] >= LEAST_SLOPE_S
     return {
         "first": megabytes[0] if megabytes else None,
         "last": megabytes[-1] if megabytes else None,
         "max": max(megabytes, default=None),
-        "per_minute": growth_per_min(samples),
+        "per_minute": growth_per_min(samples) if is_long else None,
     }
