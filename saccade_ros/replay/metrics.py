@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from saccade_ros.measure.series import Passage, estimate_percentiles, flatten, growth_per_min, jitter_s
+from saccade_ros.measure.series import Passage, estimate_percentiles, flatten, growth_per_min, jitter_s, mean_age_s
 from saccade_ros.replay.modes import PEAK
 from saccade_ros.replay.recording import percentile
 from saccade_ros.replay.trial import DENSE, GATED, SPARSE, Arrival, Benchmark, Trial
@@ -63,7 +63,7 @@ def trial_record(trial: Trial) -> dict[str, Any]:
         "end_to_end_ms": end_to_end_ms,
         "end_to_end_interval_ms": end_to_end_interval_ms,
         "jitter_ms": _jitter_ms(trial.arrivals),
-        "age_s": trial.age_s,
+        "age_s": _age_s(trial.arrivals),
         "cpu_cores": trial.cpu_cores,
         "rss_mb": _memory(trial.rss_mb),
         "gpu_mb": _memory(trial.gpu_mb),
@@ -82,6 +82,12 @@ def by_topic(arrivals: Sequence[Arrival]) -> list[list[Passage]]:
 def _jitter_ms(arrivals: Sequence[Arrival]) -> dict[str, float | None]:
     differences = [1e3 * jitter for passages in by_topic(arrivals) for jitter in jitter_s(passages)]
     return {name: percentile(differences, q) for name, q in TAIL.items()}
+
+
+def _age_s(arrivals: Sequence[Arrival]) -> float | None:
+    """Mean over the topics."""
+    ages = [age for passages in by_topic(arrivals) if (age := mean_age_s(passages)) is not None]
+    return sum(ages) / len(ages) if ages else None
 
 
 def _memory(samples: Sequence[tuple[float, float]]) -> dict[str, float | None]:
