@@ -59,9 +59,8 @@ def speed(record: Mapping[str, Any]) -> Answer:
     elif sustained is not None:
         notes.append("no higher rate was tried")
     if check := record["player_check"]:
-        notes.append(
-            f"the player alone lost {check['classes'].get(LOST, 0)} frames at {_number(check['offered_hz'])} Hz"
-        )
+        lost = check["classes"].get(LOST, 0)
+        notes.append(f"the player alone: {lost or 'no'} frames lost at {_number(check['offered_hz'])} Hz")
     text = "did not keep up" if sustained is None else f"{_number(sustained)} Hz"
     return Answer(question, text, ("images per second and topic", *notes))
 
@@ -69,12 +68,11 @@ def speed(record: Mapping[str, Any]) -> Answer:
 def lateness(record: Mapping[str, Any]) -> Answer:
     """Answer how late an embedding is: from the newest image received to the embedding published."""
     times, intervals = record["latency_ms"], record["latency_interval_ms"]
-    notes = [f"p{q} {_ms(times[f'p{q}'])}{_interval(intervals[f'p{q}'])}" for q in (90, 95, 99)]
+    notes = ["median; in brackets the 95 % interval"]
+    notes += [f"p{q} {_ms(times[f'p{q}'])}{_interval(intervals[f'p{q}'])}" for q in (90, 95, 99)]
     if record["age_s"] is not None:
         notes.append(f"mean age of the information {_ms(1e3 * record['age_s'])}")
-    return Answer(
-        "How late?", _ms(times["p50"]), ("median; with intervals of 95 %", *notes, f"max {_ms(times['max'])}")
-    )
+    return Answer("How late?", _ms(times["p50"]), (*notes, f"max {_ms(times['max'])}"))
 
 
 def savings(record: Mapping[str, Any]) -> Answer:
