@@ -1,4 +1,4 @@
-"""Measures of series in time: percentiles with intervals, growth and jitter."""
+"""Measures of series in time: percentiles with intervals, growth, jitter, and the age of information."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -93,6 +93,21 @@ def jitter_s(passages: Sequence[Passage]) -> list[float]:
     """
     sent, received = np.array(passages, np.float64).reshape(-1, 2).T  # (N,), (N,)
     return [float(difference) for difference in np.abs(np.diff(received) - np.diff(sent))]
+
+
+def mean_age_s(passages: Sequence[Passage]) -> float | None:
+    """Average over time the age of the newest information, from the first to the last arrival; None for less than two.
+
+    At each moment it is the time since the newest of what has arrived was sent. The average is exact: between two
+    arrivals the age grows evenly.
+    """
+    arrived = sorted(passages, key=lambda passage: passage.received_s)
+    if len(arrived) < 2 or arrived[-1].received_s <= arrived[0].received_s:
+        return None
+    sent, received = np.array(arrived, np.float64).T  # (N,), (N,)
+    newest = np.maximum.accumulate(sent)[:-1]  # one that overtook another is not followed by an older one
+    ages = ((received[1:] - newest) ** 2 - (received[:-1] - newest) ** 2) / 2
+    return float(ages.sum() / (received[-1] - received[0]))
 
 
 def flatten(estimates: Mapping[str, Estimate]) -> tuple[dict[str, float | None], dict[str, list[float] | None]]:

@@ -59,9 +59,8 @@ def speed(record: Mapping[str, Any]) -> Answer:
     elif sustained is not None:
         notes.append("no higher rate was tried")
     if check := record["player_check"]:
-        notes.append(
-            f"the player alone lost {check['classes'].get(LOST, 0)} frames at {_number(check['offered_hz'])} Hz"
-        )
+        lost = check["classes"].get(LOST, 0)
+        notes.append(f"the player alone: {lost or 'no'} frames lost at {_number(check['offered_hz'])} Hz")
     text = "did not keep up" if sustained is None else f"{_number(sustained)} Hz"
     return Answer(question, text, ("images per second and topic", *notes))
 
@@ -69,12 +68,11 @@ def speed(record: Mapping[str, Any]) -> Answer:
 def lateness(record: Mapping[str, Any]) -> Answer:
     """Answer how late an embedding is: from the newest image received to the embedding published."""
     times, intervals = record["latency_ms"], record["latency_interval_ms"]
-    notes = [f"p{q} {_ms(times[f'p{q}'])}{_interval(intervals[f'p{q}'])}" for q in (90, 95, 99)]
+    notes = ["median; in brackets the 95 % interval"]
+    notes += [f"p{q} {_ms(times[f'p{q}'])}{_interval(intervals[f'p{q}'])}" for q in (90, 95, 99)]
     if record["age_s"] is not None:
         notes.append(f"mean age of the information {_ms(1e3 * record['age_s'])}")
-    return Answer(
-        "How late?", _ms(times["p50"]), ("median; with intervals of 95 %", *notes, f"max {_ms(times['max'])}")
-    )
+    return Answer("How late?", _ms(times["p50"]), (*notes, f"max {_ms(times['max'])}"))
 
 
 def savings(record: Mapping[str, Any]) -> Answer:
@@ -82,8 +80,8 @@ def savings(record: Mapping[str, Any]) -> Answer:
     share, rate = record["computed_share"], record["encode_rate"]
     if share is None:
         return Answer("What was saved?", "–", ("no tubelet was completed",))
-    notes = f"of the tokens; {1 - rate:.0%} of the embeddings were reused"
-    return Answer("What was saved?", f"{1 - share:.0%}", (notes,))
+    notes = f"of the tokens; {1 - rate:.0%} of the embeddings were reused", *_when(record)
+    return Answer("What was saved?", f"{1 - share:.0%}", notes)
 
 
 def cost(record: Mapping[str, Any]) -> Answer:
@@ -94,8 +92,15 @@ def cost(record: Mapping[str, Any]) -> Answer:
     notes = (
         "fidelity to always encoding (centred cosine), mean",
         f"p5 {fidelity['p5']:.3f}, worst {fidelity['worst']:.3f} of {fidelity['samples']} embeddings",
+        *_when(record),
     )
     return Answer(question, f"{fidelity['mean']:.4f}", notes)
+
+
+def _when(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which trial it is of, where it is not the one that is quoted: embeddings are kept of the last one."""
+    last_hz = record["trials"][-1]["offered_hz"] if record["trials"] else None
+    return () if last_hz == record["offered_hz"] else (f"in the last trial, at {_number(last_hz)} Hz",)
 
 
 def losses(record: Mapping[str, Any]) -> Answer:
@@ -124,7 +129,8 @@ def figure_rows(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, key, part, unit, note in _FIGURES:
         figure = record[key]
         value = figure.get(part) if isinstance(figure, dict) else figure
-        explained = record["missing"].get(key, "it was not measured") if value is None else note
+        reason = record["missing"].get(key) or record["missing"].get(f"{key}.{part}", "it was not measured")
+        explained = reason if value is None else note
         yield name, "–" if value is None else f"{value:.4g} {unit}", explained
 
 

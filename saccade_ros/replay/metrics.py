@@ -5,13 +5,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from saccade_ros.measure.series import Passage, estimate_percentiles, flatten, growth_per_min, jitter_s
+from saccade_ros.measure.series import Passage, estimate_percentiles, flatten, growth_per_min, jitter_s, mean_age_s
 from saccade_ros.replay.modes import PEAK
 from saccade_ros.replay.recording import percentile
 from saccade_ros.replay.trial import DENSE, GATED, SPARSE, Arrival, Benchmark, Trial
 
 USED = (GATED, DENSE, SPARSE)
 TAIL = {"p50": 50, "p99": 99, "max": 100}  # of a series whose whole distribution nobody asks for
+
+LEAST_SLOPE_S = 30.0  # of samples that a slope is fitted to: a process that has just begun grows, and then no more
 
 
 def limits(benchmark: Benchmark) -> tuple[float | None, float | None]:
@@ -61,7 +63,7 @@ def trial_record(trial: Trial) -> dict[str, Any]:
         "end_to_end_ms": end_to_end_ms,
         "end_to_end_interval_ms": end_to_end_interval_ms,
         "jitter_ms": _jitter_ms(trial.arrivals),
-        "age_s": trial.age_s,
+        "age_s": _age_s(trial.arrivals),
         "cpu_cores": trial.cpu_cores,
         "rss_mb": _memory(trial.rss_mb),
         "gpu_mb": _memory(trial.gpu_mb),
@@ -82,11 +84,18 @@ def _jitter_ms(arrivals: Sequence[Arrival]) -> dict[str, float | None]:
     return {name: percentile(differences, q) for name, q in TAIL.items()}
 
 
+def _age_s(arrivals: Sequence[Arrival]) -> float | None:
+    """Mean over the topics."""
+    ages = [age for passages in by_topic(arrivals) if (age := mean_age_s(passages)) is not None]
+    return sum(ages) / len(ages) if ages else None
+
+
 def _memory(samples: Sequence[tuple[float, float]]) -> dict[str, float | None]:
     megabytes = [value for _, value in samples]
+    is_long = len(samples) > 1 and samples[-1][0] - samples[0][0] >= LEAST_SLOPE_S
     return {
         "first": megabytes[0] if megabytes else None,
         "last": megabytes[-1] if megabytes else None,
         "max": max(megabytes, default=None),
-        "per_minute": growth_per_min(samples),
+        "per_minute": growth_per_min(samples) if is_long else None,
     }

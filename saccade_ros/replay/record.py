@@ -10,7 +10,7 @@ from typing import Any
 from saccade_ros import __version__
 from saccade_ros.measure.records import command_line
 from saccade_ros.measure.series import estimate_percentiles, flatten
-from saccade_ros.replay.metrics import limits, quoted, trial_record
+from saccade_ros.replay.metrics import LEAST_SLOPE_S, limits, quoted, trial_record
 from saccade_ros.replay.modes import PEAK
 from saccade_ros.replay.recording import Fact, Recording
 from saccade_ros.replay.ros2_benchmark import ros2_benchmark_block
@@ -160,6 +160,9 @@ def _explain(recording: Recording, record: dict[str, Any]) -> dict[str, str]:
         reasons = {name: offline for name in ("startup", "limits", "player_check", *QUOTED) if record[name] is None}
     else:
         reasons = {name: text for name, text in _MISSING.items() if _is_empty(record[name])}
+        memory = (name for name in ("rss_mb", "gpu_mb") if name not in reasons)
+        slopes = (f"{name}.per_minute" for name in memory if record[name]["per_minute"] is None)
+        reasons |= dict.fromkeys(slopes, f"the trial is shorter than {LEAST_SLOPE_S:.0f} s")
     if not recording.rows:
         reasons |= dict.fromkeys(("encode_rate", "computed_share", "stage_ms"), "no embedding was received")
     if recording.fidelity.missing:

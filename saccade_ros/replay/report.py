@@ -61,9 +61,10 @@ def _render(recording: Recording, record: Mapping[str, Any]) -> str:
     return template.substitute(
         source=html.escape(str(recording.environment.get("source", "replay"))),
         headline=html.escape(_headline(recording)),
-        headline_class="good" if record["is_result"] else "bad",
+        headline_class="good" if recording.totals.balanced else "bad",
         answers=first_screen(record),
-        curves=trial_curves(trials) + _trials(record["trials"]),
+        curves=trial_curves(trials),
+        trials=_trials(record["trials"]),
         figures=_table(figure_rows(record)),
         stages=_table(_stages(recording)),
         banner=_banner(recording) + _note(recording.remark),

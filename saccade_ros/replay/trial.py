@@ -61,7 +61,6 @@ class Trial:
         latency_ms: newest image received to embedding published, one per embedding, in the order of arrival.
         end_to_end_ms: newest image sent to embedding received, on the player's steady clock, paired by topic and stamp.
         arrivals: the same embeddings, each with its topic and both times, in the order of arrival.
-        age_s: mean age of the information: of the newest embedding's image, averaged over time.
         cpu_cores: processor time of the encoder's process over elapsed time.
         rss_mb: samples of (seconds, resident megabytes) of the encoder's process, once a second.
         gpu_mb: the same of its GPU memory; empty where there is none.
@@ -79,7 +78,6 @@ class Trial:
     latency_ms: tuple[float, ...] = ()
     end_to_end_ms: tuple[float, ...] = ()
     arrivals: tuple[Arrival, ...] = ()
-    age_s: float | None = None
     cpu_cores: float = 0.0
     rss_mb: tuple[tuple[float, float], ...] = ()
     gpu_mb: tuple[tuple[float, float], ...] = ()

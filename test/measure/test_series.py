@@ -1,11 +1,11 @@
-"""Percentiles with intervals that hold, slopes and jitter."""
+"""Percentiles with intervals that hold, slopes, jitter and the age of information."""
 
 import math
 
 import numpy as np
 import pytest
 
-from saccade_ros.measure.series import Passage, estimate_percentiles, flatten, growth_per_min, jitter_s
+from saccade_ros.measure.series import Passage, estimate_percentiles, flatten, growth_per_min, jitter_s, mean_age_s
 
 
 def autocorrelated(count: int, seed: int, memory: float = 0.8) -> np.ndarray:
@@ -55,3 +55,20 @@ def test_jitter_is_0_for_a_constant_delay_whatever_is_missing_and_else_what_came
     late = [Passage(at, at + 0.05 + 0.03 * (at == 0.2)) for at in sent]
     assert jitter_s(late) == pytest.approx([0.0, 0.03, 0.03, 0.0])
     assert jitter_s([Passage(0.0, 1.0)]) == []
+
+
+def test_age_of_a_steady_stream_is_delay_and_half_a_period():
+    steady = [Passage(0.1 * i, 0.1 * i + 0.04) for i in range(50)]
+    assert mean_age_s(steady) == pytest.approx(0.04 + 0.05)
+
+
+def test_age_is_that_of_the_newest_also_where_one_overtakes_another():
+    """Against the definition, moment by moment."""
+    rng = np.random.default_rng(0)
+    sent = np.sort(rng.uniform(0, 10, 40))
+    passages = [Passage(float(at), float(at + delay)) for at, delay in zip(sent, rng.uniform(0, 2, 40), strict=True)]
+    first, last = min(p.received_s for p in passages), max(p.received_s for p in passages)
+    moments = first + (np.arange(40_000) + 0.5) / 40_000 * (last - first)
+    ages = [at - max(p.sent_s for p in passages if p.received_s <= at) for at in moments]
+    assert mean_age_s(passages) == pytest.approx(np.mean(ages), rel=1e-3)
+    assert mean_age_s(passages[:1]) is None

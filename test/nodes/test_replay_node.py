@@ -84,6 +84,16 @@ def test_every_frame_and_embedding_is_accounted_for(played):
     assert summary["balanced"]
 
 
+def test_record_of_a_trial_over_ros_is_as_its_schema_says(played):
+    jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema; `make test` brings it")
+    summary = json.loads((played[0] / "out" / "summary.json").read_text())
+    jsonschema.validate(summary, json.loads((Path(__file__).parents[2] / "docs" / "replay.schema.json").read_text()))
+    assert (summary["mode"], summary["is_result"]) == ("recorded", True)
+    assert summary["fidelity"]["samples"] == 30, "all tubelets are found again by their stamps"
+    assert summary["jitter_ms"]["p50"] is not None
+    assert summary["ros2_benchmark"]["BasicPerformanceMetrics.NUM_FRAMES_SENT"] == 61
+
+
 def test_a_line_a_second_and_the_totals_are_printed(played):
     lines = played[1].splitlines()
     live = [line for line in lines if "tubelets" in line and "novelty" in line]

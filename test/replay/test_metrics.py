@@ -67,4 +67,5 @@ def test_what_was_not_measured_is_null():
 def test_memory_has_its_slope_and_energy_is_shared_out():
     record = trial_record(trial(20.0, joules={"rapl:package-0": 93.0, "rapl:dram": 93.0}))
     assert record["rss_mb"]["per_minute"] == pytest.approx(1.0)
+    assert trial_record(trial(20.0, rss_mb=((0.0, 100.0), (1.0, 150.0))))["rss_mb"]["per_minute"] is None, "too short"
     assert record["joules_per_embedding"] == pytest.approx(1.0)

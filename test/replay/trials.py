@@ -24,7 +24,7 @@ def trial(hz: float = 20.0, passed: bool = True, frames: int = 400, scale: float
     made = Trial(hz, hz * 0.999, True, passed, frames / hz, Lateness(0.1, 0.8, 2.0), classes, frames)
     made = replace(made, latency_ms=tuple(map(float, latency_ms)), arrivals=arrivals, cpu_cores=1.2)
     made = replace(made, end_to_end_ms=tuple(1e3 * (a.received_s - a.sent_s) for a in arrivals))
-    made = replace(made, rss_mb=tuple((float(s), 400 + s / 60) for s in range(20)))
+    made = replace(made, rss_mb=tuple((float(s), 400 + s / 60) for s in range(40)))
     return replace(made, **changed)
 
 
