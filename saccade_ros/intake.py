@@ -10,6 +10,7 @@ from saccade_ros.faults import strike
 from saccade_ros.frames import Frame, Picture, Tubelet
 from saccade_ros.vision.images import Convert, Levels, MalformedImage, check_image, convert_with_rosbags, decode_image
 from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.target import WHOLE, Target
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 _log = logging.getLogger(__name__)
@@ -93,14 +94,14 @@ class Intake:
             if (tubelet := self.take()) is not None:
                 yield tubelet
 
-    def decode(self, frame: Frame) -> Picture:
-        """Decode a frame's image to RGB uint8 (height, width, 3).
+    def decode(self, frame: Frame, target: Target = WHOLE) -> Picture:
+        """Decode a frame's image to RGB uint8 (height, width, 3), as `target` wants it.
 
         Raises:
             MalformedImage: it cannot be decoded.
         """
         strike("decode")
-        return decode_image(frame.image, self._max_pixels, self._convert, self._levels)
+        return decode_image(frame.image, self._max_pixels, self._convert, self._levels, target)
 
     def resume(self) -> None:
         """Take frames from now on."""
