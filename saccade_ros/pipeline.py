@@ -208,8 +208,7 @@ class Stream:
         """Decode and preprocess."""
         queue_ms, clock = (time.monotonic() - tubelet.newer.received_s) * 1e3, _StageClock()
         with self._accounting():
-            older, newer = (self.intake.decode(frame, self._square) for frame in (tubelet.older, tubelet.newer))
-            pixels = pair_pixels(older, newer)
+            pixels = pair_pixels(*self.intake.decode_pair(tubelet, self._square))
         return Decoded(tubelet, pixels, tubelet.picture_size, queue_ms, clock.lap_ms())
 
     def _embed(self, decoded: Decoded) -> EmbeddingResult:
