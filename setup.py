@@ -68,6 +68,7 @@ setup(
         "rosbags>=0.11.7",
         "rosbags-image>=0.10.4",
         "safetensors>=0.4.3",
+        "simplejpeg>=1.7.3",  # optional at run time: OpenCV decodes where there is no wheel of it
     ],
     extras_require={
         "torch": ["torch>=2.6"],

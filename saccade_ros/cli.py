@@ -36,6 +36,7 @@ COMMANDS = {
     "calibrate": Command("studies.calibration", "choose gate.tau for a fidelity, from recordings"),
     "bench step": Command("studies.step", "time the cached step in every variant, against transformers' re-encode"),
     "bench gate": Command("studies.gate_cost", "time the gate beside the cached step"),
+    "bench decode": Command("studies.decoding", "time the way from a camera's message to the encoder's input"),
     "bench gates": Command("studies.gates", "compare the gate with simpler gates at equal compute"),
     "bench export": Command("studies.export", "time every artifact of an export beside torch, in one run"),
     "bench economies": Command("studies.economies", "compare all ways to compute fewer tokens, on clips, in one run"),

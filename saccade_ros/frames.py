@@ -46,12 +46,14 @@ class Tubelet:
     Attributes:
         epoch: how often the stream had been reset before; a new epoch means an empty cache.
         index: tubelets formed in this epoch before this one.
+        picture_size: (height, width) of both pictures.
     """
 
     older: Frame
     newer: Frame
     epoch: int
     index: int
+    picture_size: tuple[int, int]
 
     @property
     def stamp_ns(self) -> int:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 
 from saccade_ros.config import Config
@@ -10,6 +11,7 @@ from saccade_ros.faults import strike
 from saccade_ros.frames import Frame, Picture, Tubelet
 from saccade_ros.vision.images import Convert, Levels, MalformedImage, check_image, convert_with_rosbags, decode_image
 from saccade_ros.vision.ledger import FrameLedger
+from saccade_ros.vision.target import WHOLE, Target
 from saccade_ros.vision.tubelet import TubeletBuffer
 
 _log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Intake:
         self._buffer = TubeletBuffer(config.stream, self.ledger)
         self._max_pixels, self._convert = round(config.vision.max_megapixels * 1e6), convert
         black, white = config.vision.mono16_range
+        self._both = _in_turn if config.backend.threads == 1 else _at_once
         self._levels = Levels(black, white, name or "the camera", warn)
         self._lock = threading.Lock()
         self._waiting: Tubelet | None = None
@@ -93,14 +96,18 @@ class Intake:
             if (tubelet := self.take()) is not None:
                 yield tubelet
 
-    def decode(self, frame: Frame) -> Picture:
-        """Decode a frame's image to RGB uint8 (height, width, 3).
+    def decode(self, frame: Frame, target: Target = WHOLE) -> Picture:
+        """Decode a frame's image to RGB uint8 (height, width, 3), as `target` wants it.
 
         Raises:
             MalformedImage: it cannot be decoded.
         """
         strike("decode")
-        return decode_image(frame.image, self._max_pixels, self._convert, self._levels)
+        return decode_image(frame.image, self._max_pixels, self._convert, self._levels, target)
+
+    def decode_pair(self, tubelet: Tubelet, target: Target) -> tuple[Picture, Picture]:
+        """Decode the older and the newer image of a tubelet, at once unless backend.threads is 1; see `decode`."""
+        return self._both(lambda: self.decode(tubelet.older, target), lambda: self.decode(tubelet.newer, target))
 
     def resume(self) -> None:
         """Take frames from now on."""
@@ -133,3 +140,30 @@ class Intake:
             self.ledger.drop("reset", 2)
             self._waiting = None
         self._buffer.reset(reason)
+
+
+def _in_turn(first: Callable[[], Picture], second: Callable[[], Picture]) -> tuple[Picture, Picture]:
+    """Call both, one after the other."""
+    return first(), second()
+
+
+def _at_once(first: Callable[[], Picture], second: Callable[[], Picture]) -> tuple[Picture, Picture]:
+    """Call the first on a thread of its own, and the second; raise what the first raises, else what the second does.
+
+    The thread is a new one each time (a tenth of a millisecond) and a daemon: no stream holds one that must be ended,
+    and a decoder that hangs keeps no process alive.
+    """
+    future: Future[Picture] = Future()
+    threading.Thread(target=_resolve, args=(future, first), name="decode", daemon=True).start()
+    try:
+        newer = second()
+    finally:
+        older = future.result()
+    return older, newer
+
+
+def _resolve(future: Future[Picture], call: Callable[[], Picture]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as failed:  # noqa: BLE001  # whatever it is: raised again where it is waited for
+        future.set_exception(failed)

@@ -37,7 +37,8 @@ from saccade_ros.plan.tokens import select_tokens
 from saccade_ros.plan.widening import explain_widening
 from saccade_ros.vision.images import Convert, MalformedImage, convert_with_rosbags
 from saccade_ros.vision.ledger import FrameLedger, LateTubelet
-from saccade_ros.vision.preprocess import tubelet_pixels, view_of
+from saccade_ros.vision.preprocess import pair_pixels, view_of
+from saccade_ros.vision.target import Square
 
 Emit = Callable[[Tubelet, EmbeddingResult], None]
 
@@ -114,7 +115,7 @@ class Stream:
     def __init__(self, pipeline: Pipeline, name: str, convert: Convert, stages: Sequence[Stage]) -> None:
         config, backend = pipeline.config, pipeline.backend
         self.name, self.intake = name, Intake(config, convert, name, pipeline.warn)
-        self._backend, self._fit = backend, config.vision.fit
+        self._backend, self._square = backend, Square(backend.info.input_size, config.vision.fit)
         self._encoding = Encoding(config, backend, pipeline.head)
         patches, info = PatchChange(patch_response(backend)), backend.info
         self._selection = select_tokens(config.tokens, patches, info.window, info.reach, info.token_counts)
@@ -207,9 +208,8 @@ class Stream:
         """Decode and preprocess."""
         queue_ms, clock = (time.monotonic() - tubelet.newer.received_s) * 1e3, _StageClock()
         with self._accounting():
-            older, newer = self.intake.decode(tubelet.older), self.intake.decode(tubelet.newer)
-            pixels = tubelet_pixels(older, newer, self._backend.info.input_size, self._fit)
-        return Decoded(tubelet, pixels, newer.shape[:2], queue_ms, clock.lap_ms())
+            pixels = pair_pixels(*self.intake.decode_pair(tubelet, self._square))
+        return Decoded(tubelet, pixels, tubelet.picture_size, queue_ms, clock.lap_ms())
 
     def _embed(self, decoded: Decoded) -> EmbeddingResult:
         """Embed patches, plan, step or reuse, classify."""
@@ -245,7 +245,7 @@ class Stream:
             novelty_threshold=measured.threshold,
             onset=self._gate.onset,
             patch_novelty=None if measured.patches is None else measured.patches.reshape(grid, grid),
-            view=view_of(height, width, self._backend.info.input_size, self._fit),
+            view=view_of(height, width, self._square.size, self._square.fit),
             stamp_ns=tubelet.stamp_ns,
             frame_id=tubelet.frame_id,
             encoded_stamp_ns=encoding.encoded_stamp_ns,

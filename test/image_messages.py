@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from saccade_ros.vision import jpeg_decoding
 from saccade_ros.vision.images import decode_image
 from saccade_ros.vision.malformed import MalformedImage
 
@@ -60,6 +61,13 @@ def encoded(extension: str, rgb: np.ndarray | None = None, *options: int) -> byt
 
 def with_segment(jpeg: bytes, marker: int, body: bytes) -> bytes:
     return jpeg[:2] + struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body + jpeg[2:]
+
+
+def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where compressed data is decoded: what is refused must be so before."""
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    if jpeg_decoding.simplejpeg is not None:
+        monkeypatch.setattr(jpeg_decoding.simplejpeg, "decode_jpeg", lambda *_, **__: pytest.fail("it was decoded"))
 
 
 def png_that_claims(width: int, height: int) -> bytes:

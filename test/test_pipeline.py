@@ -1,7 +1,9 @@
 """The pipeline end to end, without ROS: exactness under the gate, reuse, epochs, accounts."""
 
 import math
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pytest
 from scenes import PERIOD_NS, frames_of, textured, tiny_config
@@ -47,6 +49,25 @@ def test_gate_that_always_opens_equals_the_plain_stream_to_the_bit(ungated):
     pictures = lively(40)
     always = Pipeline(tiny_config(gate=GateConfig(tau=0.0)))
     assert np.array_equal(vectors(run(always, pictures)), vectors(run(ungated, pictures)))
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """sensor_msgs/CompressedImage."""
+
+    data: bytes
+    format: str = "jpeg"
+
+
+def test_jpegs_are_seen_as_their_pictures_are_and_the_view_is_in_their_own_pixels(ungated):
+    """However few of their pixels are decoded: a fourth of each side here, for an input of 128."""
+    pictures = [cv2.resize(picture, (1280, 720)) for picture in lively(16)]
+    jpegs = [Jpeg(cv2.imencode(".jpg", p[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()) for p in pictures]
+    expected, stream = run(ungated, pictures), ungated.open_stream()
+    results = [stream.push(Frame(jpeg, n * PERIOD_NS)) for n, jpeg in enumerate(jpegs)][1::2]
+    assert centred_cosine(vectors(results), vectors(expected)).min() > 0.99
+    assert results[0].view == expected[0].view
+    assert results[0].view.height == pytest.approx(720 * 128 / 146)
 
 
 def steps_by_hand(

@@ -147,6 +147,16 @@ def opencv() -> Finding:
     return _module("opencv", "cv2", code, "apt install python3-opencv, or pip install opencv-python-headless")
 
 
+def simplejpeg() -> Finding:
+    """simplejpeg's version, after a picture was coded and decoded."""
+    code = (
+        "import numpy, simplejpeg as s; s.decode_jpeg(s.encode_jpeg(numpy.zeros((8, 8, 3), 'uint8')));"
+        " print(s.__version__)"
+    )
+    remedy = "pip install simplejpeg; without it OpenCV decodes JPEGs, and more damaged ones pass"
+    return _module("simplejpeg", "simplejpeg", code, remedy)
+
+
 def cv_bridge() -> Finding:
     """cv_bridge, after an image was converted to a message and back."""
     code = (
@@ -225,5 +235,6 @@ def _export(file: Path) -> Finding:
 
 
 _PROBES = (
-    python, processor, kernels, gpu, ros, rmw, numpy, opencv, cv_bridge, torch, onnxruntime, tensorrt, exporting,
+    python, processor, kernels, gpu, ros, rmw, numpy, opencv, simplejpeg, cv_bridge, torch, onnxruntime, tensorrt,
+    exporting,
 )  # fmt: skip

@@ -16,7 +16,8 @@ from saccade_ros.recordings import open_source
 from saccade_ros.recordings.source import RecordedImage, SourceError
 from saccade_ros.verdict import judge_recording
 from saccade_ros.vision.images import MalformedImage
-from saccade_ros.vision.preprocess import normalize_all, resize_to_square
+from saccade_ros.vision.preprocess import normalize_all
+from saccade_ros.vision.target import WHOLE, Square, Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +69,14 @@ def read_clip(path: str | Path, config: Config, input_size: int, at_most: int = 
     Raises:
         SourceError: the recording cannot be read, holds no tubelet, or time breaks in it.
     """
-    fit, decoded = config.vision.fit, itertools.islice(decode_tubelets(path, config), at_most or None)
-    tubelets = [([resize_to_square(p, input_size, fit) for p in (t.older, t.newer)], t.newer_ns) for t in decoded]
+    decoded = decode_tubelets(path, config, Square(input_size, config.vision.fit))
+    tubelets = [((t.older, t.newer), t.newer_ns) for t in itertools.islice(decoded, at_most or None)]
     pictures, stamps_ns = zip(*tubelets, strict=True)
     return Clip(np.array(pictures), np.array(stamps_ns, np.int64))
 
 
-def decode_tubelets(path: str | Path, config: Config) -> Iterator[DecodedTubelet]:
-    """Read a clip's tubelets one by one; those with a malformed image are passed over.
+def decode_tubelets(path: str | Path, config: Config, target: Target = WHOLE) -> Iterator[DecodedTubelet]:
+    """Read a clip's tubelets one by one, as `target` wants them; those with a malformed image are passed over.
 
     Raises:
         SourceError: the recording cannot be read, holds no tubelet, or time breaks in it.
@@ -88,7 +89,7 @@ def decode_tubelets(path: str | Path, config: Config) -> Iterator[DecodedTubelet
                     f"{path}: time or source breaks at {tubelet.stamp_ns} ns: give one unbroken recording"
                 )
             try:
-                pictures = intake.decode(tubelet.older), intake.decode(tubelet.newer)
+                pictures = intake.decode(tubelet.older, target), intake.decode(tubelet.newer, target)
             except MalformedImage as malformed:
                 intake.ledger.drop(malformed.cause, detail=str(malformed))
                 continue

@@ -25,7 +25,7 @@ from saccade_ros.frames import IMAGENET_MEAN, IMAGENET_STD, Figures, Frame, Obse
 from saccade_ros.measure.progress import Progress, silent
 from saccade_ros.pipeline import Pipeline
 from saccade_ros.verdict import require_tubelets
-from saccade_ros.vision.preprocess import resize_to_square
+from saccade_ros.vision.target import Square
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def record(
         ungated = replace(config, gate=replace(config.gate, enabled=False), tokens=replace(config.tokens, select="all"))
         stream = Pipeline(ungated, backend).open_stream(name, stages=(features,))
         for tubelet, result in stream.run(frames):
-            square = resize_to_square(stream.intake.decode(tubelet.newer), size, fit)
+            square = stream.intake.decode(tubelet.newer, Square(size, fit))
             grey = cv2.cvtColor(square, cv2.COLOR_RGB2GRAY).astype(np.uint8)  # (size, size)
             rows.append((result.vector, grey, tubelet.stamp_ns, tubelet.epoch))
             progress(f"encoding {name}", stream.ledger.received / count)

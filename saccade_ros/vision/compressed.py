@@ -1,6 +1,6 @@
 """sensor_msgs/CompressedImage to RGB picture: JPEG and PNG.
 
-OpenCV decodes. cv_bridge and rosbags-image call it too, but neither gets grey JPEGs right.
+OpenCV and libjpeg-turbo decode. cv_bridge and rosbags-image call OpenCV too, but neither gets grey JPEGs right.
 """
 
 from typing import Any, cast
@@ -11,14 +11,13 @@ import numpy.typing as npt
 
 from saccade_ros.frames import Picture
 from saccade_ros.vision.encodings import DEPTH_ENCODINGS, MOSAICS
-from saccade_ros.vision.jpeg import JPEG_START, JpegFrame, decode_jpeg, jpeg_frame
+from saccade_ros.vision.jpeg import JPEG_START, JpegFrame, jpeg_frame
+from saccade_ros.vision.jpeg_decoding import decode_jpeg
 from saccade_ros.vision.levels import Levels
 from saccade_ros.vision.malformed import SHORT_DATA, UNDECODABLE, UNKNOWN_ENCODING, MalformedImage, check_size
 from saccade_ros.vision.messages import CompressedImage, bytes_of
 from saccade_ros.vision.png import PNG_START, PngHeader, critical_chunks, png_header
-
-# With the orientation ignored, a camera's raw topic, compressed topic and CameraInfo agree.
-_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+from saccade_ros.vision.target import Target
 
 
 def check_compressed(message: CompressedImage, max_pixels: int) -> JpegFrame | PngHeader:
@@ -50,8 +49,8 @@ def check_compressed(message: CompressedImage, max_pixels: int) -> JpegFrame | P
     return header
 
 
-def decode_compressed(message: CompressedImage, max_pixels: int, levels: Levels) -> Picture:
-    """Decode to RGB, uint8, (height, width, 3), as stored: the orientation in EXIF data is ignored.
+def decode_compressed(message: CompressedImage, max_pixels: int, levels: Levels, target: Target) -> Picture:
+    """Decode to RGB, uint8, as `target` wants it; the orientation in EXIF data is ignored.
 
     Raises:
         MalformedImage: see check_compressed; or the data is cut or damaged.
@@ -59,19 +58,28 @@ def decode_compressed(message: CompressedImage, max_pixels: int, levels: Levels)
     header = check_compressed(message, max_pixels)
     data = bytes_of(message)
     if isinstance(header, JpegFrame):
-        bgr = decode_jpeg(data, header, lambda jpeg: _imdecode(jpeg, _COLOUR))
-    elif header.depth == 16:
-        deep = _imdecode(critical_chunks(data), _COLOUR | cv2.IMREAD_ANYDEPTH)
-        bgr = deep if deep is None else levels.to_8_bits(deep)
+        picture = decode_jpeg(data, header, target.reduction(header.height, header.width))
     else:
-        bgr = _imdecode(critical_chunks(data), _COLOUR)
-    if bgr is None:
+        picture = _decode_png(data, header, levels)
+    if picture is None:
         raise MalformedImage(
             UNDECODABLE,
             f"OpenCV cannot decode the {header.width} x {header.height} image of {data.size} bytes: "
             "it is damaged, or a rare kind of JPEG or PNG; publish a common one",
         )
-    return cast("Picture", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))  # (H, W, 3)
+    return target.resize(picture)
+
+
+def _decode_png(data: npt.NDArray[np.uint8], header: PngHeader, levels: Levels) -> Picture | None:
+    is_deep = header.depth == 16
+    how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION | (cv2.IMREAD_ANYDEPTH if is_deep else 0)
+    try:
+        bgr: Any = cv2.imdecode(critical_chunks(data), how)
+    except cv2.error:
+        return None
+    if bgr is None:
+        return None
+    return cast("Picture", cv2.cvtColor(levels.to_8_bits(bgr) if is_deep else bgr, cv2.COLOR_BGR2RGB))  # (H, W, 3)
 
 
 def _check_format(name: str) -> None:
@@ -93,10 +101,3 @@ def _neither_jpeg_nor_png(name: str, start: bytes) -> MalformedImage:
         UNDECODABLE if claims_to_be else UNKNOWN_ENCODING,
         f"data of format {name!r} starts with {start.hex(' ')}, as neither JPEG nor PNG does: publish one of the two",
     )
-
-
-def _imdecode(data: npt.NDArray[np.uint8], how: int) -> npt.NDArray[Any] | None:
-    try:
-        return cv2.imdecode(data, how)
-    except cv2.error:
-        return None

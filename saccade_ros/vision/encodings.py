@@ -26,6 +26,11 @@ class Layout:
     block: tuple[int, int] = (1, 1)
     min_side: int = 1
 
+    @property
+    def is_mixed(self) -> bool:
+        """True if a pixel's colour is made of samples that other pixels share."""
+        return self.block != (1, 1) or self.min_side > 1
+
     def row_bytes(self, width: int) -> int:
         """Bytes that the pixels of a row take, without padding."""
         return width * self.samples * self.sample_bytes

@@ -10,6 +10,7 @@ from saccade_ros.vision.levels import Levels
 from saccade_ros.vision.malformed import UNKNOWN_ENCODING, ZERO_SIZE, MalformedImage, check_size
 from saccade_ros.vision.messages import CompressedImage, RawImage
 from saccade_ros.vision.raw import Convert, check_raw, convert_with_rosbags, decode_raw
+from saccade_ros.vision.target import WHOLE, Target
 
 Image: TypeAlias = Picture | RawImage | CompressedImage
 
@@ -35,26 +36,31 @@ def check_image(image: Image, max_pixels: int) -> tuple[int, int]:
 
 
 def decode_image(
-    image: Image, max_pixels: int, convert: Convert = convert_with_rosbags, levels: Levels = _ALL_LEVELS
+    image: Image,
+    max_pixels: int,
+    convert: Convert = convert_with_rosbags,
+    levels: Levels = _ALL_LEVELS,
+    target: Target = WHOLE,
 ) -> Picture:
-    """Decode an image; a picture is returned as it is.
+    """Decode an image; of a picture that is decoded already only the size changes.
 
     Args:
         convert: turns checked and packed raw images into an encoding.
         levels: brings 16-bit samples to 8 bits.
+        target: what the picture is wanted for; the whole of it, if not given.
 
     Returns:
-        RGB, uint8, (height, width, 3); from a message C-contiguous, and perhaps in the message's own memory.
+        RGB, uint8, (height, width, 3); the whole from a message C-contiguous, perhaps in the message's own memory.
 
     Raises:
         MalformedImage: see check_image; or compressed data is cut or damaged.
     """
     if isinstance(image, np.ndarray):
         _check_picture(image, max_pixels)
-        return image
+        return target.resize(image)
     if isinstance(image, CompressedImage):
-        return decode_compressed(image, max_pixels, levels)
-    return decode_raw(image, max_pixels, convert, levels)
+        return decode_compressed(image, max_pixels, levels, target)
+    return decode_raw(image, max_pixels, convert, levels, target)
 
 
 def _check_picture(picture: Picture, max_pixels: int) -> tuple[int, int]:

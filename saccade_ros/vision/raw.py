@@ -19,6 +19,7 @@ from saccade_ros.vision.encodings import NV_TO_RGB, Layout, layout_of
 from saccade_ros.vision.levels import Levels
 from saccade_ros.vision.malformed import SHORT_DATA, UNDECODABLE, WRONG_STEP, MalformedImage, check_size
 from saccade_ros.vision.messages import RawImage, bytes_of
+from saccade_ros.vision.target import Target
 
 Convert = Callable[[RawImage, str], Any]  # such as CvBridge().imgmsg_to_cv2: (message, encoding) -> array
 
@@ -74,23 +75,36 @@ def check_raw(message: RawImage, max_pixels: int) -> Layout:
     return layout
 
 
-def decode_raw(message: RawImage, max_pixels: int, convert: Convert, levels: Levels) -> Picture:
-    """Check, pack and convert to RGB, uint8, (height, width, 3), C-contiguous, perhaps in the message's memory."""
+def decode_raw(message: RawImage, max_pixels: int, convert: Convert, levels: Levels, target: Target) -> Picture:
+    """Check, pack and convert to RGB, uint8, C-contiguous, as `target` wants it, perhaps in the message's memory.
+
+    Where each sample is a colour by itself, the fewer pixels that are left after resizing are converted: to the bit
+    the same.
+    """
     layout = check_raw(message, max_pixels)
-    rows, encoding = _packed_rows(message, layout, levels), layout.plain
+    rows = _rows(message, layout, levels)
+    if layout.is_mixed:
+        return np.ascontiguousarray(target.resize(_to_rgb(rows, message.height, layout.plain, convert)))  # (H, W, 3)
+    pixels = target.resize(rows.reshape(message.height, message.width, layout.samples))  # (H, W[, samples])
+    return _to_rgb(pixels.reshape(len(pixels), -1), len(pixels), layout.plain, convert)
+
+
+def _to_rgb(rows: npt.NDArray[np.uint8], height: int, encoding: str, convert: Convert) -> Picture:
+    """Convert (stored rows, row bytes) of 8-bit samples to RGB, (height, width, 3)."""
     if encoding in NV_TO_RGB:  # cv_bridge knows neither of the two
         rows, encoding = cast("Picture", cv2.cvtColor(rows, NV_TO_RGB[encoding])), "rgb8"
-    data = rows.reshape(-1)  # (height * step,)
-    packed = PackedImage(message.height, message.width, encoding, 0, data.size // message.height, data)
+    data = np.ascontiguousarray(rows).reshape(-1)  # (height * step,)
+    step = data.size // height
+    packed = PackedImage(height, step // layout_of(encoding).samples, encoding, 0, step, data)
     return np.ascontiguousarray(convert(packed, "rgb8"))  # (H, W, 3)
 
 
-def _packed_rows(message: RawImage, layout: Layout, levels: Levels) -> npt.NDArray[np.uint8]:
-    """Cut the rows' padding off and make samples 8 bits; rows that are so already keep the message's memory."""
+def _rows(message: RawImage, layout: Layout, levels: Levels) -> npt.NDArray[np.uint8]:
+    """Rows of 8-bit samples without padding, (stored rows, row bytes), in the message's memory if they are so there."""
     height, step = layout.stored_rows(message.height), message.step
     rows = bytes_of(message)[: height * step].reshape(height, step)  # (stored rows, step)
-    rows = np.ascontiguousarray(rows[:, : layout.row_bytes(message.width)])  # (stored rows, row bytes)
+    rows = rows[:, : layout.row_bytes(message.width)]  # (stored rows, row bytes)
     if layout.sample_bytes == 1:
         return rows
-    samples = rows.view(">u2" if message.is_bigendian else "<u2").astype(np.uint16, copy=False)
-    return levels.to_8_bits(samples)  # (stored rows, samples)
+    samples = np.ascontiguousarray(rows).view(">u2" if message.is_bigendian else "<u2")  # (stored rows, samples)
+    return levels.to_8_bits(samples.astype(np.uint16, copy=False))

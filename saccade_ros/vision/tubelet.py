@@ -48,7 +48,7 @@ class TubeletBuffer:
         if self._older is None:
             self._older = frame
             return None
-        tubelet = Tubelet(self._older, frame, self.epoch, self._index)
+        tubelet = Tubelet(self._older, frame, self.epoch, self._index, size)
         self._older = None
         self._index += 1
         return tubelet

@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 
@@ -122,6 +123,29 @@ def test_fine_stripes_average_out_instead_of_aliasing(fit):
 def test_an_unknown_fit_is_refused_by_name():
     with pytest.raises(ValueError, match="'squash': choose crop or stretch"):
         resize_to_square(scene(4, 4), 64, "squash")
+
+
+@pytest.mark.parametrize("shape", [*ASPECTS, (146, 259), (147, 290), (1000, 500)])
+def test_pixels_that_are_cut_off_need_not_be_made(shape):
+    """The square is the middle of the whole picture, resized."""
+    picture, size = scene(*shape), 128
+    rows, columns = shape
+    height, width = (int(146 * side / min(shape)) for side in shape)
+    factor = max(
+        n for n in range(1, 9) if rows % n == columns % n == 0 and rows // n >= height and columns // n >= width
+    )
+    whole = cv2.resize(picture, (columns // factor, rows // factor), interpolation=cv2.INTER_AREA)
+    whole = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+    top, left = (height - size) // 2, (width - size) // 2
+    expected = whole[top : top + size, left : left + size]
+    assert np.array_equal(resize_to_square(picture, size, "crop"), expected)
+
+
+def test_normalize_writes_where_it_is_asked_to():
+    picture, pixels = scene(48, 64)[:, ::-1], np.zeros((2, 3, 48, 64), np.float32)
+    assert normalize(picture, pixels[1]).base is pixels
+    assert np.array_equal(pixels[1], normalize(picture))
+    assert not pixels[0].any()
 
 
 def test_normalize_subtracts_the_mean_and_divides_by_the_deviation():
