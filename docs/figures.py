@@ -19,6 +19,7 @@ from saccade_ros.vision.ledger import DROP_CAUSES
 RESULTS = Path(__file__).parent / "results"
 PACKAGE = Path(__file__).parents[1] / "saccade_ros"
 GATES = ("predicted", "pixels", "previous", "even")  # by gate.policy
+CARD_MODELS = ("default", "vitb", "vitl")
 GAZE_RULES = ("greedy", "uniform", "random")
 
 
@@ -80,6 +81,31 @@ def _step_figures(row: dict[str, Any]) -> tuple[str, ...]:
     times = (f"{row['per_stream_ms']:.0f}", f"{row['floor_ms'] / row['batch']:.0f}")
     ratios = (f"{row['speedup'][full]:.1f}x" for full in ("fp32", "bf16"))
     return (name, *times, *ratios, ", ".join(f"{row['centred_cosine'][key]:.5f}" for key in ("mean", "worst")))
+
+
+def cards() -> str:
+    """Row of each machine that a bench card was made on: the fastest of each model, dense and sparse."""
+    rows = []
+    for file in sorted((RESULTS / "cards").glob("*.json")):
+        card = json.loads(file.read_text(encoding="utf-8"))
+        models = {model["model"]: _fastest(model) for model in card["models"]}
+        decode = {(row["size"], row["form"]): row["tubelet_ms"]["median"] for row in card["decoding"]}
+        jpeg = f"{decode['720p', 'jpeg']:.1f}" if decode else "–"
+        machine = card["machine"].rpartition(", Linux")[0] or card["machine"]
+        # From the repository's root, so that the block works in every page.
+        name = f"[{machine}](/docs/results/cards/{file.name}){' (busy)' if card['busy'] else ''}"
+        rows.append((name, *(models.get(model, "–") for model in CARD_MODELS), jpeg))
+    head = (f"{model}: ms dense, 25 %, 10 %" for model in CARD_MODELS)
+    return _table(("machine", *head, "720p JPEG to input, ms"), rows)
+
+
+def _fastest(model: dict[str, Any]) -> str:
+    """Times of the fastest row of a model, and what computed it."""
+    if not model["steps"]:
+        return "–"
+    row = min(model["steps"], key=lambda row: float(row["dense_ms"]["median"]))
+    times = (row["dense_ms"]["median"], *(part["median"] for part in row["sparse_ms"]))
+    return f"{', '.join(f'{ms:.3g}' for ms in times)} ({row['runtime']} {row['precision']})"
 
 
 def gate_cost() -> str:
@@ -378,7 +404,7 @@ BLOCKS = {
     function.__name__.replace("_", "-"): function
     for function in (
         parameters, drop_causes, compared_figures, fault_points, fault_kinds,
-        step, steps, gate_cost, gate_cost_default, gate_default, gates, calibration, budget, export, fidelity,
+        cards, step, steps, gate_cost, gate_cost_default, gate_default, gates, calibration, budget, export, fidelity,
         export_default, forgetting, adapter, gaze, economies, economies_command,
         sparse_steps, economies_about, economies_merging, economies_areas, usefulness, default_training, files,
     )

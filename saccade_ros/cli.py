@@ -34,6 +34,7 @@ COMMANDS = {
     "replay": Command("replay.command", "run a recording through the encoder in this process, and report"),
     "compare": Command("replay.compare", "compare two replays, or several of each, and keep limits"),
     "calibrate": Command("studies.calibration", "choose gate.tau for a fidelity, from recordings"),
+    "bench card": Command("studies.card", "time every model, runtime and precision of this machine, in minutes"),
     "bench step": Command("studies.step", "time the cached step in every variant, against transformers' re-encode"),
     "bench gate": Command("studies.gate_cost", "time the gate beside the cached step"),
     "bench decode": Command("studies.decoding", "time the way from a camera's message to the encoder's input"),

@@ -90,7 +90,7 @@ class EncoderConfig(Settings):
         "'default', the small trained model that comes with the package; folder or hub id of a transformers V-JEPA 2 "
         f"checkpoint, such as {default_model.V_JEPA_2} (@REVISION behind a hub id pins it); a .pt file as released "
         "with V-JEPA 2.1; a folder that `saccade export` wrote; or a size with RANDOM weights, for timing: tiny, vits, "
-        "vitl, vith, vitg.",
+        "vitb, vitl, vith, vitg.",
     )
     input_size: int = knob(
         0,

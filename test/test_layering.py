@@ -57,6 +57,7 @@ MAY_IMPORT["replay"] = {
     "verdict",
 }
 MAY_IMPORT["doctor"] = {"knobs", "default_model", "measure", "encoder", "backends"}
+MAY_IMPORT["studies"] |= {"doctor"}  # which runtimes work here is asked in one place
 MAY_IMPORT["cli_options"] = {"config", "knobs", "params_file"}
 MAY_IMPORT["nodes"] = set(MAY_IMPORT) - {"train", "studies", "doctor"}
 MAY_IMPORT["cli"] = {"cli_options", "measure", "storage", "terminal"}  # commands are imported by name

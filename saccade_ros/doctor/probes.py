@@ -33,6 +33,11 @@ def examine() -> Findings:
     return Findings(lines, images and runtimes)
 
 
+def examine_runtime(name: str) -> Finding:
+    """Run the probe of one runtime of runtimes.RUNTIMES."""
+    return _guarded(next(probe for probe in _PROBES if probe.__name__ == name))
+
+
 def _guarded(probe: Callable[[], Finding]) -> Finding:
     """Finding of a probe; one that fails is reported as broken, and the others still run."""
     try:

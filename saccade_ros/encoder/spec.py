@@ -147,13 +147,14 @@ class ModelSpec:
             )
 
 
-# Sizes of the released checkpoints: facebookresearch/vjepa2, src/models/vision_transformer.py. vits and tiny are
-# ours, for demos and tests, with the same head width 64.
+# Sizes of the released checkpoints, V-JEPA 2.1's ViT-B among them: facebookresearch/vjepa2,
+# src/models/vision_transformer.py. vits and tiny are ours, for demos and tests, with the same head width 64.
 SIZES: Mapping[str, ModelSpec] = {
     spec.name: spec
     for spec in (
         ModelSpec("tiny", width=192, depth=4, heads=3, input_size=128),
         ModelSpec("vits", width=384, depth=12, heads=6),
+        ModelSpec("vitb", width=768, depth=12, heads=12),
         ModelSpec("vitl", width=1024, depth=24, heads=16),
         ModelSpec("vith", width=1280, depth=32, heads=16),
         ModelSpec("vitg", width=1408, depth=40, heads=22, mlp_width=6144),

@@ -20,7 +20,7 @@ class ExportOptions(Settings):
 
     model: str = required(
         "'default', folder or hub id of a transformers V-JEPA 2 checkpoint, a .pt file as released with V-JEPA 2.1, "
-        "or a size with RANDOM weights: tiny, vits, vitl, vith, vitg."
+        "or a size with RANDOM weights: tiny, vits, vitb, vitl, vith, vitg."
     )
     out: Path = required("Output folder; it appears whole or not at all.", metavar="FOLDER")
     calibration: str = required("Bag or video to calibrate ranges and to measure artifacts on.", metavar="CLIP")

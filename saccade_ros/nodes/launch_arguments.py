@@ -105,6 +105,18 @@ def read_file(name: str, text: str) -> str:
     return str(file)
 
 
+def read_path(name: str, text: str) -> str:
+    """Read an argument that names a file or folder.
+
+    Raises:
+        ConfigError: it names nothing that there is.
+    """
+    path = Path(text.strip()).expanduser()
+    if not text.strip() or not path.exists():
+        raise ConfigError(f"{name} is {text!r}, which does not exist: give a file or folder")
+    return str(path)
+
+
 def unknown_arguments(given: Iterable[str], known: Iterable[str]) -> list[str]:
     """Write a warning for each name given that is none of ours but like one; all others may be of somebody else's."""
     names = list(known)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from saccade_ros.backends import load_backend
@@ -21,6 +20,7 @@ from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.records import record_head
 from saccade_ros.measure.timing import interleave, spread
 from saccade_ros.recordings.clip import read_tubelets
+from saccade_ros.studies.full_cache import FullCache
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,7 @@ def _full_step(encoder: EncoderConfig, backend: BackendConfig, manifest: Manifes
             f"{encoder.model} has weights {loaded.info.weights_sha256[:12]}, the export {manifest.model.sha256[:12]}: "
             "give --model what it was exported from"
         )
-    size, state = loaded.info.input_size, loaded.new_state()
-    noise = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
-    patches = loaded.embed(noise).patches
-
-    def step() -> object:
-        """Encode the same patches again."""
-        return state.step(patches)
-
-    for _ in range(encoder.window + 1):
-        step()
-    return step
+    return FullCache(loaded).encode
 
 
 def _parity(options: Options, manifest: Manifest, clip: str, progress: Progress) -> dict[str, Any]:

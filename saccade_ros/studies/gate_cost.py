@@ -34,7 +34,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     progress("loading the model", 0.0)
     gate, tokens = replace(config.gate, enabled=True), replace(config.tokens, select="all")
     backend = Pipeline(replace(config, gate=gate, tokens=tokens)).backend
-    info, load = backend.info, _Workload(config, backend)
+    info, load = backend.info, GateWorkload(config, backend)
     calls = {"embed_ms": load.embed, "skip_ms": load.skip, "open_ms": load.open, "step_ms": load.step}
     for n in range(info.window):
         progress("filling the cache", 0.5 * n / info.window)
@@ -57,8 +57,8 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     }
 
 
-class _Workload:
-    """Stages of one stream, each to be timed by itself.
+class GateWorkload:
+    """Stages of one stream before its step, and the step, each to be timed by itself.
 
     The picture is textured and moves, so that the gate does all its work: noise, prediction, and a new reference each
     time it opens.

@@ -25,7 +25,6 @@ from saccade_ros.backends.torch_backend import DTYPES
 from saccade_ros.config import Config
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StreamingEncoder
-from saccade_ros.encoder.positions import Indices
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
 from saccade_ros.knobs import Settings, knob
 from saccade_ros.measure.metrics import centred_cosine, summarize
@@ -34,6 +33,7 @@ from saccade_ros.measure.records import record_head
 from saccade_ros.measure.timing import interleave, spread
 from saccade_ros.recordings.clip import read_tubelets
 from saccade_ros.studies.floor import Rates, measure_rates, step_work
+from saccade_ros.studies.full_cache import spread_evenly
 from saccade_ros.studies.reencoder import make_reencoder
 
 STEPS_PER_ROUND = 10
@@ -175,7 +175,8 @@ class _WindowStudy:
         patches = itertools.cycle([encoder.embed(tubelet) for tubelet in self._clip[: self._window]])
         for _ in range(self._window):
             step_of([next(patches)] * variant.batch, rings)
-        token_idx = None if variant.share is None else _spread_evenly(variant.share, encoder.spec.tokens)
+        share, tokens = variant.share, encoder.spec.tokens
+        token_idx = None if share is None else spread_evenly(max(1, round(share * tokens)), tokens)
 
         def step() -> object:
             """Encode the clip's next tubelet, in every stream."""
@@ -223,11 +224,6 @@ class _WindowStudy:
             "cache_mb": encoder.cache_bytes / 1e6,
             "centred_cosine": fidelity if variant.share is None else None,
         }
-
-
-def _spread_evenly(share: float, tokens: int) -> Indices:
-    """Choose a share of the tokens, at least one, at even distances: (M,)."""
-    return np.linspace(0, tokens - 1, max(1, round(share * tokens)), dtype=np.int64)
 
 
 def read_clip(path: str | Path, tubelets: int, size: int) -> Tensor:

@@ -110,7 +110,7 @@ def test_folder_without_checkpoint_is_refused(tmp_path):
 
 
 def test_name_that_is_nothing_lists_what_it_could_be():
-    with pytest.raises(WeightsError, match=r"no hub id .* no size \(tiny, vits, vitl"):
+    with pytest.raises(WeightsError, match=r"no hub id .* no size \(tiny, vits, vitb, vitl"):
         load_encoder("vit-enormous", 2)
 
 

@@ -1,6 +1,7 @@
 """The launch files for real: `ros2 launch` brings the node up active; arguments reach it; nothing is left behind."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -158,3 +159,58 @@ def test_interrupt_ends_launch_and_node():
         assert graph.process.wait(timeout=30) == 0
         graph.spin(1.0)
         assert graph.node.count_publishers("/saccade/embedding") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"bag": "/absent"}, "bag is '/absent', which does not exist"),
+        ({"player": "vlc"}, "player is 'vlc': choose one of saccade, ros2bag"),
+        ({"params_file": "/absent.yaml"}, "params_file is '/absent.yaml', which cannot be read"),
+    ],
+)
+def test_replay_argument_that_cannot_be_ends_the_launch_by_name(tmp_path, arguments, said):
+    done = ros2_launch("replay.launch.py", **{"bag": tmp_path, **arguments})
+    assert done.returncode == 1
+    assert said in done.stdout
+    assert "process started" not in done.stdout
+
+
+def test_replay_launch_plays_measures_and_ends_with_the_recording(tmp_path):
+    clip, out = write_video(tmp_path / "clip.mp4", frames=8), tmp_path / "report"
+    done = ros2_launch("replay.launch.py", bag=clip, params_file=params(tmp_path), player_arguments=f"--out {out}")
+    assert done.returncode == 0, done.stdout
+    assert (out / "report.html").exists()
+
+
+def test_replay_launch_that_cannot_play_ends_with_a_status(tmp_path):
+    (tmp_path / "notes.txt").write_text("no recording")
+    done = ros2_launch("replay.launch.py", bag=tmp_path / "notes.txt", params_file=params(tmp_path))
+    assert done.returncode == 1
+    assert "the player ended with status 1" in done.stdout
+
+
+def test_ros2_bag_play_starts_when_the_encoder_is_active(tmp_path, monkeypatch):
+    """rosbag2 is not installed where this can run: a program in its place says what it was given and what it finds."""
+    said, state = tmp_path / "said", shlex.join([*ROS2, "lifecycle", "get", "/saccade_encoder"])
+    (tmp_path / "ros2").write_text(f'#!/bin/sh\necho "$@" >> {said}\nexec {state} >> {said}\n')
+    (tmp_path / "ros2").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    given = {"bag": tmp_path, "player": "ros2bag", "player_arguments": "--rate 2.0 --topics '/a b'"}
+    done = ros2_launch("replay.launch.py", model="tiny", **given)
+    assert done.returncode == 0, done.stdout
+    assert said.read_text() == f"bag play {tmp_path} --rate 2.0 --topics /a b\nactive [3]\n"
+
+
+def test_encoder_that_cannot_be_configured_ends_the_replay(tmp_path):
+    done = ros2_launch("replay.launch.py", bag=tmp_path, player="ros2bag", model="no-such-model")
+    assert done.returncode == 1
+    assert "the encoder cannot be configured" in done.stdout
+    assert "playing" not in done.stdout
+
+
+def params(folder: Path) -> Path:
+    """A small model, at every frame."""
+    file = folder / "params.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    encoder: {model: tiny, window: 2}\n    stream: {fps: 0.0}\n")
+    return file

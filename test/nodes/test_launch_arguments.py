@@ -19,6 +19,7 @@ from saccade_ros.nodes.launch_arguments import (
     read_bool,
     read_choice,
     read_file,
+    read_path,
     unknown_arguments,
 )
 
@@ -95,6 +96,15 @@ def test_file_and_level_that_are_not_there_are_refused_by_name(tmp_path):
         read_file("params_file", str(tmp_path))
     with pytest.raises(ConfigError, match="log_level is 'verbose': choose one of debug, info"):
         read_choice("log_level", "verbose", ("debug", "info"))
+
+
+def test_recording_may_be_a_file_or_a_folder_and_must_be_there(tmp_path):
+    assert read_path("bag", f" {tmp_path} ") == str(tmp_path)
+    (tmp_path / "run#1.mcap").touch()
+    assert read_path("bag", f"{tmp_path}/run#1.mcap").endswith("run#1.mcap")
+    for absent in (str(tmp_path / "absent"), "", "  "):
+        with pytest.raises(ConfigError, match=r"bag is .*, which does not exist: give a file or folder"):
+            read_path("bag", absent)
 
 
 def test_argument_like_one_of_ours_is_named_with_it_and_others_are_let_be():
