@@ -1,0 +1,210 @@
+"""The exported step on OpenVINO. Needs neither torch nor transformers."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from saccade_ros.backends.base import BackendError, Embedded
+from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds, write_slots
+from saccade_ros.backends.interface import (
+    DESCRIPTION,
+    Steps,
+    check_description,
+    check_sizes,
+    describe_embed,
+    describe_step,
+    embed_sizes,
+    input_sizes,
+    output_sizes,
+)
+from saccade_ros.backends.manifest import Artifact, read_manifest
+from saccade_ros.backends.window import ROWS, Floats, StepShape, StepTables, WindowTables, empty_keys
+from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.frames import Pixels
+from saccade_ros.heads import NoHead
+
+_log = logging.getLogger(__name__)
+CACHE = "openvino-cache"  # compiled graphs, in the export's folder
+_RINGS = ("keys_", "values_")
+
+
+class OpenVinoBackend:
+    """Loads the export that encoder.model names. An export holds no classifier.
+
+    Raises:
+        ManifestError: the export is broken or does not fit the settings.
+        BackendError: the device asked for is not there, or refuses the graph.
+    """
+
+    head = NoHead()
+
+    def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
+        manifest = read_manifest(encoder.model)
+        artifact = manifest.pick("openvino", backend.precision)
+        manifest.check_fit(encoder)
+        files = manifest.check_files(artifact)
+        self.shape, self._encoder = manifest.step_shape, encoder
+        self._tables = WindowTables(self.shape)
+        core, device = ov.Core(), find_device(ov.Core().available_devices, backend)
+        embed, step = (read_graph(core, files[role], files[f"{role}_weights"]) for role in ("embed", "step"))
+        _check_graphs(files, embed, step, self.shape)
+        settings = compile_settings(core, device, artifact.precision, backend.threads, manifest.folder / CACHE)
+        self._embed = compile_graph(core, files["embed"], embed, device, settings)
+        self._step = compile_graph(core, files["step"], step, device, settings)
+        threads = backend.threads or len(os.sched_getaffinity(0))
+        counts = () if self.shape.can_be_sparse else (self.shape.spec.tokens,)
+        self.info = exported_info(manifest, artifact, encoder, fit, device.lower(), threads, counts)
+
+    def embed(self, pixels: Pixels) -> Embedded:
+        """See Backend."""
+        expected = self.shape.spec.pixels_shape
+        if pixels.shape != expected:
+            raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {expected}")
+        request = self._embed.create_infer_request()
+        patches: Floats = next(iter(request.infer({"pixels": pixels}).values()))
+        return Embedded(patches, patches)
+
+    def new_state(self) -> "OpenVinoState":
+        """See Backend."""
+        return OpenVinoState(self._step, self.shape, self._tables, self._encoder)
+
+
+class OpenVinoState(ExportedState):
+    """One stream's ring in memory of ours, which OpenVINO reads where it lies; the block's part is copied into it."""
+
+    def __init__(self, step: ov.CompiledModel, shape: StepShape, tables: WindowTables, encoder: EncoderConfig) -> None:
+        super().__init__(shape, tables, encoder)
+        self._request = step.create_infer_request()
+        self._fresh = [name for name in map(_name, step.outputs) if "_new_" not in name]
+        self._ring: dict[str, Floats] = {}
+        for i in range(shape.spec.depth):
+            self._ring |= {f"keys_{i}": np.empty(shape.keys(i), np.float32)}
+            self._ring |= {f"values_{i}": np.empty(shape.values(i), np.float32)}
+        self._feed(self._ring)
+        self._empty_ring()
+
+    def _feed(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Bind inputs to arrays, without a copy."""
+        for name, values in arrays.items():
+            self._request.set_tensor(name, ov.Tensor(values, shared_memory=True))
+
+    def _run(self, patches: Floats, tables: StepTables) -> dict[str, Floats]:
+        feeds = {n: np.ascontiguousarray(v) for n, v in step_feeds(self.shape, tables, patches).items()}
+        self._feed(feeds)
+        self._request.infer()
+        for name, ring in self._ring.items():
+            new = self._request.get_tensor(name.replace("_", "_new_")).data
+            write_slots(self.shape, tables, int(name.rpartition("_")[2]), ring, new)
+        return {name: self._request.get_tensor(name).data[0] for name in self._fresh}
+
+    def _empty_ring(self) -> None:
+        for i in range(self.shape.spec.depth):
+            self._ring[f"keys_{i}"][:] = empty_keys(self.shape, i)
+            self._ring[f"values_{i}"][:] = 0.0
+
+    def ring(self) -> dict[str, Floats]:
+        """A copy of every layer's cached keys and values, as the graph takes them, by name."""
+        return {name: values.copy() for name, values in self._ring.items()}
+
+
+def open_state(folder: Path, artifact: Artifact, shape: StepShape, threads: int) -> OpenVinoState:
+    """A stream on a freshly compiled step, for measuring an export before its manifest is written."""
+    core, file = ov.Core(), folder / artifact.files["step"]
+    graph = read_graph(core, file, folder / artifact.files["step_weights"])
+    step = compile_graph(core, file, graph, "CPU", compile_settings(core, "CPU", artifact.precision, threads))
+    return OpenVinoState(step, shape, WindowTables(shape), EncoderConfig())
+
+
+def find_device(available: list[str], backend: BackendConfig) -> str:
+    """OpenVINO's name of the device asked for; "auto" is the CPU, which alone computes as the export measured.
+
+    Raises:
+        BackendError: it is not there, and backend.allow_cpu_fallback does not let the CPU stand in.
+    """
+    wanted = "CPU" if backend.device == "auto" else backend.device.upper()
+    if any(name.partition(".")[0] == wanted for name in available):
+        return wanted
+    if backend.allow_cpu_fallback:
+        return "CPU"
+    raise BackendError(
+        f"backend.device is {backend.device!r}, but OpenVINO {ov.__version__} finds only {', '.join(available)} here: "
+        "install the device's driver, set 'cpu', or set backend.allow_cpu_fallback"
+    )
+
+
+def compile_settings(
+    core: ov.Core, device: str, precision: str, threads: int, cache: Path | None = None
+) -> dict[str, Any]:
+    """OpenVINO's settings of a graph: one stream, threads that may move between cores, and the arithmetic."""
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if cache and os.access(cache.parent, os.W_OK):
+        settings["CACHE_DIR"] = str(cache)
+    if device == "CPU":
+        has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        settings |= {
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
+            "ENABLE_CPU_PINNING": False,
+            "CPU_DENORMALS_OPTIMIZATION": True,
+            "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 and precision != "fp32" else "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        }
+    return settings
+
+
+def read_graph(core: ov.Core, file: Path, weights: Path) -> ov.Model:
+    """Read a graph whose tensors are in `weights`, and nowhere else.
+
+    Raises:
+        BackendError: OpenVINO refuses it.
+    """
+    try:
+        return core.read_model(str(file), str(weights))
+    except RuntimeError as refused:
+        raise _refusal(file, refused) from refused
+
+
+def compile_graph(
+    core: ov.Core, file: Path, graph: ov.Model, device: str, settings: Mapping[str, Any]
+) -> ov.CompiledModel:
+    """Compile a graph for a device.
+
+    Raises:
+        BackendError: OpenVINO cannot.
+    """
+    try:
+        return core.compile_model(graph, device, dict(settings))
+    except RuntimeError as refused:
+        raise _refusal(file, refused) from refused
+
+
+def _refusal(file: Path, refused: RuntimeError) -> BackendError:
+    reason = next((line for line in reversed(str(refused).splitlines()) if line.strip()), type(refused).__name__)
+    return BackendError(f"{file}: OpenVINO {ov.__version__} cannot load it ({reason.strip()})")
+
+
+def _check_graphs(files: Mapping[str, Path], embed: ov.Model, step: ov.Model, shape: StepShape) -> None:
+    """Refuse graphs that are not what the manifest says."""
+    steps: Steps = "sparse" if shape.can_be_sparse else "dense"
+    step_sizes = input_sizes(shape, steps), output_sizes(shape, "host", steps)
+    for file, graph, (inputs, outputs), description in (
+        (files["embed"], embed, embed_sizes(shape.spec), describe_embed(shape.spec)),
+        (files["step"], step, step_sizes, describe_step(shape, "host")),
+    ):
+        check_sizes(file, "input", _sizes(graph.inputs), inputs)
+        check_sizes(file, "output", _sizes(graph.outputs), outputs)
+        found = graph.get_rt_info()[DESCRIPTION].astype(str) if DESCRIPTION in graph.get_rt_info() else ""
+        check_description(file, found, description)
+
+
+def _sizes(ends: Any) -> dict[str, list[int | str]]:
+    return {_name(end): [ROWS if size.is_dynamic else size.get_length() for size in end.partial_shape] for end in ends}
+
+
+def _name(end: Any) -> str:
+    return str(end.any_name) if end.names else ""

@@ -1,0 +1,90 @@
+"""OpenVINO's own files of the step (.xml, .bin), quantized by NNCF. Neither is needed to run them but OpenVINO itself.
+
+fp32, bf16      the same files; bf16 is how the processor computes them
+int8            linear layers: int8 weights per channel; activations are quantized at run time where the chip can
+int8-static     the same with activation ranges calibrated on a clip
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+import openvino as ov
+
+from saccade_ros.backends.interface import DESCRIPTION, Steps, describe_embed, describe_step
+from saccade_ros.backends.manifest import Artifact
+from saccade_ros.encoder.model import StreamingEncoder
+from saccade_ros.export.graph import ExportError, build_embed, build_step, linear_nodes, step_shape
+from saccade_ros.export.quantize import save
+
+Feeds = Callable[[], Iterator[dict[str, Any]]]
+
+
+def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder: Path, feeds: Feeds) -> Artifact:
+    """Write the step and its front end below `folder`.
+
+    Args:
+        feeds: makes the inputs of steps on the calibration clip, from the start at each call.
+
+    Raises:
+        ExportError: NNCF is not installed, or this processor does not have the precision.
+    """
+    shape, place = step_shape(encoder, batch), folder / f"openvino-{precision}"
+    place.mkdir()
+    _check_processor(precision)
+    steps: Steps = "sparse" if shape.can_be_sparse else "dense"
+    step = _convert(build_step(encoder, batch, "host", steps=steps), describe_step(shape, "host"), folder)
+    if precision.startswith("int8"):
+        step = _quantize(precision, step, shape.spec.depth, feeds)
+    files: dict[str, str] = {}
+    for role, graph in (("embed", _convert(build_embed(encoder), describe_embed(shape.spec), folder)), ("step", step)):
+        ov.save_model(graph, place / f"{role}.xml", compress_to_fp16=False)
+        files |= {role: f"{place.name}/{role}.xml", f"{role}_weights": f"{place.name}/{role}.bin"}
+    return Artifact("openvino", precision, "host", files)
+
+
+def _check_processor(precision: str) -> None:
+    if precision == "bf16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ExportError("this processor has no bf16, so that nothing could be measured: export where it is to run")
+
+
+def _convert(model: onnx.ModelProto, description: str, folder: Path) -> ov.Model:
+    """Read an ONNX graph, all of it, with the description that it carries."""
+    with TemporaryDirectory(dir=folder.parent) as scratch:
+        file = Path(scratch) / "graph.onnx"
+        save(model, file)
+        graph = ov.Core().read_model(str(file))
+        graph.set_rt_info(description, [DESCRIPTION])
+    return graph
+
+
+def _quantize(precision: str, step: ov.Model, depth: int, feeds: Feeds) -> ov.Model:
+    try:
+        import nncf  # only here: an extra of its own
+    except ImportError:
+        raise ExportError("NNCF is not installed: pip install saccade_ros[openvino-export]") from None
+    others = nncf.IgnoredScope(names=_all_but_linear(step, depth), validate=False)
+    if precision == "int8":
+        return nncf.compress_weights(step, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=others)
+    data = nncf.Dataset(_Restarting(feeds))
+    return nncf.quantize(step, data, model_type=nncf.ModelType.TRANSFORMER, ignored_scope=others)
+
+
+def _all_but_linear(step: ov.Model, depth: int) -> list[str]:
+    """Names of all operators but the linear layers' products; the constants that these multiply are no operators."""
+    linear = set(linear_nodes(depth))
+    operators = [node for node in step.get_ops() if node.get_type_name() != "Constant"]
+    return [name for name in (node.get_friendly_name() for node in operators) if name not in linear]
+
+
+@dataclass(frozen=True)
+class _Restarting:
+    """Data that NNCF reads more than once."""
+
+    feeds: Feeds
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.feeds()
