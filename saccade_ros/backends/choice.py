@@ -1,0 +1,103 @@
+"""Choice of runtime and precision where the settings say auto: by what is installed, the processor, and the model.
+
+Nothing is timed here. An export was timed where it was made; a checkpoint runs in fp32, as nothing below it was
+measured on its weights. docs/export.md has the rule in words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import util
+
+from saccade_ros.backends.cuda_runtime import can_run
+from saccade_ros.backends.manifest import Artifact, Manifest, ManifestError, is_export, read_manifest
+from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.measure.machine import instruction_sets, processor
+from saccade_ros.runtimes import RUNTIMES
+
+DOT_PRODUCTS = {"VNNI int8", "AVX VNNI int8", "AMX int8", "Arm dot product int8", "Arm int8 matrices"}
+BF16 = {"bf16", "AMX bf16"}  # those of x86; the runtimes here do not use Arm's
+
+# Precisions by speed, for an export that was timed on another processor: with integer dot products, and without.
+_BY_SPEED = ("int8-static", "int8", "bf16", "fp16", "fp32", "int4")
+_BY_SPEED_WITHOUT = ("bf16", "fp16", "fp32", "int8", "int8-static", "int4")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Runtime and precision, and in a line why: for `~/info`, the log and `saccade doctor`."""
+
+    runtime: str
+    precision: str
+    why: str
+
+
+def choose(encoder: EncoderConfig, backend: BackendConfig) -> Choice:
+    """Resolve "auto" in backend.name and backend.precision.
+
+    Raises:
+        ManifestError: an export that is broken, or holds nothing that can run here as asked.
+    """
+    if is_export(encoder.model):
+        return _of_export(read_manifest(encoder.model), backend)
+    name = "torch" if backend.name == "auto" else backend.name
+    if backend.precision != "auto":
+        return Choice(name, backend.precision, f"{name} {backend.precision}: as asked for")
+    return Choice(name, "fp32", f"{name} fp32: a lower precision was not measured on this checkpoint (saccade export)")
+
+
+def _of_export(manifest: Manifest, backend: BackendConfig) -> Choice:
+    asked = [a for a in manifest.artifacts if backend.name in ("auto", a.runtime)]
+    asked = [a for a in asked if backend.precision in ("auto", a.precision)]
+    if not asked:  # says what there is
+        manifest.pick(manifest.artifacts[0].runtime if backend.name == "auto" else backend.name, backend.precision)
+    if "auto" not in (backend.name, backend.precision):
+        return Choice(backend.name, backend.precision, f"{backend.name} {backend.precision}: as asked for")
+    obstacles = {f"{a.runtime} {a.precision}": _obstacle(a, backend) for a in asked}
+    usable = [a for a in asked if not obstacles[f"{a.runtime} {a.precision}"]]
+    if not usable:
+        reasons = "; ".join(f"{name}: {why}" for name, why in obstacles.items())
+        raise ManifestError(
+            f"{manifest.folder} holds nothing that can run here as asked ({reasons}): lower backend.fidelity, name "
+            "backend.precision, install what is missing, or export again"
+        )
+    best, rule = _fastest(usable, manifest)
+    return Choice(best.runtime, best.precision, f"{best.runtime} {best.precision}: {rule}; {_say_fidelity(best)}")
+
+
+def _obstacle(artifact: Artifact, backend: BackendConfig) -> str:
+    """Reason why an artifact cannot be chosen; empty if it can."""
+    runtime, fidelity = RUNTIMES[artifact.runtime], _fidelity(artifact)
+    if artifact.runtime == "tensorrt" and not can_run():
+        return "needs an NVIDIA GPU"
+    if artifact.runtime != "tensorrt" and util.find_spec(runtime.package) is None:
+        return f"{runtime.package} is not installed"
+    if backend.device not in ("auto", *runtime.devices):
+        return f"does not run on backend.device {backend.device!r}"
+    if artifact.precision == "bf16" and "cpu" in runtime.devices and not BF16 & set(instruction_sets()):
+        return "this processor has no bf16"
+    if backend.precision == "auto" and fidelity is not None and fidelity < backend.fidelity:
+        return f"its centred cosine of {fidelity:.4f} is below backend.fidelity {backend.fidelity}"
+    return ""
+
+
+def _fastest(usable: Sequence[Artifact], manifest: Manifest) -> tuple[Artifact, str]:
+    """The artifact that should be fastest here, of those measured if there are any; and by which rule."""
+    measured = [a for a in usable if _fidelity(a) is not None] or usable
+    if manifest.machine.startswith(f"{processor()}, "):
+        return measured[0], "the fastest in the export's own timing, on a processor of this model"
+    has = DOT_PRODUCTS & set(instruction_sets())
+    order = _BY_SPEED if has else _BY_SPEED_WITHOUT
+    best = min(measured, key=lambda a: (a.runtime != "tensorrt", order.index(a.precision)))
+    products = f"has integer dot products ({', '.join(sorted(has))})" if has else "has no integer dot products"
+    return best, f"this processor {products}, and the export was timed on another"
+
+
+def _fidelity(artifact: Artifact) -> float | None:
+    """Centred cosine on the held-out clip; None if the artifact was not measured."""
+    held_out = artifact.parity.get("held_out")
+    return None if held_out is None else float(held_out["centred_cosine_mean"])
+
+
+def _say_fidelity(artifact: Artifact) -> str:
+    fidelity = _fidelity(artifact)
+    return "its fidelity was not measured" if fidelity is None else f"centred cosine {fidelity:.4f} to torch fp32"
