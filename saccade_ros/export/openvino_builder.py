@@ -69,8 +69,15 @@ def _quantize(precision: str, step: ov.Model, depth: int, feeds: Feeds) -> ov.Mo
     others = nncf.IgnoredScope(names=_all_but_linear(step, depth), validate=False)
     if precision == "int8":
         return nncf.compress_weights(step, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=others)
-    data = nncf.Dataset(_Restarting(feeds))
-    return nncf.quantize(step, data, model_type=nncf.ModelType.TRANSFORMER, ignored_scope=others)
+    # Smoothing costs more than it saves (docs/export.md), and corrected biases change nothing.
+    off = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+    return nncf.quantize(
+        step,
+        nncf.Dataset(_Restarting(feeds)),
+        model_type=nncf.ModelType.TRANSFORMER,
+        ignored_scope=others,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off, disable_bias_correction=True),
+    )
 
 
 def _all_but_linear(step: ov.Model, depth: int) -> list[str]:
