@@ -151,6 +151,10 @@ class Manifest:
         """Paths of an artifact's files by role, each hashed. Raises ManifestError for one that is not as exported."""
         return {role: self._check_file(name) for role, name in artifact.files.items()}
 
+    def hashes_of(self, artifact: Artifact, role: str) -> list[str]:
+        """SHA-256 of an artifact's files whose role begins with `role`."""
+        return [self.files[name]["sha256"] for part, name in artifact.files.items() if part.startswith(role)]
+
     def _check_file(self, name: str) -> Path:
         path, expected = self.folder / name, self.files[name]
         try:

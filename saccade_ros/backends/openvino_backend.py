@@ -1,8 +1,8 @@
 """The exported step on OpenVINO. Needs neither torch nor transformers."""
 
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import openvino as ov
 
 from saccade_ros.backends.base import BackendError, Embedded
+from saccade_ros.backends.choice import DOT_PRODUCTS
 from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds, write_slots
 from saccade_ros.backends.interface import (
     DESCRIPTION,
@@ -23,14 +24,16 @@ from saccade_ros.backends.interface import (
     output_sizes,
 )
 from saccade_ros.backends.manifest import Artifact, read_manifest
+from saccade_ros.backends.openvino_cache import CompiledCache
 from saccade_ros.backends.window import ROWS, Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
 from saccade_ros.heads import NoHead
+from saccade_ros.measure.machine import instruction_sets
 
-_log = logging.getLogger(__name__)
 CACHE = "openvino-cache"  # compiled graphs, in the export's folder
-_RINGS = ("keys_", "values_")
+_GROUP = 32  # values with a scale of their own, where activations are quantized at run time
+_WEIGHTS_ONLY = "OpenVINO widens int8 weights to fp32 here: this processor has no integer dot products."
 
 
 class OpenVinoBackend:
@@ -50,15 +53,21 @@ class OpenVinoBackend:
         files = manifest.check_files(artifact)
         self.shape, self._encoder = manifest.step_shape, encoder
         self._tables = WindowTables(self.shape)
-        core, device = ov.Core(), find_device(ov.Core().available_devices, backend)
-        embed, step = (read_graph(core, files[role], files[f"{role}_weights"]) for role in ("embed", "step"))
-        _check_graphs(files, embed, step, self.shape)
-        settings = compile_settings(core, device, artifact.precision, backend.threads, manifest.folder / CACHE)
-        self._embed = compile_graph(core, files["embed"], embed, device, settings)
-        self._step = compile_graph(core, files["step"], step, device, settings)
+        core = ov.Core()
+        device = find_device(core.available_devices, backend)
+        graphs = {role: read_graph(core, files[role], files[f"{role}_weights"]) for role in ("embed", "step")}
+        _check_graphs(files, graphs["embed"], graphs["step"], self.shape)
+        settings = compile_settings(core, device, artifact.precision, backend.threads)
+        cache = CompiledCache(core, manifest.folder / CACHE)
+        self._embed, self._step = (
+            compile_graph(cache, files[role], graph, device, settings, manifest.hashes_of(artifact, role))
+            for role, graph in graphs.items()
+        )
         threads = backend.threads or len(os.sched_getaffinity(0))
         counts = () if self.shape.can_be_sparse else (self.shape.spec.tokens,)
-        self.info = exported_info(manifest, artifact, encoder, fit, device.lower(), threads, counts)
+        info = exported_info(manifest, artifact, encoder, fit, device.lower(), threads, counts)
+        weights_only = artifact.precision == "int8" and device == "CPU" and not _has_dot_products()
+        self.info = replace(info, choice=_WEIGHTS_ONLY if weights_only else "")
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
@@ -116,7 +125,7 @@ def open_state(folder: Path, artifact: Artifact, shape: StepShape, threads: int)
     """A stream on a freshly compiled step, for measuring an export before its manifest is written."""
     core, file = ov.Core(), folder / artifact.files["step"]
     graph = read_graph(core, file, folder / artifact.files["step_weights"])
-    step = compile_graph(core, file, graph, "CPU", compile_settings(core, "CPU", artifact.precision, threads))
+    step = core.compile_model(graph, "CPU", compile_settings(core, "CPU", artifact.precision, threads))
     return OpenVinoState(step, shape, WindowTables(shape), EncoderConfig())
 
 
@@ -137,24 +146,24 @@ def find_device(available: list[str], backend: BackendConfig) -> str:
     )
 
 
-def compile_settings(
-    core: ov.Core, device: str, precision: str, threads: int, cache: Path | None = None
-) -> dict[str, Any]:
+def compile_settings(core: ov.Core, device: str, precision: str, threads: int) -> dict[str, Any]:
     """OpenVINO's settings of a graph: one stream, threads that may move between cores, and the arithmetic."""
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    if cache and os.access(cache.parent, os.W_OK):
-        settings["CACHE_DIR"] = str(cache)
-    if device == "CPU":
-        has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        settings |= {
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
-            "ENABLE_CPU_PINNING": False,
-            "CPU_DENORMALS_OPTIMIZATION": True,
-            "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 and precision != "fp32" else "f32",
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-        }
-    return settings
+    if device != "CPU":
+        return settings
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return settings | {
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
+        "ENABLE_CPU_PINNING": False,
+        "CPU_DENORMALS_OPTIMIZATION": True,
+        "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 and precision != "fp32" else "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if precision == "int8" and _has_dot_products() else 0,
+    }
+
+
+def _has_dot_products() -> bool:
+    return bool(DOT_PRODUCTS & set(instruction_sets()))
 
 
 def read_graph(core: ov.Core, file: Path, weights: Path) -> ov.Model:
@@ -170,7 +179,7 @@ def read_graph(core: ov.Core, file: Path, weights: Path) -> ov.Model:
 
 
 def compile_graph(
-    core: ov.Core, file: Path, graph: ov.Model, device: str, settings: Mapping[str, Any]
+    cache: CompiledCache, file: Path, graph: ov.Model, device: str, settings: Mapping[str, Any], sources: Sequence[str]
 ) -> ov.CompiledModel:
     """Compile a graph for a device.
 
@@ -178,7 +187,7 @@ def compile_graph(
         BackendError: OpenVINO cannot.
     """
     try:
-        return core.compile_model(graph, device, dict(settings))
+        return cache.compile(graph, device, settings, sources)
     except RuntimeError as refused:
         raise _refusal(file, refused) from refused
 
@@ -198,7 +207,7 @@ def _check_graphs(files: Mapping[str, Path], embed: ov.Model, step: ov.Model, sh
     ):
         check_sizes(file, "input", _sizes(graph.inputs), inputs)
         check_sizes(file, "output", _sizes(graph.outputs), outputs)
-        found = graph.get_rt_info()[DESCRIPTION].astype(str) if DESCRIPTION in graph.get_rt_info() else ""
+        found = graph.get_rt_info([DESCRIPTION]).astype(str) if graph.has_rt_info([DESCRIPTION]) else ""
         check_description(file, found, description)
 
 

@@ -138,3 +138,18 @@ def test_graph_that_is_none_is_refused(exported, tmp_path, garbage):
     foreign = changed(exported, tmp_path / "export", lambda place: (place / "step.xml").write_bytes(garbage))
     with pytest.raises(BackendError, match=r"step.xml: OpenVINO .* cannot load it"):
         load(foreign)
+
+
+def test_damaged_compiled_graph_is_compiled_again(exported):
+    """OpenVINO itself computes with whatever numbers the file holds."""
+    patches = np.random.default_rng(0).standard_normal((64, 192), np.float32)
+    expected = load(exported).new_state().step(patches)
+    kept = sorted((exported.folder / "openvino-cache").glob("*.blob"))
+    assert kept
+    for blob in kept:
+        content = blob.read_bytes()
+        middle = len(content) // 2
+        for damaged in (b"", content[:middle], content[:middle] + bytes(4000) + content[middle + 4000 :]):
+            blob.write_bytes(damaged)
+            assert np.array_equal(load(exported).new_state().step(patches), expected)
+            assert blob.read_bytes() != damaged
