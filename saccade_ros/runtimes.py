@@ -41,6 +41,7 @@ RUNTIMES = {
         ("fp32", "bf16", "int8", "int8-static"),
         ("cpu", "gpu", "npu"),
         "openvino",
+        ("fp32", "bf16"),
     ),
     "tensorrt": Runtime(
         "tensorrt_backend", "TensorRtBackend", "tensorrt", ("fp32", "fp16", "bf16"), ("cuda",), "tensorrt"

@@ -7,15 +7,24 @@ measured on its weights. docs/export.md has the rule in words.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import util
+from pathlib import Path
 
 from saccade_ros.backends.cuda_runtime import can_run
 from saccade_ros.backends.manifest import Artifact, Manifest, ManifestError, is_export, read_manifest
 from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.encoder.spec import SIZES
 from saccade_ros.measure.machine import instruction_sets, processor
 from saccade_ros.runtimes import RUNTIMES
 
 DOT_PRODUCTS = {"VNNI int8", "AVX VNNI int8", "AMX int8", "Arm dot product int8", "Arm int8 matrices"}
 BF16 = {"bf16", "AMX bf16"}  # those of x86; the runtimes here do not use Arm's
+
+AMX = {"AMX bf16", "AMX int8"}
+
+# Runtimes by speed in fp32, as measured (docs/export.md); and what each needs for a checkpoint.
+_ON_AMX = ("torch", "openvino", "onnxruntime")
+_ELSEWHERE = ("onnxruntime", "openvino", "torch")
+_PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx")}
 
 # Precisions by speed, for an export that was timed on another processor: with integer dot products, and without.
 _BY_SPEED = ("int8-static", "int8", "bf16", "fp16", "fp32", "int4")
@@ -39,10 +48,47 @@ def choose(encoder: EncoderConfig, backend: BackendConfig) -> Choice:
     """
     if is_export(encoder.model):
         return _of_export(read_manifest(encoder.model), backend)
-    name = "torch" if backend.name == "auto" else backend.name
-    if backend.precision != "auto":
-        return Choice(name, backend.precision, f"{name} {backend.precision}: as asked for")
-    return Choice(name, "fp32", f"{name} fp32: a lower precision was not measured on this checkpoint (saccade export)")
+    precision = "fp32" if backend.precision == "auto" else backend.precision
+    if backend.name != "auto":
+        return Choice(backend.name, precision, f"{backend.name} {precision}: as asked for")
+    name, rule = _runtime_of_checkpoint(encoder, backend, precision)
+    return Choice(name, precision, f"{name} {precision}: {rule}")
+
+
+def _runtime_of_checkpoint(encoder: EncoderConfig, backend: BackendConfig, precision: str) -> tuple[str, str]:
+    """The runtime for a checkpoint, and by which rule."""
+    if _is_torchs(encoder):
+        return "torch", "it alone loads this model, or this pooling"
+    if _has_nvidia() and backend.device in ("auto", "cuda") and _is_installed("torch"):
+        return "torch", "it uses the GPU"
+    has_kernels = AMX & set(instruction_sets())
+    able = [
+        name
+        for name in (_ON_AMX if has_kernels else _ELSEWHERE)
+        if precision in RUNTIMES[name].checkpoint_precisions
+        and backend.device in ("auto", *RUNTIMES[name].devices)
+        and all(map(_is_installed, _PACKAGES[name]))
+    ]
+    if not able:
+        return "torch", "no other runtime here computes a checkpoint so"
+    return able[0], f"the fastest in fp32 on a processor with{'' if has_kernels else 'out'} AMX, of those installed"
+
+
+def _is_torchs(encoder: EncoderConfig) -> bool:
+    """Tell whether only torch loads the model: random numbers, its own file format, an adapter; or only it pools so."""
+    released = encoder.model.lower().endswith((".pt", ".pth", ".tar"))
+    return encoder.model in SIZES or released or bool(encoder.adapter) or encoder.pooling == "probe"
+
+
+def _has_nvidia() -> bool:
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu"))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return util.find_spec(package) is not None
+    except (ImportError, ValueError):  # one that is forbidden has no spec
+        return False
 
 
 def _of_export(manifest: Manifest, backend: BackendConfig) -> Choice:
@@ -69,7 +115,7 @@ def _obstacle(artifact: Artifact, backend: BackendConfig) -> str:
     runtime, fidelity = RUNTIMES[artifact.runtime], _fidelity(artifact)
     if artifact.runtime == "tensorrt" and not can_run():
         return "needs an NVIDIA GPU"
-    if artifact.runtime != "tensorrt" and util.find_spec(runtime.package) is None:
+    if artifact.runtime != "tensorrt" and not _is_installed(runtime.package):
         return f"{runtime.package} is not installed"
     if backend.device not in ("auto", *runtime.devices):
         return f"does not run on backend.device {backend.device!r}"

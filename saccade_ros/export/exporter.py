@@ -179,7 +179,7 @@ class _Export:
         with TemporaryDirectory(dir=self._folder.parent) as scratch:
             plain = Path(scratch) / "step.onnx"
             if precision == "int8-static":
-                save(build_step(self._encoder, self._options.batch, self._contract), plain)
+                build_step(self._encoder, self._options.batch, self._contract).save(plain)
             artifact = build_artifact(
                 self._encoder, self._options.batch, precision, self._folder, lambda: self._feeds(plain)
             )

@@ -8,17 +8,17 @@ int8-static     the same with activation ranges calibrated on a clip
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import onnx
 import openvino as ov
 
+from saccade_ros.backends.graph.onnx_graph import MadeGraph
+from saccade_ros.backends.graph.step import linear_nodes
 from saccade_ros.backends.interface import DESCRIPTION, Steps, describe_embed, describe_step
 from saccade_ros.backends.manifest import Artifact
+from saccade_ros.backends.openvino_backend import compile_settings, read_made
 from saccade_ros.encoder.model import StreamingEncoder
-from saccade_ros.export.graph import ExportError, build_embed, build_step, linear_nodes, step_shape
-from saccade_ros.export.quantize import save
+from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
 
 Feeds = Callable[[], Iterator[dict[str, Any]]]
 
@@ -30,34 +30,26 @@ def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder
         feeds: makes the inputs of steps on the calibration clip, from the start at each call.
 
     Raises:
-        ExportError: NNCF is not installed, or this processor does not have the precision.
+        ExportError: NNCF is not installed. BackendError: this processor does not have the precision.
     """
     shape, place = step_shape(encoder, batch), folder / f"openvino-{precision}"
     place.mkdir()
-    _check_processor(precision)
+    compile_settings(ov.Core(), "CPU", precision, 0)  # a precision that cannot be measured here is refused first
     steps: Steps = "sparse" if shape.can_be_sparse else "dense"
-    step = _convert(build_step(encoder, batch, "host", steps=steps), describe_step(shape, "host"), folder)
+    step = _convert(build_step(encoder, batch, "host", steps=steps), describe_step(shape, "host"))
     if precision.startswith("int8"):
         step = _quantize(precision, step, shape.spec.depth, feeds)
     files: dict[str, str] = {}
-    for role, graph in (("embed", _convert(build_embed(encoder), describe_embed(shape.spec), folder)), ("step", step)):
+    for role, graph in (("embed", _convert(build_embed(encoder), describe_embed(shape.spec))), ("step", step)):
         ov.save_model(graph, place / f"{role}.xml", compress_to_fp16=False)
         files |= {role: f"{place.name}/{role}.xml", f"{role}_weights": f"{place.name}/{role}.bin"}
     return Artifact("openvino", precision, "host", files)
 
 
-def _check_processor(precision: str) -> None:
-    if precision == "bf16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise ExportError("this processor has no bf16, so that nothing could be measured: export where it is to run")
-
-
-def _convert(model: onnx.ModelProto, description: str, folder: Path) -> ov.Model:
-    """Read an ONNX graph, all of it, with the description that it carries."""
-    with TemporaryDirectory(dir=folder.parent) as scratch:
-        file = Path(scratch) / "graph.onnx"
-        save(model, file)
-        graph = ov.Core().read_model(str(file))
-        graph.set_rt_info(description, [DESCRIPTION])
+def _convert(made: MadeGraph, description: str) -> ov.Model:
+    """Read a graph of ours, with the description that it carries."""
+    graph = read_made(ov.Core(), made)
+    graph.set_rt_info(description, [DESCRIPTION])
     return graph
 
 

@@ -27,7 +27,7 @@ def export(tmp_path, monkeypatch):
     """Write an export of artifacts, timed on the processor "Workstation", and read it on "Robot"."""
     monkeypatch.setattr(choice, "processor", lambda: "Robot")
     monkeypatch.setattr(choice, "instruction_sets", lambda: WITH_ALL)
-    monkeypatch.setattr(choice.util, "find_spec", lambda package: package)
+    monkeypatch.setattr(choice, "_is_installed", lambda package: True)
 
     def of(*artifacts, machine="Workstation"):
         model = ModelInfo("RANDOM tiny, seed 0", "0" * 64, True, 1.0)
@@ -78,7 +78,7 @@ def test_what_is_not_installed_is_not_chosen(export, monkeypatch):
     encoder = export(
         artifact("openvino int8"), artifact("onnxruntime int8"), artifact("tensorrt fp16"), machine="Robot"
     )
-    monkeypatch.setattr(choice.util, "find_spec", lambda package: None if package == "openvino" else package)
+    monkeypatch.setattr(choice, "_is_installed", lambda package: package != "openvino")
     assert chosen(encoder) == "onnxruntime int8"
     with pytest.raises(ManifestError, match=r"tensorrt fp16: needs an NVIDIA GPU"):
         choose(export(artifact("tensorrt fp16")), BackendConfig())
@@ -107,10 +107,51 @@ def test_names_that_are_given_stand(export):
         choose(replace(encoder), BackendConfig(device="npu", precision="fp32"))
 
 
-def test_a_checkpoint_runs_in_fp32_unless_told_otherwise():
-    assert chosen(EncoderConfig(model="tiny")) == "torch fp32"
-    assert chosen(EncoderConfig(model="tiny"), fidelity=0.5) == "torch fp32"
-    assert chosen(EncoderConfig(model="tiny"), precision="bf16") == "torch bf16"
+@pytest.fixture
+def installed(monkeypatch):
+    """Say what is installed, and on which processor, with or without an NVIDIA GPU."""
+
+    def are(*packages, sets=("AVX2",), gpu=False):
+        monkeypatch.setattr(choice, "_is_installed", lambda package: package in packages)
+        monkeypatch.setattr(choice, "instruction_sets", lambda: sets)
+        monkeypatch.setattr(choice, "_has_nvidia", lambda: gpu)
+
+    return are
+
+
+@pytest.mark.parametrize(
+    ("packages", "sets", "found"),
+    [
+        (("torch", "onnx", "onnxruntime", "openvino"), ("AVX2",), "onnxruntime fp32"),
+        (("torch", "onnx", "openvino"), ("AVX2",), "openvino fp32"),
+        (("torch", "onnxruntime"), ("AVX2",), "torch fp32"),
+        (("torch", "onnx", "onnxruntime"), ("AVX-512", "AMX bf16"), "torch fp32"),
+        (("onnx", "onnxruntime"), ("AVX-512", "AMX bf16"), "onnxruntime fp32"),
+        ((), ("AVX2",), "torch fp32"),
+    ],
+)
+def test_a_checkpoint_runs_in_fp32_on_what_is_fastest_here(installed, packages, sets, found):
+    installed(*packages, sets=sets)
+    assert chosen(EncoderConfig()) == found
+    assert chosen(EncoderConfig(), fidelity=-1.0) == found
+
+
+@pytest.mark.parametrize(
+    "encoder", [{"model": "tiny"}, {"model": "a.pt"}, {"adapter": "a.safetensors"}, {"pooling": "probe"}]
+)
+def test_what_only_torch_loads_is_torchs(installed, encoder):
+    installed("torch", "onnx", "onnxruntime")
+    assert chosen(EncoderConfig(**encoder)) == "torch fp32"
+
+
+def test_precision_device_and_gpu_narrow_the_runtimes_of_a_checkpoint(installed):
+    installed("torch", "onnx", "onnxruntime", "openvino")
+    assert chosen(EncoderConfig(), precision="int8") == "torch int8"
+    assert chosen(EncoderConfig(), precision="bf16") == "openvino bf16"
+    assert chosen(EncoderConfig(), device="npu") == "openvino fp32"
+    installed("torch", "onnx", "onnxruntime", gpu=True)
+    assert chosen(EncoderConfig()) == "torch fp32"
+    assert chosen(EncoderConfig(), device="cpu") == "onnxruntime fp32"
 
 
 def test_choice_is_told_in_the_encoders_info():

@@ -11,11 +11,19 @@ from reference_model import random_clip
 
 from saccade_ros.backends import BackendError, load_backend
 from saccade_ros.backends.manifest import ManifestError, describe_files, seal
+from saccade_ros.backends.window import WindowTables
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.export.exporter import export
 from saccade_ros.measure.progress import silent
 
-pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install saccade_ros[openvino]")
+ov = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install saccade_ros[openvino]")
+from saccade_ros.backends.openvino_backend import (  # noqa: E402  # not where OpenVINO is missing
+    OpenVinoState,
+    compile_settings,
+    fix_rows,
+    read_graph,
+)
+
 BOUNDS = {"fp32": 1e-4, "int8": 0.1, "int8-static": 0.2}
 
 
@@ -140,16 +148,28 @@ def test_graph_that_is_none_is_refused(exported, tmp_path, garbage):
         load(foreign)
 
 
-def test_damaged_compiled_graph_is_compiled_again(exported):
+def test_damaged_compiled_graph_is_compiled_again(exported, tmp_path):
     """OpenVINO itself computes with whatever numbers the file holds."""
+    copied = changed(exported, tmp_path / "export", lambda place: None)
     patches = np.random.default_rng(0).standard_normal((64, 192), np.float32)
-    expected = load(exported).new_state().step(patches)
-    kept = sorted((exported.folder / "openvino-cache").glob("*.blob"))
-    assert kept
-    for blob in kept:
-        content = blob.read_bytes()
-        middle = len(content) // 2
-        for damaged in (b"", content[:middle], content[:middle] + bytes(4000) + content[middle + 4000 :]):
-            blob.write_bytes(damaged)
-            assert np.array_equal(load(exported).new_state().step(patches), expected)
-            assert blob.read_bytes() != damaged
+    expected = load(copied).new_state().step(patches)
+    blobs = sorted((tmp_path / "export" / "openvino-cache").glob("*.blob"))
+    assert len(blobs) == 2
+    for damage in (lambda c: b"", lambda c: c[: len(c) // 2], lambda c: c[:50_000] + bytes(4000) + c[54_000:]):
+        damaged = [damage(blob.read_bytes()) for blob in blobs]
+        for blob, content in zip(blobs, damaged, strict=True):
+            blob.write_bytes(content)
+        assert np.array_equal(load(copied).new_state().step(patches), expected)
+        assert [blob.read_bytes() for blob in blobs] != damaged
+
+
+def test_device_that_compiles_no_open_sizes_gets_dense_steps(exported):
+    """As an NPU does; on the CPU, the graph is the same."""
+    core, file = ov.Core(), exported.folder / "openvino-fp32" / "step.xml"
+    graph, shape = read_graph(core, file, file.with_suffix(".bin")), exported.step_shape
+    fix_rows(graph, 64)
+    step = core.compile_model(graph, "CPU", compile_settings(core, "CPU", "fp32", 1))
+    fixed, whole = OpenVinoState(step, shape, WindowTables(shape), EncoderConfig()), load(exported).new_state()
+    for seed in range(5):
+        patches = np.random.default_rng(seed).standard_normal((64, 192), np.float32)
+        assert np.allclose(fixed.step(patches), whole.step(patches), atol=1e-5)
