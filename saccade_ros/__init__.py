@@ -12,5 +12,6 @@ __path__ = extend_path(__path__, __name__)
 
 # ONNX Runtime 1.29 and later send usage data, and write an id of the device to the disk, from their import on.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("NNCF_CI", "1")  # the only value by which NNCF reports nothing
 
 __version__ = "0.1.0"

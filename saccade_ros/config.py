@@ -14,7 +14,7 @@ from saccade_ros.knobs import ConfigError as ConfigError
 from saccade_ros.knobs import Settings, knob, shown
 from saccade_ros.plan_config import GateConfig as GateConfig
 from saccade_ros.plan_config import TokensConfig as TokensConfig
-from saccade_ros.runtimes import PRECISIONS, RUNTIMES
+from saccade_ros.runtimes import DEVICES, PRECISIONS, RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -194,25 +194,35 @@ class BackendConfig(Settings):
 
     name: str = knob(
         "auto",
-        "Runtime that computes the encoder. auto: the one that an exported folder prefers, else torch, or ONNX "
-        "Runtime where torch is not installed.",
+        "Runtime that computes the encoder. auto: by the rule of docs/export.md, the fastest here that keeps "
+        "backend.fidelity; ~/info and `saccade doctor` say which and why.",
         choices=("auto", *RUNTIMES),
     )
     device: str = knob(
         "auto",
-        "Processor that computes the encoder. auto: the GPU if the runtime sees one, else the CPU.",
-        choices=("auto", "cpu", "cuda"),
+        "Processor that computes the encoder. auto: an NVIDIA GPU if the runtime sees one, else the CPU. 'gpu' and "
+        "'npu' are Intel's, by OpenVINO.",
+        choices=("auto", *DEVICES),
     )
     precision: str = knob(
         "auto",
         "Arithmetic of the encoder: fp32 is the reference, bf16 is faster where the CPU or GPU has it, int8 (linear "
         "layers; the rest in bf16) faster still and less faithful; fp16 is for GPUs, int8-static and int4 come from "
-        "an export. auto: the one that an exported folder prefers, else fp32.",
+        "an export. auto: of an exported folder the fastest that keeps backend.fidelity, else fp32.",
         choices=("auto", *PRECISIONS),
+    )
+    fidelity: float = knob(
+        0.99,
+        "Least mean centred cosine to torch fp32 that `auto` may choose, as an export has measured it on its held-out "
+        "clip. What was not measured, as any precision of a checkpoint, is not chosen below fp32.",
+        at_least=-1.0,
+        at_most=1.0,
     )
     threads: int = knob(0, "CPU threads for the encoder. 0 leaves the runtime's default.", at_least=0, at_most=1024)
     allow_cpu_fallback: bool = knob(
-        False, "True lets ONNX Runtime use the CPU where it cannot use the GPU asked for. False: that is an error."
+        False,
+        "True lets ONNX Runtime and OpenVINO use the CPU where they cannot use the GPU asked for. False: that is an "
+        "error.",
     )
 
 

@@ -47,7 +47,7 @@ from saccade_ros.params_file import load_config, params_file_text
         (
             BackendConfig,
             {"name": "tensorflow"},
-            "backend.name is 'tensorflow': choose one of auto, torch, onnxruntime, tensorrt",
+            "backend.name is 'tensorflow': choose one of auto, torch, onnxruntime, openvino, tensorrt",
         ),
         (BackendConfig, {"precision": "fp8"}, "choose one of auto, fp32, bf16, fp16, int8"),
         (VisionConfig, {"fit": "zoom"}, "choose one of crop, stretch"),

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verdict": {"vision"},
     "plan": {"config", "frames", "measure"},
     "encoder": {"config", "frames", "storage"},
-    "backends": {"config", "frames", "heads", "encoder", "storage"},
+    "backends": {"config", "frames", "heads", "measure", "encoder", "storage"},
     "intake": {"config", "faults", "frames", "vision"},
     "encoding": {"config", "faults", "frames", "heads", "plan", "backends"},
     "pipeline": {"config", "faults", "frames", "heads", "vision", "plan", "backends", "intake", "encoding"},
@@ -56,7 +56,7 @@ MAY_IMPORT["replay"] = {
     "recordings",
     "verdict",
 }
-MAY_IMPORT["doctor"] = {"knobs", "default_model", "measure", "encoder", "backends"}
+MAY_IMPORT["doctor"] = {"config", "knobs", "runtimes", "default_model", "measure", "encoder", "backends"}
 MAY_IMPORT["studies"] |= {"doctor"}  # which runtimes work here is asked in one place
 MAY_IMPORT["cli_options"] = {"config", "knobs", "params_file"}
 MAY_IMPORT["nodes"] = set(MAY_IMPORT) - {"train", "studies", "doctor"}

@@ -1,11 +1,13 @@
 """Backends: one Protocol, one module per runtime; `load_backend` picks by config."""
 
 import importlib
+from dataclasses import replace
 
 from saccade_ros.backends.base import Backend, BackendError
-from saccade_ros.backends.manifest import choose_runtime, is_export
+from saccade_ros.backends.choice import choose
+from saccade_ros.backends.manifest import is_export
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.runtimes import RUNTIMES, Runtime
+from saccade_ros.runtimes import RUNTIMES
 
 
 def load_backend(encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> Backend:
@@ -18,9 +20,14 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig, fit: str = "cro
         BackendError: the runtime or the device is not there, or the model is not in its form.
         WeightsError, ManifestError, ConfigError, ValueError: the model cannot be used; the message says why.
     """
-    name = choose_runtime(encoder, backend)
-    runtime = RUNTIMES[name]
-    _check_form(name, runtime, encoder.model, backend.precision)
+    if backend.name != "auto":
+        _check_form(backend.name, encoder.model, backend.precision)
+    choice = choose(encoder, backend)
+    name, runtime = choice.runtime, RUNTIMES[choice.runtime]
+    if backend.device not in ("auto", *runtime.devices):
+        raise BackendError(
+            f"backend.device is {backend.device!r}, which {name} does not know: it has {', '.join(runtime.devices)}"
+        )
     try:
         module = importlib.import_module(f"saccade_ros.backends.{runtime.module}")
     except ImportError as missing:
@@ -28,12 +35,15 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig, fit: str = "cro
             f"backend.name is {name!r} but {missing.name} is not installed: see 'Install on a robot' in the README"
         ) from missing
     backend_type: type[Backend] = getattr(module, runtime.backend)
-    return backend_type(encoder, backend, fit=fit)  # type: ignore[call-arg]  # a Protocol has no constructor
+    settings = replace(backend, name=name, precision=choice.precision)
+    loaded = backend_type(encoder, settings, fit=fit)  # type: ignore[call-arg]  # a Protocol has no constructor
+    loaded.info = replace(loaded.info, choice=" ".join(filter(None, (choice.why, loaded.info.choice))))  # type: ignore[misc]
+    return loaded
 
 
-def _check_form(name: str, runtime: Runtime, model: str, precision: str) -> None:
+def _check_form(name: str, model: str, precision: str) -> None:
     """Refuse a model in a form that the runtime does not take, or a precision that it has in another form only."""
-    exported = is_export(model)
+    runtime, exported = RUNTIMES[name], is_export(model)
     if exported and not runtime.export_format:
         problem = "an exported folder: set backend.name to auto"
     elif not exported and not runtime.checkpoint_precisions:

@@ -32,6 +32,7 @@ class EncoderInfo:
         token_counts: numbers of tokens that a sparse step can compute, ascending, the last one all S; plans are widened
             to the next. Empty: any number.
         holds: True if the newest tubelet can stand for further ones (EncoderState.hold).
+        choice: why this runtime and precision, where the settings leave it open, and what the runtime cannot do here.
     """
 
     encoder_id: str
@@ -53,6 +54,7 @@ class EncoderInfo:
     depth: int
     token_counts: tuple[int, ...] = ()
     holds: bool = False
+    choice: str = ""
 
     @property
     def reach(self) -> int:

@@ -59,7 +59,7 @@ def step_info(
         patch_scale=model.patch_scale,
         cache_bytes=shape.cache_bytes(BYTES.get(precision, 4)),
         token_counts=token_counts,
-        holds=shape.can_be_sparse and runtime == "onnxruntime",
+        holds=shape.can_be_sparse and runtime in ("onnxruntime", "openvino"),
     )
 
 
@@ -195,3 +195,12 @@ def step_feeds(shape: StepShape, tables: StepTables, patches: Floats) -> dict[st
         feeds |= {"area_counts": tables.area_counts} if shape.areas.are_on else {}
     names = ["query_cos", "query_sin", "key_cos", "key_sin"] + ["key_offset"] * (shape.recompute > 1)
     return feeds | {name: getattr(tables, name)[None] for name in names}
+
+
+def write_slots(
+    shape: StepShape, tables: StepTables, layer: int, ring: npt.NDArray[Any], new: npt.NDArray[Any]
+) -> None:
+    """Copy a layer's keys or values of the block, (1, A, r*S, .), into its slots of the ring, (1, A, W*S, .)."""
+    tokens = shape.counts[layer]
+    for j, slot in enumerate(tables.slots):
+        ring[:, :, slot * tokens : (slot + 1) * tokens] = new[:, :, j * tokens : (j + 1) * tokens]

@@ -8,12 +8,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from saccade_ros.backends.window import Contract, StepShape
-from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.config import EncoderConfig
 from saccade_ros.default_model import locate
 from saccade_ros.encoder.spec import ModelSpec, RopeLayout
 from saccade_ros.runtimes import RUNTIMES
@@ -152,6 +151,10 @@ class Manifest:
         """Paths of an artifact's files by role, each hashed. Raises ManifestError for one that is not as exported."""
         return {role: self._check_file(name) for role, name in artifact.files.items()}
 
+    def hashes_of(self, artifact: Artifact, role: str) -> list[str]:
+        """SHA-256 of an artifact's files whose role begins with `role`."""
+        return [self.files[name]["sha256"] for part, name in artifact.files.items() if part.startswith(role)]
+
     def _check_file(self, name: str) -> Path:
         path, expected = self.folder / name, self.files[name]
         try:
@@ -181,22 +184,6 @@ def seal(document: Mapping[str, Any]) -> dict[str, Any]:
 def is_export(model: str) -> bool:
     """True if `encoder.model` names an exported folder, or its manifest."""
     return _manifest_file(model).is_file()
-
-
-def choose_runtime(encoder: EncoderConfig, backend: BackendConfig) -> str:
-    """Resolve backend.name "auto": the runtime that an export prefers; for anything else torch, if it is installed."""
-    if backend.name != "auto":
-        return backend.name
-    if is_export(encoder.model):
-        return read_manifest(encoder.model).artifacts[0].runtime
-    return "onnxruntime" if not _is_installed("torch") and _is_installed("onnxruntime") else "torch"
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ImportError:
-        return False
 
 
 def read_manifest(model: str) -> Manifest:

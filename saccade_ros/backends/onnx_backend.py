@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from saccade_ros.backends.base import BackendError, Embedded
 from saccade_ros.backends.denormals import denormals_as_zero
-from saccade_ros.backends.exported import ExportedState, step_feeds, step_info
+from saccade_ros.backends.exported import ExportedState, step_feeds, step_info, write_slots
 from saccade_ros.backends.heap import trim_heap
 from saccade_ros.backends.interface import (
     DESCRIPTION,
@@ -134,14 +134,9 @@ class OnnxState(ExportedState):
             for i in range(self.shape.spec.depth):
                 ring = self._ring[f"{kind}_{i}"]
                 new, slots = self._new[f"{kind}_new_{i}"].numpy(), ring.numpy()
-                for j, slot in enumerate(tables.slots):
-                    slots[:, :, self._rows(i, slot)] = new[:, :, self._rows(i, j)]
+                write_slots(self.shape, tables, i, slots, new)
                 if not np.shares_memory(slots, ring.numpy()):
                     ring.update_inplace(slots)
-
-    def _rows(self, layer: int, tubelet: Any) -> slice:
-        tokens = self.shape.counts[layer]
-        return slice(tubelet * tokens, (tubelet + 1) * tokens)
 
     def _empty_ring(self) -> None:
         for i in range(self.shape.spec.depth):

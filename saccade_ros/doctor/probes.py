@@ -15,6 +15,7 @@ from pathlib import Path
 
 from saccade_ros import default_model
 from saccade_ros.doctor.findings import Finding, Findings
+from saccade_ros.runtimes import RUNTIMES
 
 TIMEOUT_S = 60.0
 
@@ -29,7 +30,7 @@ def examine() -> Findings:
     found = {probe.__name__: _guarded(probe) for probe in _PROBES}
     lines = (*found.values(), *_models())
     images = all(found[name].state == "ok" for name in ("numpy", "opencv"))
-    runtimes = any(found[name].state == "ok" for name in ("torch", "onnxruntime", "tensorrt"))
+    runtimes = any(found[name].state == "ok" for name in RUNTIMES)
     return Findings(lines, images and runtimes)
 
 
@@ -76,22 +77,11 @@ def python() -> Finding:
 
 def processor() -> Finding:
     """Model, usable cores and instruction sets of the processor."""
-    from saccade_ros.measure.machine import describe_machine
+    from saccade_ros.measure.machine import INSTRUCTION_SETS, describe_machine, instruction_sets
 
-    flags = _cpu_flags()
-    fast = {"AVX2": "avx2", "AVX-512": "avx512f", "VNNI int8": "avx512_vnni", "bf16": "avx512_bf16"}
-    fast |= {"AMX bf16": "amx_bf16", "AMX int8": "amx_int8"}
-    has = ", ".join(name for name, flag in fast.items() if flag in flags) or f"none of {', '.join(fast)}"
+    has = ", ".join(instruction_sets()) or f"none of {', '.join(INSTRUCTION_SETS)}"
     usable = len(os.sched_getaffinity(0))
     return Finding("processor", "ok", f"{describe_machine().partition(', Linux')[0]}, {usable} usable; {has}")
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return set(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
 
 
 def kernels() -> Finding:
@@ -186,6 +176,15 @@ def onnxruntime() -> Finding:
     return _module("onnxruntime", "onnxruntime", code, "pip install saccade_ros[onnx], or onnxruntime-gpu")
 
 
+def openvino() -> Finding:
+    """OpenVINO's version, devices, and what it computes on the CPU."""
+    code = (
+        "import openvino as o; c = o.Core(); print(o.__version__.partition('-')[0], ', '.join(c.available_devices)"
+        " + ' (CPU: ' + ', '.join(c.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')) + ')', sep=': ')"
+    )
+    return _module("openvino", "openvino", code, "pip install saccade_ros[openvino]")
+
+
 def tensorrt() -> Finding:
     """TensorRT's version and the GPU. Without a GPU it counts as missing: it builds engines but runs none."""
     code = (
@@ -221,9 +220,10 @@ def _models() -> list[Finding]:
     configs = [*Path("models").glob("*/config.json"), *hub.glob("models--*vjepa*/snapshots/*/config.json")]
     exports = list(Path("models").glob("*/manifest.json"))
     there = (default / "model.safetensors").is_file()
-    lines = [Finding("model", "ok" if there else "broken", f"default: {default}", "" if there else "install it again")]
+    detail = f"default: {default}; {_explain_auto(default_model.NAME)}"
+    lines = [Finding("model", "ok" if there else "broken", detail, "" if there else "install it again")]
     found = (path.parent for path in sorted(configs) if path.parent.resolve() != default.resolve())
-    lines += [Finding("model", "ok", f"checkpoint {folder}") for folder in found]
+    lines += [Finding("model", "ok", f"checkpoint {folder}: {_explain_auto(str(folder))}") for folder in found]
     return lines + [_export(path) for path in sorted(exports)]
 
 
@@ -236,10 +236,25 @@ def _export(file: Path) -> Finding:
     except ManifestError as broken:
         return Finding("model", "broken", str(broken))
     kept = ", ".join(f"{a.runtime} {a.precision}" for a in manifest.artifacts)
-    return Finding("model", "ok", f"export {file.parent}: {kept}; window {manifest.shape['window']}")
+    detail = f"export {file.parent}: {kept}; window {manifest.shape['window']}"
+    try:
+        return Finding("model", "ok", f"{detail}; {_explain_auto(str(file))}")
+    except ManifestError as useless:
+        return Finding("model", "broken", f"{detail}; {useless}")
+
+
+def _explain_auto(model: str) -> str:
+    """What the settings' `auto` means for a model here, and why."""
+    try:
+        from saccade_ros.backends.choice import choose
+        from saccade_ros.config import BackendConfig, EncoderConfig
+    except ImportError as missing:
+        return f"what auto means is not known without {missing.name}"
+    return f"auto is {choose(EncoderConfig(model=model), BackendConfig()).why}"
 
 
 _PROBES = (
-    python, processor, kernels, gpu, ros, rmw, numpy, opencv, simplejpeg, cv_bridge, torch, onnxruntime, tensorrt,
+    python, processor, kernels, gpu, ros, rmw, numpy, opencv, simplejpeg, cv_bridge, torch, onnxruntime, openvino,
+    tensorrt,
     exporting,
 )  # fmt: skip

@@ -143,6 +143,8 @@ class _Export:
         progress("writing", 0.0)
         if form == "tensorrt":
             return self._make_tensorrt(precision, progress)
+        if form == "openvino":
+            return self._make_openvino(precision, progress)
         folder = self._folder_of(form, precision)
         folder.mkdir()
         step = folder / "step.onnx"
@@ -170,6 +172,22 @@ class _Export:
             return artifact
         return self._measure(artifact, lambda: open_state(self._folder, artifact, self._shape), progress)
 
+    def _make_openvino(self, precision: str, progress: Progress) -> Artifact:
+        from saccade_ros.backends.openvino_backend import open_state  # only here: OpenVINO is an extra
+        from saccade_ros.export.openvino_builder import build_artifact
+
+        with TemporaryDirectory(dir=self._folder.parent) as scratch:
+            plain = Path(scratch) / "step.onnx"
+            if precision == "int8-static":
+                build_step(self._encoder, self._options.batch, self._contract).save(plain)
+            artifact = build_artifact(
+                self._encoder, self._options.batch, precision, self._folder, lambda: self._feeds(plain)
+            )
+        progress("loading", 0.4)
+        return self._measure(
+            artifact, lambda: open_state(self._folder, artifact, self._shape, self._options.threads), progress
+        )
+
     def _onnx_state(self, step: Path) -> OnnxState:
         session = open_session(step, self._backend, "cpu")
         return OnnxState(session, self._shape, self._tables, _PLAIN, "cpu", self._contract)
@@ -195,8 +213,8 @@ class _Export:
         steps = {**self._baselines, "step": exported_step}
         times_ms = interleave(steps, TIMED_ROUNDS, progress=subrange(progress, 0.8, 0.2))
         medians_ms = {name: round(spread(times).median, 3) for name, times in times_ms.items()}
-        if artifact.runtime == "onnxruntime" and artifact.precision == "fp32":
-            self._baselines["onnxruntime_fp32"] = exported_step
+        if artifact.precision == "fp32":
+            self._baselines[f"{artifact.runtime}_fp32"] = exported_step
         size = sum((self._folder / name).stat().st_size for role, name in artifact.files.items() if "embed" not in role)
         plain = 4 * sum(p.numel() for p in self._encoder.parameters())
         return replace(artifact, parity={**parity, "bytes": size, "bytes_fp32": plain}, latency_ms=medians_ms)
@@ -223,7 +241,7 @@ class _Export:
                 f"mean centred cosine {held_out['centred_cosine_mean']:.4f} on {held_out['clip']} is below the floor "
                 f"{self._options.fidelity_floor}"
             )
-        before = times.get("onnxruntime_fp32", times["torch_fp32"])
+        before = times.get(f"{artifact.runtime}_fp32", times["torch_fp32"])
         if artifact.precision != "fp32" and times["step"] >= before:
             reasons.append(f"{times['step']:.1f} ms a step is no faster than fp32's {before:.1f} ms")
         return reasons
@@ -266,6 +284,10 @@ class _Export:
         )
 
 
+_PACKAGES = (
+    "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf", "numpy", "tensorrt",
+    "tensorrt_rtx_cu13_bindings",
+)  # fmt: skip
 _PLAIN = EncoderConfig()  # newest pooling, no normalisation: what parity is measured on
 
 
@@ -282,7 +304,7 @@ def _named(folder: Path) -> Iterator[tuple[str, Path]]:
 def installed_versions() -> dict[str, str]:
     """Look up the versions of the packages that take part in an export and are installed here."""
     found = {}
-    for name in ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "tensorrt", "tensorrt_rtx_cu13_bindings"):
+    for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

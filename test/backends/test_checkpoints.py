@@ -1,4 +1,4 @@
-"""A checkpoint runs on ONNX Runtime as it is, and there it is the encoder that torch has: same id, same vectors."""
+"""A checkpoint runs on ONNX Runtime and OpenVINO as it is, and there it is the encoder of torch: same id and vectors."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from saccade_ros.encoder.tensors import WeightsError
 from saccade_ros.encoder.weights import load_encoder
 
 WINDOW = 3
-OWN = ("backend", "patch_scale", "cache_bytes")  # what EncoderInfo says of the runtime, or to rounding
+OWN = ("backend", "choice", "patch_scale", "cache_bytes")  # what EncoderInfo says of the runtime, or to rounding
 
 
 def save_adapter(file: Path) -> str:
@@ -62,10 +62,12 @@ def plan_of(count, tokens):
 NAMES = ["fp32", "fp16", "bf16", "parts", "mean", "default", "random", "released", "adapter"]
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_the_encoder_that_torch_has_step_by_step(models, name):
+def test_it_is_the_encoder_that_torch_has_step_by_step(models, name, runtime):
     """Dense and sparse, over more than two windows."""
-    torchs, ours = backend_of(models[name], "torch"), backend_of(models[name], "onnxruntime")
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    torchs, ours = backend_of(models[name], "torch"), backend_of(models[name], runtime)
     said, here = ({k: v for k, v in asdict(b.info).items() if k not in OWN} for b in (torchs, ours))
     assert here == said
     assert ours.info.patch_scale == pytest.approx(torchs.info.patch_scale, rel=1e-5)  # torch sums it in fp32

@@ -35,12 +35,14 @@ class _Loaded(NamedTuple):
     is_random: bool
 
 
-def make_step(encoder: EncoderConfig, contract: Contract, precision: str = "fp32") -> MadeStep:
+def make_step(encoder: EncoderConfig, contract: Contract, precision: str = "fp32", branches: bool = True) -> MadeStep:
     """Make the graphs of a model in transformers' format, without torch; any other checkpoint is loaded by torch.
 
     Args:
         contract: writer of the cache (step.py).
         precision: fp32, fp16 or bf16; the front end is always fp32.
+        branches: the graph branches inside, so that a dense step costs nothing more than where there is no other; else
+            dense steps go the way of sparse ones, where there can be any.
 
     Raises:
         BackendError: only torch computes or reads what is asked for, and it is not installed.
@@ -56,7 +58,7 @@ def make_step(encoder: EncoderConfig, contract: Contract, precision: str = "fp32
     digest = fingerprint(loaded.state)
     shape, weights = _shape(loaded.spec, encoder), Weights(loaded.state)
     embed = build_embed(loaded.spec, weights)
-    step = build_step(shape, weights, contract, precision)
+    step = build_step(shape, weights, contract, precision, "any" if branches else "sparse")
     return MadeStep(ModelInfo(loaded.source, digest, loaded.is_random, scale), shape, contract, precision, embed, step)
 
 
