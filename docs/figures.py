@@ -379,6 +379,27 @@ def default_training() -> str:
     )
 
 
+def cameras() -> str:
+    """Steps of several cameras in turn and as one."""
+    ms = {(r["share"], r["cameras"], r["how"]): r["ms"]["median"] for r in _record("cameras_default")["steps"]}
+    rows = []
+    for share, cameras, how in ms:
+        if how == "as one":
+            turn, one = ms[share, cameras, "in turn"], ms[share, cameras, "as one"]
+            rows.append((f"{share:.0%}", cameras, f"{turn:.1f}", f"{one:.1f}", f"{one / turn:.2f}"))
+    return _table(("tokens computed", "cameras", "in turn, ms", "as one, ms", "ratio"), rows)
+
+
+def cameras_about() -> str:
+    """What the table of cameras was measured on."""
+    record = _record("cameras_default")
+    return (
+        f"Medians of {record['steps'][0]['ms']['runs']} for the {record['model']} model, {record['precision']}, window "
+        f"{record['window']}, {record['threads']} thread of {record['machine']}, shared with other work, so that only "
+        f"the ratios count; {record['cores']:.2f} cores were busy ([record](results/cameras_default.json)):"
+    )
+
+
 def files() -> str:
     """Every source file of the package, a table for each folder, with the first sentence of each."""
     sources = (path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
@@ -406,7 +427,8 @@ BLOCKS = {
         parameters, drop_causes, compared_figures, fault_points, fault_kinds,
         cards, step, steps, gate_cost, gate_cost_default, gate_default, gates, calibration, budget, export, fidelity,
         export_default, forgetting, adapter, gaze, economies, economies_command,
-        sparse_steps, economies_about, economies_merging, economies_areas, usefulness, default_training, files,
+        sparse_steps, economies_about, economies_merging, economies_areas, usefulness, default_training,
+        cameras, cameras_about, files,
     )
 }  # fmt: skip
 

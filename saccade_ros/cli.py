@@ -39,6 +39,7 @@ COMMANDS = {
     "bench gate": Command("studies.gate_cost", "time the gate beside the cached step"),
     "bench decode": Command("studies.decoding", "time the way from a camera's message to the encoder's input"),
     "bench gates": Command("studies.gates", "compare the gate with simpler gates at equal compute"),
+    "bench cameras": Command("studies.cameras", "time the steps of several cameras, in turn and as one"),
     "bench export": Command("studies.export", "time every artifact of an export beside torch, in one run"),
     "bench economies": Command("studies.economies", "compare all ways to compute fewer tokens, on clips, in one run"),
     "evaluate fidelity": Command("studies.fidelity", "compare the stream with the bidirectional clip encoder"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from saccade_ros import default_model
 from saccade_ros.backends import Backend
-from saccade_ros.backends.base import unit
+from saccade_ros.backends.base import StepRequest, unit
 from saccade_ros.config import Config
 from saccade_ros.faults import passing, strike
 from saccade_ros.frames import TokenPlan, Vector
@@ -16,6 +16,7 @@ from saccade_ros.heads import UNCLASSIFIED, Head
 from saccade_ros.plan.centre import decode_centre
 from saccade_ros.plan.context import ContextDrift, Sample
 from saccade_ros.plan.shadow import FidelityMonitor, is_shadowed
+from saccade_ros.stepping import Work
 
 
 class Encoding:
@@ -59,7 +60,7 @@ class Encoding:
         """Share of the usual refreshes that the drift of the tokens asks for (ContextDrift.pace)."""
         return self._drift.pace
 
-    def encode(self, patches: Any, plan: TokenPlan, tokens: int, sample: Sample, stamp_ns: int) -> TokenPlan:
+    def encode(self, patches: Any, plan: TokenPlan, tokens: int, sample: Sample, stamp_ns: int) -> Work[TokenPlan]:
         """Compute the planned tokens; the embedding is the stream's from now on.
 
         Args:
@@ -77,12 +78,12 @@ class Encoding:
         self._let_time_pass()
         strike("step")
         if plan.size == tokens:
-            vector = self._whole(patches, tokens)
+            vector = yield from self._whole(patches, tokens)
         elif self._drift.pauses:
-            plan, vector = TokenPlan.dense(tokens, plan.reason), self._whole(patches, tokens)
+            plan, vector = TokenPlan.dense(tokens, plan.reason), (yield from self._whole(patches, tokens))
             self._drift.pass_pause()
         else:
-            plan, vector = self._sparse(patches, plan, tokens, sample)
+            plan, vector = yield from self._sparse(patches, plan, tokens, sample)
         vector = passing("output", vector)
         if not np.isfinite(vector).all():
             self.reset()
@@ -97,19 +98,19 @@ class Encoding:
         self.shadow.record_fresh(self.vector)
         return plan
 
-    def _whole(self, patches: Any, tokens: int) -> Vector:
+    def _whole(self, patches: Any, tokens: int) -> Work[Vector]:
         """Compute all tokens."""
-        vector = self._state.step(patches)
+        vector = yield StepRequest(self._state, patches)
         self._drift.forget()
         self.tokens_computed = tokens
         return vector
 
-    def _sparse(self, patches: Any, plan: TokenPlan, tokens: int, sample: Sample) -> tuple[TokenPlan, Vector]:
+    def _sparse(self, patches: Any, plan: TokenPlan, tokens: int, sample: Sample) -> Work[tuple[TokenPlan, Vector]]:
         """Compute the planned tokens, and then all, if the sample is too far off; as `encode`, but not scaled.
 
         What is learnt is learnt last, so that a tubelet that raises leaves no trace.
         """
-        vector, computed = self._state.step(patches, plan.token_idx), plan.size
+        vector, computed = (yield StepRequest(self._state, patches, plan.token_idx)), plan.size
         if len(sample.token_idx):
             movement, spread = self._state.movement(sample.token_idx)
             if self._drift.is_far(movement, spread, sample):

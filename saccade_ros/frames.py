@@ -171,7 +171,7 @@ class EmbeddingResult:
         queue_ms: newer frame received until encoding began. All durations are on the monotonic clock.
         decode_ms: both pictures decoded, resized and normalised.
         gate_ms: patch embedding, which the encoder then uses, and planning.
-        encode_ms: the cached step; 0 when not encoded.
+        encode_ms: the cached step, or that of all cameras that share one; 0 when not encoded.
         label, score: the vector's likeliest class and its probability; empty and NaN without a classifier.
     """
 

@@ -35,6 +35,7 @@ from saccade_ros.plan.shadow import FidelityMonitor
 from saccade_ros.plan.stages import Planner, Stage
 from saccade_ros.plan.tokens import select_tokens
 from saccade_ros.plan.widening import explain_widening
+from saccade_ros.stepping import Work, run_alone
 from saccade_ros.vision.images import Convert, MalformedImage, convert_with_rosbags
 from saccade_ros.vision.ledger import FrameLedger, LateTubelet
 from saccade_ros.vision.preprocess import pair_pixels, view_of
@@ -107,6 +108,7 @@ class Stream:
     """One camera: its intake, its plan, its state in the encoder, and its last embedding. See the module's head.
 
     Attributes:
+        backend: the encoder, which the pipeline's streams share.
         published, encoded: tubelets emitted, and those of them that the encoder ran for.
         tokens, tokens_computed: of the tubelets emitted, all tokens, and those that the encoder computed.
         latency_ms: of the last embedding, from its newer frame received to emitted.
@@ -115,7 +117,7 @@ class Stream:
     def __init__(self, pipeline: Pipeline, name: str, convert: Convert, stages: Sequence[Stage]) -> None:
         config, backend = pipeline.config, pipeline.backend
         self.name, self.intake = name, Intake(config, convert, name, pipeline.warn)
-        self._backend, self._square = backend, Square(backend.info.input_size, config.vision.fit)
+        self.backend, self._square = backend, Square(backend.info.input_size, config.vision.fit)
         self._encoding = Encoding(config, backend, pipeline.head)
         patches, info = PatchChange(patch_response(backend)), backend.info
         self._selection = select_tokens(config.tokens, patches, info.window, info.reach, info.token_counts)
@@ -167,7 +169,11 @@ class Stream:
         return None if tubelet is None else self._decode(tubelet)
 
     def embed(self, decoded: Decoded, emit: Emit = lambda tubelet, result: None) -> EmbeddingResult:
-        """Turn a decoded tubelet into an embedding, fresh or reused.
+        """Turn a decoded tubelet into an embedding, fresh or reused, and return it; see `embedding`."""
+        return run_alone(self.embedding(decoded, emit))
+
+    def embedding(self, decoded: Decoded, emit: Emit = lambda tubelet, result: None) -> Work[EmbeddingResult]:
+        """Turn a decoded tubelet into an embedding, fresh or reused; whoever runs this computes its steps.
 
         A tubelet that raises leaves the stream as it was, and its frames are counted as dropped.
 
@@ -180,7 +186,7 @@ class Stream:
         """
         tubelet = decoded.tubelet
         with self._accounting():
-            result = self._embed(decoded)
+            result = yield from self._embed(decoded)
             emit(tubelet, result)
         self.ledger.use(2)
         self.latency_ms = (time.monotonic() - tubelet.newer.received_s) * 1e3
@@ -211,20 +217,20 @@ class Stream:
             pixels = pair_pixels(*self.intake.decode_pair(tubelet, self._square))
         return Decoded(tubelet, pixels, tubelet.picture_size, queue_ms, clock.lap_ms())
 
-    def _embed(self, decoded: Decoded) -> EmbeddingResult:
+    def _embed(self, decoded: Decoded) -> Work[EmbeddingResult]:
         """Embed patches, plan, step or reuse, classify."""
         tubelet, pixels, (height, width), queue_ms, decode_ms = decoded
         if tubelet.epoch != self._epoch or self._encoding.vector is None:
             self._begin(tubelet.epoch)
         clock = _StageClock()
-        patches, features = self._backend.embed(pixels)
+        patches, features = self.backend.embed(pixels)
         seen = Observation(features, tubelet.stamp_ns, pixels)
         plan = self._planner.propose(seen)
         gate_ms = clock.lap_ms()
 
         encoding = self._encoding
         if plan.size:
-            plan = encoding.encode(patches, plan, len(features), self._selection.sample, tubelet.stamp_ns)
+            plan = yield from encoding.encode(patches, plan, len(features), self._selection.sample, tubelet.stamp_ns)
             self._selection.pace = encoding.pace
             self._gate.learn(encoding.reuse_loss)
         else:

@@ -12,6 +12,7 @@ from saccade_ros.frames import TokenPlan
 from saccade_ros.heads import NoHead
 from saccade_ros.plan.context import RATE, Sample
 from saccade_ros.plan.tokens import NOTHING_KEPT
+from saccade_ros.stepping import run_alone
 from saccade_ros.vision.preprocess import tubelet_pixels
 
 S, WINDOW = 64, 3
@@ -40,7 +41,7 @@ class Player:
         self, n: int, plan: TokenPlan, sample: Sample = NOTHING_KEPT, encoding: Encoding | None = None
     ) -> TokenPlan:
         """Encode tubelet n; the plan as it was in the end."""
-        return (encoding or self.encoding).encode(self.patches(n), plan, S, sample, n)
+        return run_alone((encoding or self.encoding).encode(self.patches(n), plan, S, sample, n))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Backend protocol: the contract between a stream and the runtime of its encoder. NumPy in, NumPy out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ class EncoderInfo:
             to the next. Empty: any number.
         holds: True if the newest tubelet can stand for further ones (EncoderState.hold).
         choice: why this runtime and precision, where the settings leave it open, and what the runtime cannot do here.
+        together: streams whose steps are cheaper computed as one than in turn (JointBackend); 1: none.
     """
 
     encoder_id: str
@@ -55,6 +57,7 @@ class EncoderInfo:
     token_counts: tuple[int, ...] = ()
     holds: bool = False
     choice: str = ""
+    together: int = 1
 
     @property
     def reach(self) -> int:
@@ -111,6 +114,24 @@ class Embedded(NamedTuple):
 
     patches: Any
     features: npt.NDArray[np.float32]
+
+
+class StepRequest(NamedTuple):
+    """One stream's step, to be computed alone or with those of other streams.
+
+    Attributes:
+        state: from `Backend.new_state`.
+        patches, token_idx: arguments of `EncoderState.step`.
+    """
+
+    state: Any
+    patches: Any
+    token_idx: npt.NDArray[np.int64] | None = None
+
+    def compute(self) -> Vector:
+        """Compute it alone; see EncoderState.step."""
+        vector: Vector = self.state.step(self.patches, self.token_idx)
+        return vector
 
 
 class Movement(NamedTuple):
@@ -201,4 +222,16 @@ class Backend(Protocol):
 
     def new_state(self) -> EncoderState:
         """Make an empty cache for one more stream."""
+        ...
+
+
+@runtime_checkable
+class JointBackend(Backend, Protocol):
+    """Backend that can compute the steps of several streams as one; EncoderInfo.together says where that is cheaper."""
+
+    def step_together(self, requests: Sequence[StepRequest]) -> list[Vector]:
+        """Compute the steps of different streams: of each what `EncoderState.step` would return, to rounding.
+
+        On an exception the states are as before.
+        """
         ...

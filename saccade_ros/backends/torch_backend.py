@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, Movement, token_buckets
+from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, Movement, StepRequest, token_buckets
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
@@ -20,6 +20,8 @@ from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import Head, LinearHead, NoHead
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16}
+MOST_TOGETHER = 4  # streams in a step
+MOST_JOINT_VALUES = 32768  # r*S*D of a step that is still mostly overhead, such as 64 tokens of width 512
 Step = Callable[[Sequence[Tensor], Sequence[RingCache], Sequence[Indices | None]], list[StepOutput]]
 
 
@@ -79,6 +81,7 @@ class TorchBackend:
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
             token_counts=_token_counts(self._encoder),
             holds=self._encoder.window > 1 and self._encoder.recompute == 1 and not self._encoder.merging.merge,
+            together=_together(self._encoder),
         )
 
     def embed(self, pixels: Pixels) -> Embedded:
@@ -91,12 +94,16 @@ class TorchBackend:
         """See Backend."""
         return TorchState(self._encoder.new_ring(), _step(self._encoder), self._new_pooling(), self._threads)
 
+    def step_together(self, requests: Sequence[StepRequest]) -> list[Vector]:
+        """See JointBackend."""
+        return _compute(self._encoder.step, requests, self._threads)
+
 
 class TorchState:
     """One stream's ring, stepped by the shared model."""
 
     def __init__(self, ring: RingCache, step: Step, pooling: Pooling, threads: int) -> None:
-        self._ring, self._step, self._pooling, self._threads = ring, step, pooling, threads
+        self._ring, self._pooling, self._step, self._threads = ring, pooling, step, threads
 
     @property
     def fill(self) -> int:
@@ -110,19 +117,17 @@ class TorchState:
 
     def step(self, patches: Tensor, token_idx: Indices | None = None) -> Vector:
         """See EncoderState."""
-        newest = self._ring.count
-        with own_threads(self._threads):
-            (output,) = self._step([patches], [self._ring], [token_idx])
-            vector: Vector = self._pooling.pool(output, newest).float().cpu().numpy()
+        (vector,) = _compute(self._step, [StepRequest(self, patches, token_idx)], self._threads)
         return vector
 
     def movement(self, token_idx: Indices) -> Movement:
         """See EncoderState."""
-        now, before = self._ring.canvas.float(), self._ring.canvas_before.float()  # (S, D)
-        chosen_idx = torch.from_numpy(token_idx).to(now.device)
-        mean = (now - before)[chosen_idx].mean(dim=0)  # (D,)
-        spread = (now - now.mean(dim=0)).square().sum(dim=1).mean().sqrt()
-        return Movement(mean.cpu().numpy(), float(spread))
+        with own_threads(self._threads):
+            now, before = self._ring.canvas.float(), self._ring.canvas_before.float()  # (S, D)
+            chosen_idx = torch.from_numpy(token_idx).to(now.device)
+            mean = (now - before)[chosen_idx].mean(dim=0)  # (D,)
+            spread = (now - now.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+            return Movement(mean.cpu().numpy(), float(spread))
 
     def complete(self, patches: Tensor) -> Vector:
         """See EncoderState."""
@@ -131,16 +136,33 @@ class TorchState:
 
     def hold(self) -> None:
         """See EncoderState."""
-        self._ring.hold()
+        with own_threads(self._threads):
+            self._ring.hold()
 
     def peek(self, patches: Tensor) -> Vector:
         """See EncoderState."""
-        with self._ring.untouched():
+        with own_threads(self._threads), self._ring.untouched():
             return self.step(patches)
 
     def reset(self) -> None:
         """See EncoderState."""
         self._ring.reset()
+
+
+def _compute(step: Step, requests: Sequence[StepRequest], threads: int) -> list[Vector]:
+    """Step the streams and pool each one's output; if that raises, none has moved on."""
+    rings = [request.state._ring for request in requests]
+    newest = [ring.count for ring in rings]
+    with own_threads(threads):
+        outputs = step([request.patches for request in requests], rings, [request.token_idx for request in requests])
+        try:
+            by_stream = zip(requests, outputs, newest, strict=True)
+            pooled = [request.state._pooling.pool(output, number) for request, output, number in by_stream]
+            return [vector.float().cpu().numpy() for vector in pooled]
+        except BaseException:
+            for ring in rings:
+                ring.step_back()
+            raise
 
 
 @contextmanager
@@ -171,6 +193,16 @@ def _token_counts(encoder: StreamingEncoder) -> tuple[int, ...]:
     if encoder.window == 1 or encoder.recompute > 1 or encoder.merging.merge or (on_gpu and encoder.areas.are_on):
         return (tokens,)
     return token_buckets(tokens) if on_gpu else ()
+
+
+def _together(encoder: StreamingEncoder) -> int:
+    """Choose how many streams are stepped as one: a few of a small encoder on a CPU, whose steps are mostly overhead.
+
+    A larger one gains under a tenth by it (docs/node.md), and every camera would wait for the others' steps. On a GPU
+    each stream's step is a captured graph of its own.
+    """
+    values = encoder.recompute * encoder.spec.tokens * encoder.spec.width
+    return MOST_TOGETHER if encoder.device.type == "cpu" and values <= MOST_JOINT_VALUES else 1
 
 
 def _pooling(name: str, probe: AttentiveProbe | None, encoder: StreamingEncoder) -> Callable[[], Pooling]:

@@ -4,6 +4,10 @@ The executor's thread only offers frames, in constant time. A tubelet that the w
 next one, and counted. Nobody waits without a limit: a step or a decoder that hangs holds up its own thread alone, and
 what it gives after all, once it was given up, is counted as late. In idle time skipped tubelets are evaluated in the
 shadow, if that ends before the next tubelet of any stream can come.
+
+The cameras' turns come one after the other, or, with an encoder that computes the steps of several as one at less cost
+(EncoderInfo.together), those of so many at once. A camera joins if its tubelet is complete when the others' are still
+being decoded: nobody waits for one that is not, and for its decoding no longer than one's own has taken.
 """
 
 import math
@@ -12,14 +16,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 
 from saccade_ros.frames import Decoded, EmbeddingResult, Frame, Tubelet
 from saccade_ros.pipeline import Stream
+from saccade_ros.stepping import Work, run_together
 from saccade_ros.vision.ledger import LateTubelet
 
 IDLE_MARGIN = 1.5  # of the slowest recent step, kept free before the next tubelet
-PATIENCE_S = 0.05  # that decoding may take before the next camera's begins beside it
+PATIENCE_S = 0.05  # that decoding may take before others no longer wait for it
 PAUSE_LIMIT_S = 2.0  # that a pause waits for the tubelets in hand
 CLOSE_LIMIT_S = 0.5  # that closing waits for the threads
 
@@ -66,8 +72,9 @@ class EncodeWorker:
         self._next = 0  # stream to serve next, round robin
         self._in_hand: dict[str, float] = {}  # when the tubelet that is decoded or encoded was taken, by stream
         self._given_up_s = -math.inf  # what was taken before is not emitted
-        self._decoding_until_s = -math.inf  # while others wait for the camera whose decoding began last
-        self._decoded: deque[tuple[Stream, Decoded]] = deque()
+        self._together = min((stream.backend.info.together for stream in streams), default=1)
+        self._decoded: list[tuple[Stream, Decoded]] = []  # in the order in which they were done
+        self._partners_until_s = -math.inf  # while these wait for others that are being decoded
         self._steps_ms: deque[float] = deque(maxlen=16)  # durations of the latest whole steps and shadow evaluations
         self._requests: list[SimpleQueue[bool]] = [SimpleQueue() for _ in streams]  # to decode; False ends
         for stream in streams:
@@ -167,58 +174,87 @@ class EncodeWorker:
         except BaseException as failed:  # a malformed image, or whatever it is: counted; the camera must live
             self._tell(stream, failed)
         with self._changed:
-            self._decoding_until_s = -math.inf
             if decoded is None:
                 self._in_hand.pop(stream.name)
             else:
-                self._decoded.append((stream, decoded))
+                self._add(stream, decoded)
             self._changed.notify_all()
+
+    def _add(self, stream: Stream, decoded: Decoded) -> None:
+        """Have a decoded tubelet encoded; the first one sets how long others may still join it."""
+        if not self._decoded:
+            now_s = time.monotonic()
+            self._partners_until_s = now_s + min(now_s - self._in_hand[stream.name], PATIENCE_S)
+        self._decoded.append((stream, decoded))
 
     # On the thread that owns the model
 
     def _run(self) -> None:
-        while (job := self._choose()) is not None:
-            stream, decoded = job
-            self._encode(stream, decoded)
-            self._evaluate_shadow(stream)
-            with self._changed:
-                self._in_hand.pop(stream.name)
-                self._changed.notify_all()
+        while jobs := self._choose():
+            run_together([self._encode(*job) for job in jobs], self._streams[0].backend)
+            for stream, _ in jobs:
+                self._evaluate_shadow(stream)
+                with self._changed:
+                    self._in_hand.pop(stream.name)
+                    self._changed.notify_all()
 
-    def _choose(self) -> tuple[Stream, Decoded] | None:
-        """The next decoded tubelet, asked for now, so that it is the newest; None when closing and all is done."""
+    def _choose(self) -> list[tuple[Stream, Decoded]]:
+        """Decoded tubelets, in their turn, asked for now, so that they are the newest; none when closing and done."""
         with self._changed:
-            while not self._decoded:
-                if self._closing and not self._in_hand:
-                    return None
-                self._changed.wait(None if self._closing else self._ask_for_next())
-            return self._decoded.popleft()
+            while self._in_hand or not self._closing:
+                now_s = time.monotonic()
+                self._ask_for_next(now_s)
+                wait_s = self._wait_s(now_s)
+                if wait_s == 0:
+                    return self._take()
+                self._changed.wait(wait_s)
+            return []
 
-    def _ask_for_next(self) -> float | None:
-        """Have the next stream in turn decode its waiting tubelet; return the seconds to the next one's turn.
+    def _ask_for_next(self, now_s: float) -> None:
+        """Have the next streams in turn decode their waiting tubelets, as many as are encoded together.
 
-        One camera at a time. Only if its decoding takes long is another asked meanwhile: a camera whose pictures are
-        slow, or a decoder that hangs, slows itself alone.
+        One whose decoding takes long does not count: a camera whose pictures are slow, or a decoder that hangs, slows
+        itself alone.
         """
-        now_s = time.monotonic()
-        if now_s < self._decoding_until_s:
-            return self._decoding_until_s - now_s
         count = len(self._streams)
-        places = (place % count for place in range(self._next, self._next + count))
-        place = next((place for place in places if self._is_ready(self._streams[place])), None)
-        if place is None:
-            return None
-        self._next, self._decoding_until_s = (place + 1) % count, now_s + PATIENCE_S
-        self._in_hand[self._streams[place].name] = now_s
-        self._requests[place].put(True)
-        return PATIENCE_S
+        for place in (place % count for place in range(self._next, self._next + count)):
+            stream, begun = self._streams[place], len(self._decoded) + len(self._patience_ends_s(now_s))
+            if begun < self._together and self._is_ready(stream):
+                self._next = (place + 1) % count
+                self._in_hand[stream.name] = now_s
+                self._requests[place].put(True)
+
+    def _patience_ends_s(self, now_s: float) -> dict[str, float]:
+        """Until when others may wait for each stream whose tubelet is being decoded, in their turn."""
+        done = {stream.name for stream, _ in self._decoded}
+        ends_s = {name: taken_s + PATIENCE_S for name, taken_s in self._in_hand.items() if name not in done}
+        return {name: end_s for name, end_s in ends_s.items() if end_s > now_s}
+
+    def _wait_s(self, now_s: float) -> float | None:
+        """Seconds until something may be due, 0 if decoded tubelets are to be encoded now; None: until a change."""
+        ends_s = self._patience_ends_s(now_s)
+        if not self._decoded:
+            return min(ends_s.values()) - now_s if ends_s else None
+        if not ends_s or len(self._decoded) >= self._together:
+            return 0.0
+        asked = list(self._in_hand)
+        first = min(asked.index(stream.name) for stream, _ in self._decoded)
+        its_turn_s = max((ends_s[name] for name in asked[:first] if name in ends_s), default=0.0)
+        return max(0.0, its_turn_s - now_s, min(self._partners_until_s, max(ends_s.values())) - now_s)
+
+    def _take(self) -> list[tuple[Stream, Decoded]]:
+        """Decoded tubelets that are encoded together, in the order in which they were asked for."""
+        asked = list(self._in_hand)
+        jobs = sorted(self._decoded, key=lambda job: asked.index(job[0].name))
+        self._decoded = jobs[self._together :]
+        return jobs[: self._together]
 
     def _is_ready(self, stream: Stream) -> bool:
         return stream.intake.waiting and stream.name not in self._in_hand
 
-    def _encode(self, stream: Stream, decoded: Decoded) -> None:
+    def _encode(self, stream: Stream, decoded: Decoded) -> Work[None]:
         try:
-            result = stream.embed(decoded, lambda tubelet, result: self._emit_in_time(stream, tubelet, result))
+            result = yield from stream.embedding(decoded, partial(self._emit_in_time, stream))
         except BaseException as failed:  # whatever it is: counted; the node must live
             self._tell(stream, failed)
             return

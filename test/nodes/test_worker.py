@@ -178,6 +178,42 @@ def test_cameras_take_turns(pipeline):
     assert [topic for topic, _ in bench.published] == ["/camera1", "/camera2", "/camera0", "/camera1"]
 
 
+def test_cameras_that_are_ready_together_are_one_step_and_a_lone_one_waits_for_nobody(pipeline, monkeypatch):
+    monkeypatch.setattr("saccade_ros.nodes.worker.PATIENCE_S", TIMEOUT_S)
+    bench = Bench(pipeline, streams=3)
+    rows: list[int] = []  # tokens of each step
+    layer = pipeline.backend._encoder.layers[0].norm1
+    hook = layer.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    bench.worker.resume()
+    busy, loaded = bench.offer_busy(0, stream=1), threading.Event()
+    for stream in (0, 1, 2):
+        bench.offer(1, loaded, stream)
+    threading.Timer(0.5, loaded.set).start()  # they wait for each other as long as their own decoding has taken
+    busy.set()
+    bench.wait(lambda: len(bench.published) == 4)
+    bench.offer(2, stream=0)
+    bench.wait(lambda: len(bench.published) == 5)
+    hook.remove()
+    bench.worker.close()
+    assert [topic for topic, _ in bench.published[:4]] == ["/camera1", "/camera2", "/camera0", "/camera1"]
+    assert rows == [64, 3 * 64, 64]
+
+
+def test_camera_that_fails_in_a_joint_step_fails_alone(pipeline):
+    bench = Bench(pipeline, streams=3)
+    bench.worker.resume()
+    busy = bench.offer_busy(0, stream=0)
+    with injected(Fault("step", "memory", every=2)):
+        for stream in (0, 1, 2):
+            bench.offer(1, stream=stream)
+        busy.set()
+        bench.wait(lambda: len(bench.published) == 3 and len(bench.reported) == 1)
+    bench.worker.close()
+    assert [topic for topic, _ in bench.published] == ["/camera0", "/camera1", "/camera0"]
+    assert bench.reported[0][0] == "/camera2"
+    assert accounts(bench.streams[2]) == (2, 0, {"encoder_error": 2}, 0)
+
+
 def test_close_ends_the_thread_and_may_be_repeated(pipeline):
     bench = Bench(pipeline)
     before = threading.active_count()
