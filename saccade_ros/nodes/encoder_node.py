@@ -14,7 +14,6 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -366,10 +365,10 @@ class Loaded(NamedTuple):
     seconds: float
 
 
-def spin(node: EncoderNode, executor: SingleThreadedExecutor, stop: Future[None]) -> None:
-    """Run until `stop` is done. An exception in a callback is logged, not the end."""
-    stop.add_done_callback(lambda _: executor.create_task(lambda: None))  # something to do, so that spin_once returns
-    while rclpy.ok() and not stop.done():
+def spin(node: EncoderNode, executor: SingleThreadedExecutor, signals: StopSignals) -> None:
+    """Run until a signal is received. An exception in a callback is logged, not the end."""
+    signals.wake = lambda: executor.create_task(lambda: None)  # something to do, so that spin_once returns
+    while rclpy.ok() and not signals.received.is_set():
         try:
             executor.spin_once()
         except ExternalShutdownException:
@@ -395,7 +394,7 @@ def main(signals: StopSignals, args: list[str] | None = None) -> int:
     executor.add_node(node)
     if node.get_parameter("node.autostart").value:
         executor.create_task(node.start)
-    spin(node, executor, signals.received)
+    spin(node, executor, signals)
     node.release()
     node.destroy_node()
     rclpy.try_shutdown()

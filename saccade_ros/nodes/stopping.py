@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import Future
+from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -16,15 +17,19 @@ GRACE_S = 1.0  # for an orderly end, which takes 0.8 s at most where nothing is 
 
 
 class StopSignals:
-    """Signals that ask this process to end; `received` is done with the first one, and later ones change nothing.
+    """Signals that ask this process to end; `received` is set by the first one, and later ones change nothing.
 
     A thread of its own waits for them, at the pipe that Python's handler in C writes to: a handler in Python would have
     to wait for a call that the main thread is in. Signals that the process was started with as ignored stay so, as
     after `nohup`. To be made on the main thread, once; ROS is to be started without handlers of its own.
+
+    Attributes:
+        wake: called when `received` has been set, on that thread.
     """
 
     def __init__(self) -> None:
-        self.received: Future[None] = Future()
+        self.received = threading.Event()
+        self.wake: Callable[[], object] = lambda: None
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         for number in SIGNALS:
@@ -35,9 +40,12 @@ class StopSignals:
 
     def _wait(self, reader: int) -> None:
         os.read(reader, 1)
-        self.received.set_result(None)
-        time.sleep(GRACE_S)
-        os._exit(0)  # without end_process, whose flush may wait for a reader that reads no more
+        self.received.set()
+        try:
+            self.wake()
+        finally:
+            time.sleep(GRACE_S)
+            os._exit(0)  # without end_process, whose flush may wait for a reader that reads no more
 
 
 def end_process(status: int = 0) -> NoReturn:
@@ -45,6 +53,7 @@ def end_process(status: int = 0) -> NoReturn:
 
     Python would wait a second for torch's destructors, and crash on a thread that still loads or encodes.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # it is closed, full, or read by nobody
+            stream.flush()
     os._exit(status)

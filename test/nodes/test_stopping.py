@@ -1,5 +1,6 @@
 """The end of a process that does not come to its own: real processes, without ROS."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,6 +30,14 @@ def test_process_whose_main_thread_is_stuck_ends_with_status_0(doing, how):
         process.send_signal(how)
         process.send_signal(how)
         assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&- >&-", "> /dev/full", "| true"])
+def test_process_ends_with_its_status_whatever_becomes_of_its_output(redirection):
+    code = "from saccade_ros.nodes.stopping import end_process; print(end=1000 * 'x'); end_process(3)"
+    line = f'set -o pipefail; {sys.executable} -c "{code}" {redirection}'
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    assert subprocess.run(["bash", "-c", line], env=buffered, check=False).returncode == 3
 
 
 def test_attending_to_signals_imports_nothing_that_takes_long():
