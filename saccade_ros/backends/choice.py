@@ -57,20 +57,23 @@ def choose(encoder: EncoderConfig, backend: BackendConfig) -> Choice:
 
 def _runtime_of_checkpoint(encoder: EncoderConfig, backend: BackendConfig, precision: str) -> tuple[str, str]:
     """The runtime for a checkpoint, and by which rule."""
-    if _is_torchs(encoder):
-        return "torch", "it alone loads this model, or this pooling"
-    if _has_nvidia() and backend.device in ("auto", "cuda") and _is_installed("torch"):
+    if _is_installed("torch") and _is_torchs(encoder):
+        return "torch", "it alone loads this model, or computes this pooling"
+    if _is_installed("torch") and _has_nvidia() and backend.device in ("auto", "cuda"):
         return "torch", "it uses the GPU"
     has_kernels = AMX & set(instruction_sets())
+    order = _ON_AMX if has_kernels else _ELSEWHERE
     able = [
         name
-        for name in (_ON_AMX if has_kernels else _ELSEWHERE)
+        for name in order
         if precision in RUNTIMES[name].checkpoint_precisions
         and backend.device in ("auto", *RUNTIMES[name].devices)
         and all(map(_is_installed, _PACKAGES[name]))
     ]
-    if not able:
-        return "torch", "no other runtime here computes a checkpoint so"
+    if not able:  # the first there is says what it lacks
+        return next(
+            (name for name in order if _is_installed(RUNTIMES[name].package)), "torch"
+        ), "nothing here is able to"
     return able[0], f"the fastest in fp32 on a processor with{'' if has_kernels else 'out'} AMX, of those installed"
 
 

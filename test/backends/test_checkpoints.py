@@ -1,4 +1,4 @@
-"""A checkpoint runs on ONNX Runtime and OpenVINO as it is, and there is torch's encoder: same id and vectors."""
+"""A checkpoint runs on ONNX Runtime and OpenVINO as it is: there it is the encoder of torch, by id and vectors."""
 
 import copy
 import json
