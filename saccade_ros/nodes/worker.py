@@ -7,7 +7,7 @@ shadow, if that ends before the next tubelet of any stream can come.
 
 The cameras' turns come one after the other, or, with an encoder that computes the steps of several as one at less cost
 (EncoderInfo.together), those of so many at once. A camera joins if its tubelet is complete when the others' are still
-being decoded: nobody waits for one that is not, and for its decoding no longer than one's own has taken.
+being decoded: nobody waits for one that is not, and for each one's decoding no longer than one's own has taken.
 """
 
 import math
@@ -181,10 +181,14 @@ class EncodeWorker:
             self._changed.notify_all()
 
     def _add(self, stream: Stream, decoded: Decoded) -> None:
-        """Have a decoded tubelet encoded; the first one sets how long others may still join it."""
+        """Have a decoded tubelet encoded; the first one sets how long others may still join it.
+
+        It waits for each as long as its own decoding has taken, as decoders that share a core end one after the other.
+        """
         if not self._decoded:
             now_s = time.monotonic()
-            self._partners_until_s = now_s + min(now_s - self._in_hand[stream.name], PATIENCE_S)
+            partners = len(self._patience_ends_s(now_s).keys() - {stream.name})
+            self._partners_until_s = now_s + min(partners * (now_s - self._in_hand[stream.name]), PATIENCE_S)
         self._decoded.append((stream, decoded))
 
     # On the thread that owns the model
