@@ -12,7 +12,7 @@ from saccade_ros.replay.search import PeakSearch
 from saccade_ros.replay.trial import Benchmark, Trial
 
 CHECK_FACTOR = 3.0  # of the peak, at which the player alone must lose nothing
-WARM_UP_S = 2.0
+WARM_UP = Schedule(FIXED, 10.0, seconds=2.0)
 _PLAIN = (bool, int, float, str)
 
 
@@ -36,7 +36,7 @@ class BenchmarkRun:
         if self.play.mode == RECORDED:
             return self._benchmark([self._trial(player, self.play.schedules[0])], configure_s)
         # What is slow for the first time only, such as memory never touched, is in no trial.
-        self.node.trial(player, Schedule(FIXED, player.recorded_hz, seconds=WARM_UP_S))
+        self.node.trial(player, WARM_UP)
         if self.play.mode == PEAK:
             return self._search(player, configure_s)
         trials = [self._trial(player, schedule) for schedule in self.play.schedules]
