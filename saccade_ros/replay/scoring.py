@@ -1,6 +1,5 @@
 """Scoring of a trial: every frame in one class, and images and embeddings paired by topic and stamp."""
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +65,6 @@ def score(played: Played, accounts: Accounts, receipts: Sequence[Receipt], limit
         latency_ms=tuple(receipt.row.total_ms for receipt in receipts),
         end_to_end_ms=end_to_end_ms,
         arrivals=arrivals,
-        age_s=mean_age_s(arrivals),
         **vars(usage),
     )
 
@@ -117,18 +115,3 @@ def pair(played: Played, receipts: Sequence[Receipt]) -> tuple[Arrival, ...]:
         for row, received_ns in receipts
         if (row.stream, row.stamp_ns) in sent_ns
     )
-
-
-def mean_age_s(arrivals: Sequence[Arrival]) -> float | None:
-    """Average over time how old the newest embedding's image is, from the first to the last embedding of each topic.
-
-    Between two embeddings the age grows with time. None where no topic has two.
-    """
-    area = span = 0.0
-    for topic in {arrival.topic for arrival in arrivals}:
-        of_topic = [arrival for arrival in arrivals if arrival.topic == topic]
-        newest_s = itertools.accumulate((arrival.sent_s for arrival in of_topic), max)
-        for newest, (start, end) in zip(newest_s, itertools.pairwise(a.received_s for a in of_topic), strict=False):
-            span += end - start
-            area += (end - start) * ((start + end) / 2 - newest)
-    return area / span if span else None

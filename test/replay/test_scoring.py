@@ -7,7 +7,7 @@ from test_report import row
 
 from saccade_ros.measure.usage import Usage
 from saccade_ros.replay.played import Played
-from saccade_ros.replay.scoring import Limits, Receipt, classify, mean_age_s, pair, score, score_count
+from saccade_ros.replay.scoring import Limits, Receipt, classify, pair, score, score_count
 from saccade_ros.replay.trial import Arrival
 from saccade_ros.vision.ledger import DROP_CAUSES, Accounts
 
@@ -97,22 +97,6 @@ def test_pairs_are_of_one_topic_and_of_what_was_played():
     both = played(4, ("/a", "/b"))
     receipts = [receipt(3, 50, "/b"), receipt(3, 60, "/a"), receipt(9, 70, "/a"), receipt(3, 80, "/c")]
     assert pair(both, receipts) == (Arrival("/b", 0.03, 0.05), Arrival("/a", 0.03, 0.06))
-
-
-def arrivals(*ways_ms, topic=TOPIC):
-    return [Arrival(topic, sent / 1e3, received / 1e3) for sent, received in ways_ms]
-
-
-def test_age_is_averaged_over_time_exactly():
-    found = arrivals((0, 10), (20, 30), (100, 130))
-    # from 10 to 30 ms old while 20 ms pass, then from 10 to 110 ms old while 100 ms pass
-    assert mean_age_s(found) == pytest.approx((20 * 20 + 100 * 60) / 120 / 1e3)
-    assert mean_age_s([*found, *arrivals((0, 10), topic="/other")]) == mean_age_s(found)
-    assert mean_age_s(found[:1]) is None
-
-
-def test_an_embedding_that_is_overtaken_makes_nothing_younger():
-    assert mean_age_s(arrivals((20, 30), (0, 40), (50, 60))) == pytest.approx(0.025)
 
 
 @pytest.mark.parametrize(("counted", "passed"), [(10, True), (9, False), (11, False)])
