@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from saccade_ros.backends.manifest import is_export
-from saccade_ros.config import BackendConfig, EncoderConfig
+from saccade_ros.config import BackendConfig, EncoderConfig, VisionConfig
 from saccade_ros.doctor.probes import examine_runtime
 from saccade_ros.encoder.spec import read_spec
 from saccade_ros.knobs import Settings, knob, same_as
@@ -26,7 +26,7 @@ from saccade_ros.measure.progress import Progress
 from saccade_ros.measure.records import record_head
 from saccade_ros.runtimes import RUNTIMES
 from saccade_ros.studies.card_model import Job, measure_model, slow_variants
-from saccade_ros.studies.decode_cost import measure_decoding
+from saccade_ros.studies.decoding import INPUT_SIZE, measure
 
 BUSY = 0.5  # load average before the first measurement, above which its times are said to be disturbed
 
@@ -64,7 +64,7 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
     memory_mb, runtimes = round(available_bytes() / 1e6), {name: examine_runtime(name) for name in RUNTIMES}
     working = tuple(name for name, found in runtimes.items() if found.state == "ok")
     progress("decoding", 0.02)
-    decoding, no_decoding = _apart(measure_decoding, options.rounds)
+    decoding, no_decoding = _apart(_measure_decoding, options.rounds)
     models: list[dict[str, Any]] = []
     for i, model in enumerate(options.models):
         left_s = options.seconds - (time.monotonic() - started)
@@ -87,6 +87,11 @@ def run(options: Options, progress: Progress) -> dict[str, Any]:
         "decoding": decoding or [],
         "decoding_failure": no_decoding,
     }
+
+
+def _measure_decoding(rounds: int) -> Iterator[list[dict[str, Any]]]:
+    """Time decoding; yield all rows, once."""
+    yield measure(INPUT_SIZE, VisionConfig.fit, rounds)
 
 
 def _apart(work: Callable[[Any], Iterator[Any]], argument: Any) -> tuple[Any, str]:
@@ -155,8 +160,8 @@ def _by_reason(left_out: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 def _decoding(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     for row in record["decoding"]:
-        what = f"{row['size']} {row['form']} to {row['input_size']} px"
-        yield f"  decode and preprocess, two pictures of {what}: {_ms(row['tubelet_ms']['median'])} ms"
+        what = f"{row['size']} {row['form']} to {INPUT_SIZE} px"
+        yield f"  decode and preprocess, two pictures of {what}: {_ms(row['tubelet_ms'])} ms"
     if record["decoding_failure"]:
         yield Text(f"  decoding: {record['decoding_failure']}", style="red")
 

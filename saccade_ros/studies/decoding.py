@@ -26,6 +26,7 @@ from saccade_ros.vision.target import Square
 
 SIZES = {"720p": (720, 1280), "1080p": (1080, 1920)}
 FORMS = ("jpeg", "bgr8", "rgb8", "yuv422")
+INPUT_SIZE = 256  # pixels, of the large encoders
 JPEG_QUALITY = 90
 MAX_PIXELS = 16_000_000
 
@@ -34,7 +35,9 @@ MAX_PIXELS = 16_000_000
 class Options(Settings):
     """Pictures to decode, and what for."""
 
-    input_size: int = knob(256, "Side of the encoder's input in pixels; the default model's is 128.", at_least=16)
+    input_size: int = knob(
+        INPUT_SIZE, "Side of the encoder's input in pixels; the default model's is 128.", at_least=16
+    )
     rounds: int = knob(50, "Tubelets to time, of each size and form.", at_least=1)
     fit: str = knob("crop", "Way to make a picture square, as vision.fit.", choices=("crop", "stretch"))
 
