@@ -18,7 +18,13 @@ from saccade_ros.encoder.tensors import WeightsError
 from saccade_ros.encoder.weights import load_encoder
 
 WINDOW = 3
-OWN = ("backend", "choice", "patch_scale", "cache_bytes")  # what EncoderInfo says of the runtime, or to rounding
+OWN = (
+    "backend",
+    "choice",
+    "together",
+    "patch_scale",
+    "cache_bytes",
+)  # what EncoderInfo says of the runtime, or to rounding
 
 
 def save_adapter(file: Path) -> str:
