@@ -74,8 +74,8 @@ setup(
         "torch": ["torch>=2.6"],
         "onnx": ["onnx>=1.19", "onnxruntime>=1.24.1"],
         "export": ["onnx>=1.19", "onnx-ir>=0.1", "onnxruntime>=1.24.1", "torch>=2.6"],
-        "openvino": ["onnx>=1.19", "openvino>=2025.4"],
-        "openvino-export": ["nncf>=3.0", "onnx>=1.19", "onnxruntime>=1.24.1", "openvino>=2025.4", "torch>=2.6"],
+        "openvino": ["onnx>=1.19", "openvino>=2025.4.1"],
+        "openvino-export": ["nncf>=3.4", "onnx>=1.19", "onnxruntime>=1.24.1", "openvino>=2025.4.1", "torch>=2.6"],
         "tensorrt": ["cuda-bindings>=12.6", "tensorrt>=10.3"],
         "train": ["onnxruntime>=1.24.1", "torch>=2.6", "transformers>=5.0"],
         "test": [

@@ -1,25 +1,25 @@
-"""Speed and parity of every ONNX artifact of an export, against torch, in one run: `saccade bench export`."""
+"""Speed and parity of an export's artifacts on the CPU, against torch, in one run: `saccade bench export`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.table import Table
 
 from saccade_ros.backends import load_backend
 from saccade_ros.backends.manifest import Artifact, Manifest, read_manifest
-from saccade_ros.backends.onnx_backend import OnnxBackend
 from saccade_ros.config import BackendConfig, Config, EncoderConfig
 from saccade_ros.encoder.weights import load_encoder
 from saccade_ros.export.exporter import installed_versions
 from saccade_ros.export.graph import ExportError
-from saccade_ros.export.parity import compare, compute_reference
+from saccade_ros.export.parity import MeasuredState, compare, compute_reference
 from saccade_ros.knobs import Settings, knob, required
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.records import record_head
 from saccade_ros.measure.timing import interleave, spread
 from saccade_ros.recordings.clip import read_tubelets
+from saccade_ros.runtimes import RUNTIMES
 from saccade_ros.studies.full_cache import FullCache
 
 
@@ -37,7 +37,7 @@ class Options(Settings):
 
 
 def run(options: Options, progress: Progress) -> dict[str, Any]:
-    """Time a step on a full cache of torch in each precision and of each ONNX artifact, in turn.
+    """Time a step on a full cache of torch in each precision and of each artifact for the CPU, in turn.
 
     Raises:
         ManifestError: the folder is no export.
@@ -74,14 +74,14 @@ def _encoder(model: str, manifest: Manifest) -> EncoderConfig:
     return EncoderConfig(model=model, **manifest.settings)
 
 
-def _onnx_artifacts(manifest: Manifest) -> list[Artifact]:
-    return [artifact for artifact in manifest.artifacts if artifact.runtime == "onnxruntime"]
+def _cpu_artifacts(manifest: Manifest) -> list[Artifact]:
+    return [artifact for artifact in manifest.artifacts if "cpu" in RUNTIMES[artifact.runtime].devices]
 
 
 def _settings(options: Options, manifest: Manifest) -> Iterator[tuple[EncoderConfig, BackendConfig]]:
     """Everything to be timed: torch, then the artifacts."""
     sources = [("torch", options.model, precision) for precision in ("fp32", "bf16", "int8")]
-    sources += [("onnxruntime", options.folder, artifact.precision) for artifact in _onnx_artifacts(manifest)]
+    sources += [(artifact.runtime, options.folder, artifact.precision) for artifact in _cpu_artifacts(manifest)]
     for name, model, precision in sources:
         backend = BackendConfig(name=name, device="cpu", precision=precision, threads=options.threads)
         yield _encoder(model, manifest), backend
@@ -99,8 +99,8 @@ def _full_step(encoder: EncoderConfig, backend: BackendConfig, manifest: Manifes
 
 
 def _parity(options: Options, manifest: Manifest, clip: str, progress: Progress) -> dict[str, Any]:
-    """Each ONNX artifact against torch fp32 over three windows of a clip."""
-    settings, artifacts = _encoder(options.folder, manifest), _onnx_artifacts(manifest)
+    """Each artifact against torch fp32 over three windows of a clip."""
+    settings, artifacts = _encoder(options.folder, manifest), _cpu_artifacts(manifest)
     encoder = load_encoder(options.model, settings.window, settings.recompute, merge=settings.merge).encoder
     encoder.attend_by_area(manifest.step_shape.areas)
     tubelets = list(read_tubelets(clip, Config(), manifest.spec.input_size, 3 * settings.window))
@@ -108,9 +108,10 @@ def _parity(options: Options, manifest: Manifest, clip: str, progress: Progress)
     reference = compute_reference(encoder, Path(clip).name, tubelets, subrange(progress, 0.0, span))
     found = {}
     for i, artifact in enumerate(artifacts):
-        backend = BackendConfig(device="cpu", precision=artifact.precision, threads=options.threads)
-        state = OnnxBackend(settings, backend).new_state()
-        found[f"onnxruntime {artifact.precision}"] = compare(state, reference, subrange(progress, (i + 1) * span, span))
+        backend = BackendConfig(artifact.runtime, "cpu", artifact.precision, threads=options.threads)
+        state = cast(MeasuredState, load_backend(settings, backend).new_state())  # that of a graph has its tokens
+        name = f"{artifact.runtime} {artifact.precision}"
+        found[name] = compare(state, reference, subrange(progress, (i + 1) * span, span))
     return found
 
 
