@@ -183,7 +183,7 @@ class _ModelStudy:
     def _open(self, variant: Variant) -> Backend:
         """Load the model as it is, or an export of it where the runtime wants one."""
         encoder = EncoderConfig(self._job.model, **self._settings)
-        backend = BackendConfig(variant.runtime, self._job.device, variant.precision, variant.threads)
+        backend = BackendConfig(device=self._job.device, **_settings(variant))
         try:
             return load_backend(encoder, backend)
         except (BackendError, ValueError):
@@ -224,6 +224,10 @@ class _ModelStudy:
 def weights_of(spec: ModelSpec) -> int:
     """Count the weights of an encoder's linear layers and patch embedding, which are nearly all that it has."""
     return spec.depth * spec.width * (4 * spec.width + 2 * spec.mlp_width) + spec.patch_values * spec.width
+
+
+def _settings(variant: Variant) -> dict[str, Any]:
+    return {"name": variant.runtime, "precision": variant.precision, "threads": variant.threads}
 
 
 def _all_precisions() -> list[tuple[str, str]]:
