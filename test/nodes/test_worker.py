@@ -21,6 +21,8 @@ from saccade_ros.vision.ledger import LateTubelet
 
 TIMEOUT_S = 30.0
 
+PICTURE = textured()  # what every message shows
+
 
 class Bench:
     """A worker with streams of raw images. Decoding one, or emitting, may wait for an event or raise an exception."""
@@ -41,7 +43,7 @@ class Bench:
             raise act
         if isinstance(act, threading.Event):
             assert act.wait(TIMEOUT_S)
-        return image.data.reshape(image.height, image.width, 3)
+        return PICTURE
 
     def _emit(self, stream: Stream, tubelet: object, result: object) -> None:
         if self.emit_fails:
@@ -60,15 +62,15 @@ class Bench:
 
     def offer(self, index: int, act: object = None, stream: int = 0) -> None:
         """Both frames of a tubelet, the newer one carrying `act`."""
+        height, width, _ = PICTURE.shape
         for n, carried in ((2 * index, None), (2 * index + 1, act)):
-            picture = textured()
-            picture[0, 0, 0] = 0
+            data = np.zeros(2 * width * height, np.uint8)
             if carried is not None:
-                picture[0, 0, 0] = 1 + len(self._acts)
-                self._acts[int(picture[0, 0, 0])] = carried
-            height, width, _ = picture.shape
-            layout = {"height": height, "width": width, "encoding": "rgb8", "is_bigendian": 0, "step": 3 * width}
-            image = SimpleNamespace(**layout, data=np.frombuffer(picture.tobytes(), np.uint8))
+                data[0] = 1 + len(self._acts)
+                self._acts[int(data[0])] = carried
+            # YUV, which is converted before it is resized, so that the first byte arrives
+            layout = {"height": height, "width": width, "encoding": "uyvy", "is_bigendian": 0, "step": 2 * width}
+            image = SimpleNamespace(**layout, data=data)
             self.worker.offer(self.streams[stream], Frame(image, 10**9 + n * PERIOD_NS, "camera"))
 
     def offer_busy(self, index: int, stream: int = 0) -> threading.Event:
