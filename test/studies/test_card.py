@@ -132,7 +132,7 @@ def test_screen_and_readme_show_it(record, tmp_path, monkeypatch):
     console.print(card.table({**record, "busy": True}))
     text = console.export_text()
     assert "onnxruntime" in text
-    assert "720p jpeg to 128 px" in text
+    assert "720p jpeg to 256 px" in text
     assert "run it again alone" in text
     assert "fp16 is for GPUs and Arm" in text or "tensorrt fp16" in text
     (tmp_path / "cards").mkdir()
