@@ -5,6 +5,7 @@ int8            linear layers: int8 weights per channel; activations are quantiz
 int8-static     the same with activation ranges calibrated on a clip
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def _quantize(precision: str, step: ov.Model, depth: int, feeds: Feeds) -> ov.Mo
         import nncf  # only here: an extra of its own
     except ImportError:
         raise ExportError("NNCF is not installed: pip install saccade_ros[openvino-export]") from None
+    nncf.set_log_level(logging.ERROR)  # else a line for each operator that it leaves as it is
     others = nncf.IgnoredScope(names=_all_but_linear(step, depth), validate=False)
     if precision == "int8":
         return nncf.compress_weights(step, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=others)
