@@ -105,7 +105,8 @@ def _fastest(model: dict[str, Any]) -> str:
         return "–"
     row = min(model["steps"], key=lambda row: float(row["dense_ms"]["median"]))
     times = (row["dense_ms"]["median"], *(part["median"] for part in row["sparse_ms"]))
-    return f"{', '.join(f'{ms:.3g}' for ms in times)} ({row['runtime']} {row['precision']})"
+    shown = (f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}" for ms in times)
+    return f"{', '.join(shown)} ({row['runtime']} {row['precision']})"
 
 
 def gate_cost() -> str:
