@@ -244,7 +244,7 @@ def _export(file: Path) -> Finding:
 
 
 def _explain_auto(model: str) -> str:
-    """What the settings' `auto` means for a model here, and why."""
+    """Meaning of the settings' `auto` for a model here, and the reason."""
     try:
         from saccade_ros.backends.choice import choose
         from saccade_ros.config import BackendConfig, EncoderConfig

@@ -178,8 +178,7 @@ class EncoderNode(AnsweringLifecycleNode):
         self._worker = EncodeWorker(self._streams, self._publish, self._report, limit_s)
         self._topics = [self._subscribe(stream) for stream in self._streams]
         self._watch_streams()
-        if info.choice:
-            self.get_logger().info(info.choice)
+        self.get_logger().info(info.choice)
         self.get_logger().info(
             f"{info.encoder_id} on {info.device} in {seconds:.1f} s; images by {converter}; "
             f"cache {info.cache_bytes / 1e6:.0f} MB per stream; {', '.join(topics)} -> {self._publisher.topic_name}"

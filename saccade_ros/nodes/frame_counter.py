@@ -47,7 +47,7 @@ class FrameCounter:
 
     @property
     def last_s(self) -> float:
-        """When the newest image came, on the monotonic clock; 0 before the first."""
+        """Time of the newest image on the monotonic clock; 0 before the first."""
         return self._images[-1][3] / 1e9 if self._images else 0.0
 
     def played(self) -> Played:

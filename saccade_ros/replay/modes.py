@@ -14,7 +14,7 @@ AS_RECORDED = "recorded"
 
 @dataclass(frozen=True)
 class PlayOptions(Settings):
-    """How a recording is played into the encoder's node."""
+    """Play of a recording into the encoder's node: its options."""
 
     mode: str = knob(
         RECORDED,
@@ -89,7 +89,7 @@ class PlayOptions(Settings):
 
     @property
     def limits(self) -> Limits:
-        """What counts as keeping up."""
+        """Limits within which the encoder keeps up."""
         return Limits(self.max_loss, self.max_latency_ms)
 
     @property

@@ -1,4 +1,4 @@
-"""What the player sent in a trial, and when: its lateness, and whether it held the rate that it was to play at."""
+"""Images that the player sent in a trial, and their times: how late, and whether the rate asked for was held."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class Played:
 
     @property
     def lateness(self) -> Lateness:
-        """How far behind the schedule they were sent."""
+        """Delays of the images behind the schedule."""
         return Lateness.of((self.sent_ns - self.due_ns) / 1e9)
 
     @property

@@ -29,7 +29,7 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """When the images of a trial are sent.
+    """Times at which the images of a trial are sent.
 
     Attributes:
         kind: recorded, as far apart as they were recorded, divided by `rate`; fixed, `rate` images a second and topic;

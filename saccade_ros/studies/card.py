@@ -1,4 +1,4 @@
-"""What this machine can do, in minutes: `saccade bench card`. One JSON of it is made to be shared.
+"""Card of what this machine can do, made in minutes: `saccade bench card`. One JSON of it is made to be shared.
 
 Each model in each runtime and precision that works here, dense and sparse; the gate; decoding. Times only: what a
 precision costs in fidelity depends on weights and scenes, and is measured by an export and by `saccade bench step`.

@@ -107,7 +107,7 @@ class _Case:
         self.bytes = len(self._messages[0].data)
 
     def ways(self) -> dict[str, Callable[[], object]]:
-        """What is timed: the whole way and the product's, and of this decoding and normalising alone."""
+        """Ways that are timed: the whole one and the product's, and of this decoding and normalising alone."""
         older, newer = self._squares()
         return {
             "whole": self._whole,

@@ -11,7 +11,7 @@ from saccade_ros.vision.preprocess import reduction, resize_to_square
 
 
 class Target(Protocol):
-    """What a picture is wanted for."""
+    """Purpose of a picture, which tells how few of its pixels are needed."""
 
     def reduction(self, height: int, width: int) -> int:
         """Factor by which a (height, width) picture may be shrunk as it is decoded: 1, 2, 4 or 8."""
