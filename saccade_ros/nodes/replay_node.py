@@ -112,7 +112,7 @@ def run_benchmark(options: Options, config: Config, playable: Playable, console:
             encoder_facts(node.encoder.info) | environment(options, playable) | recording.environment
         )
         for source in playable.sources:
-            recording.thumbnails |= thumbnails(source, recording, config.vision)
+            recording.thumbnails |= thumbnails(source, source.topic, recording, config.vision)
         name = options.source.name
         verdict = require_tubelets(name, ", ".join(topics), node.accounts, len(recording.rows))
         recording.remark = benchmark.remark or verdict.sentence

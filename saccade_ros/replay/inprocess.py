@@ -1,7 +1,7 @@
 """Replay without ROS: a recording through the pipeline in this process, as fast as it goes; nothing overflows."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 
@@ -13,8 +13,9 @@ from saccade_ros.measure.machine import describe_machine
 from saccade_ros.measure.software import describe_gpus, describe_software
 from saccade_ros.pipeline import Pipeline, Stream
 from saccade_ros.recordings.clip import frames_of
-from saccade_ros.recordings.source import Source
+from saccade_ros.recordings.source import RecordedImage, Source
 from saccade_ros.replay.fidelity import measure_fidelity
+from saccade_ros.replay.moments import Moment
 from saccade_ros.replay.recording import EmbeddingRow, Fact, Recording, Totals, describe_counts, describe_parameters
 from saccade_ros.replay.report import thumbnail
 from saccade_ros.verdict import require_tubelets
@@ -58,25 +59,27 @@ def replay(
     recording.gate = stream.report()
     stream.intake.reset("end")
     recording.totals = _totals(stream)
-    recording.thumbnails = thumbnails(source, recording, config.vision)
+    recording.thumbnails = thumbnails(source, source.topic, recording, config.vision)
     if with_fidelity:
         recording.fidelity = measure_fidelity(recording.sample, [source], pipeline)
     recording.remark = require_tubelets(name, source.topic, stream.ledger.accounts(), stream.published).sentence
     return recording
 
 
-def thumbnails(source: Source, recording: Recording, vision: VisionConfig) -> dict[int, bytes]:
-    """Thumbnails of the encoded moments, evenly chosen where there are many; reads the source again."""
-    stamps = [row.stamp_ns for row in recording.rows if row.stamp_ns in recording.moments]
-    chosen = np.linspace(0, len(stamps) - 1, min(len(stamps), MAX_THUMBNAILS)).round().astype(int)
-    wanted = {stamps[i] for i in chosen}
-    pictures: dict[int, bytes] = {}
+def thumbnails(
+    images: Iterable[RecordedImage], topic: str, recording: Recording, vision: VisionConfig
+) -> dict[Moment, bytes]:
+    """Thumbnails of a topic's encoded moments, of all topics' evenly chosen where there are many."""
+    moments = [row.moment for row in recording.rows if row.moment in recording.moments]
+    chosen = np.linspace(0, len(moments) - 1, min(len(moments), MAX_THUMBNAILS)).round().astype(int)
+    wanted = {moments[i] for i in chosen}
+    pictures: dict[Moment, bytes] = {}
     max_pixels, (black, white) = round(vision.max_megapixels * 1e6), vision.mono16_range
     levels = Levels(black, white, warn=lambda text: None)  # the stream has told it already
-    for recorded in source:
-        if recorded.stamp_ns in wanted:
+    for recorded in images:
+        if (moment := Moment(topic, recorded.stamp_ns)) in wanted:
             with suppress(MalformedImage):  # a malformed image that has the stamp of a good one
-                pictures[recorded.stamp_ns] = thumbnail(decode_image(recorded.image, max_pixels, levels=levels))
+                pictures[moment] = thumbnail(decode_image(recorded.image, max_pixels, levels=levels))
     return pictures
 
 

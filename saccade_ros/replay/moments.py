@@ -14,56 +14,64 @@ GAP_NS = 2_000_000_000  # a match is at least this much earlier: just before, ev
 APART_NS = 1_000_000_000  # between two matches, which would otherwise be neighbours of one moment
 
 
+class Moment(NamedTuple):
+    """Tubelet, by its topic and stamp: several cameras may share a stamp."""
+
+    topic: str
+    stamp_ns: int
+
+
 class Match(NamedTuple):
     """Earlier moment, and its centred cosine to the later one."""
 
-    stamp_ns: int
+    moment: Moment
     similarity: float
 
 
 class Moments:
-    """Embeddings by the stamp of their tubelet, thinned evenly: beyond MAX_MOMENTS every second one is forgotten."""
+    """Embeddings by their moment, thinned evenly: beyond MAX_MOMENTS every second one is forgotten."""
 
     def __init__(self) -> None:
-        self._vectors: dict[int, Vector] = {}
+        self._vectors: dict[Moment, Vector] = {}
         self._offered, self._every = 0, 1
 
-    def __contains__(self, stamp_ns: object) -> bool:
-        return stamp_ns in self._vectors
+    def __contains__(self, moment: object) -> bool:
+        return moment in self._vectors
 
-    def add(self, stamp_ns: int, vector: Vector) -> None:
+    def add(self, moment: Moment, vector: Vector) -> None:
         """Remember a copy of an embedding, if it is its turn."""
         if self._offered % self._every == 0:
-            self._vectors[stamp_ns] = np.array(vector, np.float32)
+            self._vectors[moment] = np.array(vector, np.float32)
         self._offered += 1
         if len(self._vectors) > MAX_MOMENTS:
             self._vectors = dict(list(self._vectors.items())[::2])
             self._every *= 2
 
-    def most_similar_earlier(self, stamps_ns: Collection[int]) -> dict[int, list[Match]]:
+    def most_similar_earlier(self, moments: Collection[Moment]) -> dict[Moment, list[Match]]:
         """Find the earlier moments that each of these resembles most, best first; those without one are left out.
 
         The centre is the mean of all moments that are remembered.
         """
-        known = sorted(stamp for stamp in stamps_ns if stamp in self)
+        known = sorted((moment for moment in moments if moment in self), key=lambda moment: moment.stamp_ns)
         if not known:
             return {}
         vectors, centre = self._stacked(known), self._stacked(list(self._vectors)).mean(axis=0)  # (N, D), (D,)
         found = {}
         for newest, vector in zip(known, vectors, strict=True):
-            earlier = [i for i, stamp in enumerate(known) if newest - stamp >= GAP_NS]
+            earlier = [i for i, moment in enumerate(known) if newest.stamp_ns - moment.stamp_ns >= GAP_NS]
             cosines = centred_cosine(vectors[earlier], vector, centre)  # (earlier,)
             found[newest] = _spaced([Match(known[i], float(c)) for i, c in zip(earlier, cosines, strict=True)])
-        return {stamp: matches for stamp, matches in found.items() if matches}
+        return {moment: matches for moment, matches in found.items() if matches}
 
-    def _stacked(self, stamps_ns: list[int]) -> Vector:
-        return np.stack([self._vectors[stamp] for stamp in stamps_ns])
+    def _stacked(self, moments: list[Moment]) -> Vector:
+        return np.stack([self._vectors[moment] for moment in moments])
 
 
 def _spaced(candidates: list[Match]) -> list[Match]:
     """Choose the best few that are not neighbours of a better one."""
     chosen: list[Match] = []
     for match in sorted(candidates, key=lambda match: -match.similarity):
-        if len(chosen) < MATCHES and all(abs(match.stamp_ns - other.stamp_ns) >= APART_NS for other in chosen):
+        apart_ns = (abs(match.moment.stamp_ns - other.moment.stamp_ns) for other in chosen)
+        if len(chosen) < MATCHES and all(apart >= APART_NS for apart in apart_ns):
             chosen.append(match)
     return chosen

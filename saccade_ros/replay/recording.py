@@ -15,7 +15,7 @@ from saccade_ros.config import Config
 from saccade_ros.frames import Vector
 from saccade_ros.knobs import SHOWN, settings_of
 from saccade_ros.replay.fidelity import Fidelity, Sample
-from saccade_ros.replay.moments import Moments
+from saccade_ros.replay.moments import Moment, Moments
 from saccade_ros.replay.trial import Benchmark
 
 Fact = str | float | int | bool
@@ -46,6 +46,11 @@ class EmbeddingRow:
     total_ms: float
     label: str = ""
     score: float = math.nan
+
+    @property
+    def moment(self) -> Moment:
+        """Its tubelet's."""
+        return Moment(self.stream, self.stamp_ns)
 
     @classmethod
     def read(cls, embedding: Any, **others: Any) -> "EmbeddingRow":
@@ -94,7 +99,7 @@ class Recording:
             source (name of the bag or video), machine; and whatever else is worth a row in the report.
         gate: the gate's last state: threshold and budget, staleness, and the shadow evaluations' fidelity.
         moments: embeddings of encoded moments.
-        thumbnails: JPEGs of encoded moments, by the stamp of the tubelet.
+        thumbnails: JPEGs of encoded moments.
         remark: verdict on what the recording lost, with the remedy; empty if all is well.
         benchmark: the trials, of a replay over ROS; the rows are those of the last one. None in process.
         parameters: the encoder's, by name (describe_parameters).
@@ -106,7 +111,7 @@ class Recording:
     rows: list[EmbeddingRow] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     environment: dict[str, Fact] = field(default_factory=dict)
-    thumbnails: dict[int, bytes] = field(default_factory=dict)
+    thumbnails: dict[Moment, bytes] = field(default_factory=dict)
     gate: dict[str, Fact] = field(default_factory=dict)
     moments: Moments = field(default_factory=Moments)
     remark: str = ""
@@ -121,7 +126,7 @@ class Recording:
         self.rows.append(row)
         self.sample.add(row.stream, row.stamp_ns, vector)
         if row.encoded:
-            self.moments.add(row.stamp_ns, vector)
+            self.moments.add(row.moment, vector)
 
     @property
     def weights(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from saccade_ros.default_model import advice
 from saccade_ros.frames import Picture
 from saccade_ros.replay.answers import figure_rows, first_screen, meaning_of
-from saccade_ros.replay.moments import GAP_NS, MATCHES, Match
+from saccade_ros.replay.moments import GAP_NS, MATCHES, Match, Moment
 from saccade_ros.replay.plots import STAGES, latency_plot, novelty_timeline, trial_curves
 from saccade_ros.replay.record import make_record
 from saccade_ros.replay.recording import EmbeddingRow, Recording, percentile
@@ -154,7 +154,7 @@ def _tiles(recording: Recording) -> str:
 
 def _thumbnails(recording: Recording) -> str:
     encoded = [row for row in recording.rows if row.encoded]
-    shown = [row for row in encoded if row.stamp_ns in recording.thumbnails]
+    shown = [row for row in encoded if row.moment in recording.thumbnails]
     if not shown:
         return "<p>No moment was encoded, or no picture of one was kept.</p>"
     left_out = len(encoded) - len(shown)
@@ -167,13 +167,13 @@ def _thumbnails(recording: Recording) -> str:
 def _figure(row: EmbeddingRow, recording: Recording, named: bool) -> str:
     stream = f"{html.escape(row.stream)}<br>" if named else ""
     novelty = "first" if math.isnan(row.novelty) else f"novelty {row.novelty:.2f}"
-    return f"<figure>{_picture(row.stamp_ns, recording, stream, novelty)}{_name(row)}</figure>"
+    return f"<figure>{_picture(row.moment, recording, stream, novelty)}{_name(row)}</figure>"
 
 
-def _picture(stamp_ns: int, recording: Recording, before: str, after: str) -> str:
+def _picture(moment: Moment, recording: Recording, before: str, after: str) -> str:
     """Show a moment, and under it its time between two texts."""
-    seconds = (stamp_ns - recording.start_ns) / 1e9
-    data = base64.b64encode(recording.thumbnails[stamp_ns]).decode()
+    seconds = (moment.stamp_ns - recording.start_ns) / 1e9
+    data = base64.b64encode(recording.thumbnails[moment]).decode()
     return (
         f'<img alt="camera picture at {seconds:.2f} s" src="data:image/jpeg;base64,{data}">'
         f"<figcaption><span>{before}{seconds:.2f} s</span><span>{after}</span></figcaption>"
@@ -193,17 +193,17 @@ def _recalls(recording: Recording) -> str:
     found = list(recording.moments.most_similar_earlier(recording.thumbnails).items())
     if not found:
         return "<p>None: no picture was kept of two moments that are far enough apart.</p>"
-    found = [(stamp_ns, matches) for stamp_ns, matches in found if len(matches) == MATCHES] or found
+    found = [(moment, matches) for moment, matches in found if len(matches) == MATCHES] or found
     chosen = [found[int(i)] for i in np.linspace(0, len(found) - 1, min(len(found), MAX_RECALLS)).round()]
-    shown = "".join(_recall(stamp_ns, matches, recording) for stamp_ns, matches in chosen)
+    shown = "".join(_recall(moment, matches, recording) for moment, matches in chosen)
     return f'{_RECALLS}<div class="recalls">{shown}</div>'
 
 
-def _recall(stamp_ns: int, matches: list[Match], recording: Recording) -> str:
-    shown = [f'<figure class="now">{_picture(stamp_ns, recording, "", "")}</figure>']
+def _recall(moment: Moment, matches: list[Match], recording: Recording) -> str:
+    shown = [f'<figure class="now">{_picture(moment, recording, "", "")}</figure>']
     for match in matches:
         similarity = f"{round(match.similarity, 2) + 0.0:.2f}"  # no -0.00
-        shown.append(f"<figure>{_picture(match.stamp_ns, recording, '', similarity)}</figure>")
+        shown.append(f"<figure>{_picture(match.moment, recording, '', similarity)}</figure>")
     return f'<div class="recall">{"".join(shown)}</div>'
 
 

@@ -64,7 +64,7 @@ def replayed(path) -> tuple[str, dict[int, bytes]]:
         made = replay(source, tiny_config(stream=StreamConfig(fps=0.0)), lambda *_: None)
     untimed = [replace(row, queue_ms=0, decode_ms=0, gate_ms=0, encode_ms=0, total_ms=0) for row in made.rows]
     assert len({row.encoded for row in untimed}) == 2, "some are encoded, and some reused"
-    vectors = {stamp_ns: vector.tobytes() for stamp_ns, vector in made.moments._vectors.items()}
+    vectors = {moment.stamp_ns: vector.tobytes() for moment, vector in made.moments._vectors.items()}
     return repr((untimed, made.totals, made.gate)), vectors
 
 
@@ -81,18 +81,19 @@ def test_malformed_image_with_the_stamp_of_an_encoded_one_is_passed_over():
     encoded = row(0)
     good = recorded(encoded.stamp_ns)
     malformed = replace(good, image=np.zeros((4, 6, 3), np.float32))
-    pictures = thumbnails([good, malformed], recording([encoded]), VISION)
-    assert list(pictures) == [encoded.stamp_ns]
+    pictures = thumbnails([good, malformed], encoded.stream, recording([encoded]), VISION)
+    assert list(pictures) == [encoded.moment]
+    assert not thumbnails([good], "/other", recording([encoded]), VISION), "another camera with the same stamp"
 
 
 def test_many_encoded_moments_are_thinned_evenly_from_first_to_last():
     rows = [row(i) for i in range(10 * MAX_THUMBNAILS)]
-    pictures = thumbnails([recorded(r.stamp_ns) for r in rows], recording(rows), VISION)
-    kept = sorted(pictures)
+    pictures = thumbnails([recorded(r.stamp_ns) for r in rows], rows[0].stream, recording(rows), VISION)
+    kept = sorted(moment.stamp_ns for moment in pictures)
     assert len(kept) == MAX_THUMBNAILS
     assert (kept[0], kept[-1]) == (rows[0].stamp_ns, rows[-1].stamp_ns)
     assert np.ptp(np.diff(kept)) <= 80_000_000  # one tubelet
 
 
 def test_nothing_encoded_has_no_thumbnails():
-    assert thumbnails([recorded(10**9)], recording([row(0, encoded=False)]), VISION) == {}
+    assert thumbnails([recorded(10**9)], "/camera", recording([row(0, encoded=False)]), VISION) == {}

@@ -47,7 +47,7 @@ def row(
 def recording(rows: list[EmbeddingRow], **environment: object) -> Recording:
     picture = thumbnail(np.full((48, 64, 3), 128, np.uint8))
     totals = Totals(2 * len(rows) + 3, 2 * len(rows), {"rate": 2, "overflow": 1}, len(rows), len(rows))
-    kept = {r.stamp_ns: picture for r in rows if r.encoded}
+    kept = {r.moment: picture for r in rows if r.encoded}
     made = Recording([], totals, {"weights": "checkpoint vitl", "source": "a.mp4", **environment}, kept)
     for index, added in enumerate(rows):
         made.add(added, np.eye(4)[index % 4])
@@ -114,7 +114,7 @@ def test_page_shows_encoded_moments_with_time_and_novelty():
 
 def test_page_says_how_many_pictures_are_left_out():
     shown = recording(MIXED)
-    del shown.thumbnails[MIXED[3].stamp_ns]
+    del shown.thumbnails[MIXED[3].moment]
     assert "1 more encoded moments are left out" in render(shown)
 
 
