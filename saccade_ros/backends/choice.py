@@ -19,10 +19,10 @@ from saccade_ros.runtimes import RUNTIMES
 DOT_PRODUCTS = {"VNNI int8", "AVX VNNI int8", "AMX int8", "Arm dot product int8", "Arm int8 matrices"}
 BF16 = {"bf16", "AMX bf16"}  # those of x86; the runtimes here do not use Arm's
 
-AMX = {"AMX bf16", "AMX int8"}
+TILES = {"AMX bf16", "AMX int8"}  # matrix units, which our own kernels compute with
 
 # Runtimes by speed in fp32, as measured (docs/export.md); and what each needs for a checkpoint.
-_ON_AMX = ("torch", "openvino", "onnxruntime")
+_ON_TILES = ("torch", "openvino", "onnxruntime")
 _ELSEWHERE = ("onnxruntime", "openvino", "torch")
 _PACKAGES = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx")}
 
@@ -61,8 +61,8 @@ def _runtime_of_checkpoint(encoder: EncoderConfig, backend: BackendConfig, preci
         return "torch", "it alone loads this model, or computes this pooling"
     if _is_installed("torch") and _has_nvidia() and backend.device in ("auto", "cuda"):
         return "torch", "it uses the GPU"
-    has_kernels = AMX & set(instruction_sets())
-    order = _ON_AMX if has_kernels else _ELSEWHERE
+    has_tiles = TILES & set(instruction_sets())
+    order = _ON_TILES if has_tiles else _ELSEWHERE
     able = [
         name
         for name in order
@@ -74,7 +74,8 @@ def _runtime_of_checkpoint(encoder: EncoderConfig, backend: BackendConfig, preci
         return next(
             (name for name in order if _is_installed(RUNTIMES[name].package)), "torch"
         ), "nothing here is able to"
-    return able[0], f"the fastest in fp32 on a processor with{'' if has_kernels else 'out'} AMX, of those installed"
+    tiles = "with matrix tiles" if has_tiles else "without matrix tiles"
+    return able[0], f"the fastest in fp32 on a processor {tiles}, of those installed"
 
 
 def _is_torchs(encoder: EncoderConfig) -> bool:
