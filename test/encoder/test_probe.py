@@ -211,5 +211,5 @@ def test_normalized_probe_is_refused(folder):
 
 
 def test_probe_counts_in_the_memory_of_a_stream(folder):
-    plain = load_backend(EncoderConfig(model=str(folder), window=WINDOW), BackendConfig()).info.cache_bytes
+    plain = load_backend(EncoderConfig(model=str(folder), window=WINDOW), BackendConfig(name="torch")).info.cache_bytes
     assert probing(folder).info.cache_bytes - plain == WINDOW * 64 * 128 * 4

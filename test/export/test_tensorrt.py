@@ -1,5 +1,7 @@
 """The whole exported step parses and builds through TensorRT-RTX without a GPU; what needs one is refused plainly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from reference_model import random_clip
@@ -19,7 +21,7 @@ from saccade_ros.export.exporter import export
 from saccade_ros.export.graph import ExportError, build_step, step_shape
 from saccade_ros.measure.progress import silent
 
-pytest.importorskip("tensorrt_rtx_bindings", reason="needs the tensorrt_rtx_cu13 wheels of requirements.txt")
+pytest.importorskip("tensorrt_rtx_bindings", reason="needs the tensorrt_rtx_cu13 wheels of requirements-dev.txt")
 
 
 @pytest.fixture(autouse=True)
@@ -136,10 +138,13 @@ def test_without_a_gpu_an_engine_is_kept_only_by_force_and_refused_at_load(optio
     assert "not measured" in read_manifest(str(forced.folder)).artifacts[0].warnings[0]
     from saccade_ros.backends import load_backend
 
+    wanted = BackendConfig(name="tensorrt", precision="bf16")
     with pytest.raises(BackendError, match=r"CUDA: .*is there an NVIDIA GPU"):
-        load_backend(EncoderConfig(model=str(forced.folder), window=3), BackendConfig())
+        load_backend(EncoderConfig(model=str(forced.folder), window=3), wanted)
     with pytest.raises(BackendError, match="TensorRT runs on GPUs only"):
-        load_backend(EncoderConfig(model=str(forced.folder), window=3), BackendConfig(device="cpu"))
+        load_backend(EncoderConfig(model=str(forced.folder), window=3), replace(wanted, device="cpu"))
+    with pytest.raises(ManifestError, match=r"nothing that can run here as asked \(tensorrt bf16: needs an NVIDIA GPU"):
+        load_backend(EncoderConfig(model=str(forced.folder), window=3), BackendConfig())
 
 
 def test_batches_are_not_measured_on_single_streams_where_a_gpu_could_run_them(options, monkeypatch):

@@ -554,7 +554,7 @@ def test_cleanup_gives_the_model_back():
     """Else a node that is configured anew holds two: the one that it loads, and the last one."""
     with node_of_this_process() as node:
         node.trigger_configure()
-        model = weakref.ref(node._streams[0]._backend)
+        model = weakref.ref(node._streams[0].backend)
         node.trigger_activate()
         node.trigger_deactivate()
         node.trigger_cleanup()
