@@ -26,7 +26,8 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig, fit: str = "cro
     name, runtime = choice.runtime, RUNTIMES[choice.runtime]
     if backend.device not in ("auto", *runtime.devices):
         raise BackendError(
-            f"backend.device is {backend.device!r}, which {name} does not know: it has {', '.join(runtime.devices)}"
+            f"backend.device is {backend.device!r}, but {name} runs on {', '.join(runtime.devices)} only: set one of "
+            "these, or auto"
         )
     try:
         module = importlib.import_module(f"saccade_ros.backends.{runtime.module}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from saccade_ros.backends.base import BackendError, Embedded, token_buckets
+from saccade_ros.backends.base import Embedded, token_buckets
 from saccade_ros.backends.cuda_runtime import Cuda
 from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds
 from saccade_ros.backends.interface import Steps
@@ -39,8 +39,6 @@ class TensorRtBackend:
         manifest.check_fit(encoder)
         trt = load_tensorrt()
         check_built_for(artifact, trt)
-        if backend.device == "cpu":
-            raise BackendError("backend.device is 'cpu': TensorRT runs on GPUs only; set 'auto' or 'cuda'")
         files = manifest.check_files(artifact)
         self.shape, self._config, self._contract = manifest.step_shape, encoder, artifact.contract
         self._tables, self._cuda = WindowTables(self.shape), Cuda()

@@ -161,6 +161,6 @@ def test_choice_is_told_in_the_encoders_info():
 @pytest.mark.parametrize("device", ["gpu", "npu"])
 def test_device_that_a_runtime_does_not_know_is_refused_by_name(device):
     with pytest.raises(
-        BackendError, match=rf"backend\.device is '{device}', which torch does not know: it has cpu, cuda"
+        BackendError, match=rf"backend\.device is '{device}', but torch runs on cpu, cuda only: set one"
     ):
         load_backend(EncoderConfig(model="tiny"), BackendConfig(device=device))

@@ -141,7 +141,7 @@ def test_without_a_gpu_an_engine_is_kept_only_by_force_and_refused_at_load(optio
     wanted = BackendConfig(name="tensorrt", precision="bf16")
     with pytest.raises(BackendError, match=r"CUDA: .*is there an NVIDIA GPU"):
         load_backend(EncoderConfig(model=str(forced.folder), window=3), wanted)
-    with pytest.raises(BackendError, match="TensorRT runs on GPUs only"):
+    with pytest.raises(BackendError, match="tensorrt runs on cuda only"):
         load_backend(EncoderConfig(model=str(forced.folder), window=3), replace(wanted, device="cpu"))
     with pytest.raises(ManifestError, match=r"nothing that can run here as asked \(tensorrt bf16: needs an NVIDIA GPU"):
         load_backend(EncoderConfig(model=str(forced.folder), window=3), BackendConfig())
