@@ -30,7 +30,7 @@ def test_encoder_arguments_name_settings_and_are_empty_by_default():
     assert set(ENCODER_ARGUMENTS.values()) <= {setting.name for setting in settings_of(Config)}
     assert {argument.default for argument in encoder_arguments()} == {""}
     (backend,) = (argument for argument in encoder_arguments() if argument.name == "backend")
-    assert "One of auto, torch, onnxruntime, tensorrt. Empty: as in params_file." in backend.description
+    assert "One of auto, torch, onnxruntime, openvino, tensorrt. Empty: as in params_file." in backend.description
 
 
 def test_what_is_empty_stays_as_in_the_file():
@@ -56,7 +56,7 @@ def test_export_arguments_become_parameters_of_their_type():
     ("given", "said"),
     [
         ({"backend": "trt"}, "backend is 'trt': choose one of auto, torch"),
-        ({"device": "gpu"}, "device is 'gpu': choose one of auto, cpu, cuda"),
+        ({"device": "tpu"}, "device is 'tpu': choose one of auto, cpu, cuda, gpu, npu"),
         ({"precision": "half"}, "precision is 'half': choose one of"),
         ({"threads": "two"}, "threads is 'two': give a whole number"),
         ({"threads": "-1"}, "threads is -1: give at least 0"),
