@@ -1,7 +1,8 @@
 """Denormal numbers taken for zero while a graph runs, and not in the calling thread's own arithmetic after it.
 
 ONNX Runtime's own setting reaches the threads of its pool, and besides only the thread that opens the first session of
-the process: there it stays, and the threads that run the others never get it.
+the process: there it stays, and the threads that run the others never get it. OpenVINO's stays on in the thread that
+compiles a graph.
 """
 
 import ctypes

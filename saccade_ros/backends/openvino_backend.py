@@ -13,6 +13,7 @@ import openvino as ov
 
 from saccade_ros.backends.base import BackendError, Embedded
 from saccade_ros.backends.choice import DOT_PRODUCTS
+from saccade_ros.backends.denormals import denormals_as_zero
 from saccade_ros.backends.exported import ExportedState, step_feeds, step_info, write_slots
 from saccade_ros.backends.heap import trim_heap
 from saccade_ros.backends.interface import (
@@ -84,7 +85,8 @@ class OpenVinoBackend:
         if pixels.shape != expected:
             raise ValueError(f"tubelet has shape {pixels.shape}; this model takes {expected}")
         request = self._embed.create_infer_request()
-        patches: Floats = next(iter(request.infer({"pixels": pixels}).values()))
+        with denormals_as_zero():
+            patches: Floats = next(iter(request.infer({"pixels": pixels}).values()))
         return Embedded(patches, patches)
 
     def new_state(self) -> "OpenVinoState":
@@ -114,7 +116,8 @@ class OpenVinoState(ExportedState):
     def _run(self, patches: Floats, tables: StepTables) -> dict[str, Floats]:
         feeds = {n: np.ascontiguousarray(v) for n, v in step_feeds(self.shape, tables, patches).items()}
         self._feed(feeds)
-        self._request.infer()
+        with denormals_as_zero():
+            self._request.infer()
         for name, ring in self._ring.items():
             new = self._request.get_tensor(name.replace("_", "_new_")).data
             write_slots(self.shape, tables, int(name.rpartition("_")[2]), ring, new)
@@ -197,7 +200,8 @@ def open_state(folder: Path, artifact: Artifact, shape: StepShape, threads: int)
     """A stream on a freshly compiled step, for measuring an export before its manifest is written."""
     core, file = ov.Core(), folder / artifact.files["step"]
     graph = read_graph(core, file, folder / artifact.files["step_weights"])
-    step = core.compile_model(graph, "CPU", compile_settings(core, "CPU", artifact.precision, threads))
+    settings = compile_settings(core, "CPU", artifact.precision, threads)
+    step = compile_graph(str(file), partial(core.compile_model, graph, "CPU", settings))
     return OpenVinoState(step, shape, WindowTables(shape), EncoderConfig())
 
 
@@ -266,7 +270,8 @@ def compile_graph(name: str, compile_it: Callable[[], ov.CompiledModel]) -> ov.C
         BackendError: OpenVINO cannot.
     """
     try:
-        return compile_it()
+        with denormals_as_zero():  # which OpenVINO would leave on
+            return compile_it()
     except RuntimeError as refused:
         raise _refusal(name, refused) from refused
 

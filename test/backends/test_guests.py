@@ -77,6 +77,29 @@ def test_one_who_flushes_denormals_goes_on_to():
     assert not flushes()
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+def test_no_runtime_leaves_denormals_flushed(runtime):
+    """Neither in the thread that loads and steps, nor in one that steps only."""
+    pytest.importorskip(runtime)
+    code = f"""
+import sys, threading
+import numpy as np
+from saccade_ros.backends import load_backend
+from saccade_ros.config import BackendConfig, EncoderConfig
+def flushes():
+    return bool((np.full(64, 1e-40, np.float32) * np.float32(1.0) == 0).all())
+def step():
+    state, pixels = backend.new_state(), np.zeros((2, 3, 128, 128), np.float32)
+    state.step(backend.embed(pixels).patches)
+    print(flushes())
+backend = load_backend(EncoderConfig(window=2), BackendConfig(name={runtime!r}, threads=1))
+print(flushes())
+step()
+thread = threading.Thread(target=step); thread.start(); thread.join()
+"""
+    assert run(code).split() == ["False"] * 3
+
+
 @pytest.mark.parametrize("how", ["opens a session", "imports the command line"])
 def test_onnx_runtime_writes_nothing_about_its_user(tmp_path, how):
     """Its telemetry leaves an id of the device and a database in the home folder, sent or not."""
