@@ -83,7 +83,7 @@ def test_what_is_no_command_is_refused_with_those_there_are(words, capsys):
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    assert "give one of replay, calibrate, bench step" in capsys.readouterr().err
+    assert "give one of replay, compare, calibrate, bench card, bench step" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
