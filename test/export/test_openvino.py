@@ -19,6 +19,7 @@ from saccade_ros.measure.progress import silent
 ov = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install saccade_ros[openvino]")
 from saccade_ros.backends.openvino_backend import (  # noqa: E402  # not where OpenVINO is missing
     OpenVinoState,
+    compile_graph,
     compile_settings,
     fix_rows,
     read_graph,
@@ -168,7 +169,8 @@ def test_device_that_compiles_no_open_sizes_gets_dense_steps(exported):
     core, file = ov.Core(), exported.folder / "openvino-fp32" / "step.xml"
     graph, shape = read_graph(core, file, file.with_suffix(".bin")), exported.step_shape
     fix_rows(graph, 64)
-    step = core.compile_model(graph, "CPU", compile_settings(core, "CPU", "fp32", 1))
+    settings = compile_settings(core, "CPU", "fp32", 1)
+    step = compile_graph("step", lambda: core.compile_model(graph, "CPU", settings))
     fixed, whole = OpenVinoState(step, shape, WindowTables(shape), EncoderConfig()), load(exported).new_state()
     for seed in range(5):
         patches = np.random.default_rng(seed).standard_normal((64, 192), np.float32)
