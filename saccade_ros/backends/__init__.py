@@ -38,7 +38,8 @@ def load_backend(encoder: EncoderConfig, backend: BackendConfig, fit: str = "cro
     backend_type: type[Backend] = getattr(module, runtime.backend)
     settings = replace(backend, name=name, precision=choice.precision)
     loaded = backend_type(encoder, settings, fit=fit)  # type: ignore[call-arg]  # a Protocol has no constructor
-    loaded.info = replace(loaded.info, choice=" ".join(filter(None, (choice.why, loaded.info.choice))))  # type: ignore[misc]
+    why = " ".join(filter(None, (choice.why, loaded.info.choice)))
+    loaded.info = replace(loaded.info, choice=why)  # type: ignore[misc]  # read-only for users of the Protocol alone
     return loaded
 
 

@@ -8,28 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from saccade_ros.backends.base import EncoderInfo, Movement
-from saccade_ros.backends.manifest import Artifact, Manifest, ModelInfo
+from saccade_ros.backends.manifest import ModelInfo
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables
 from saccade_ros.config import EncoderConfig
 from saccade_ros.encoder.positions import Indices, filled_slots
 from saccade_ros.frames import Vector
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a cached value; integer precisions quantize weights, not the cache
-
-
-def exported_info(
-    manifest: Manifest,
-    artifact: Artifact,
-    encoder: EncoderConfig,
-    fit: str,
-    device: str,
-    threads: int,
-    token_counts: tuple[int, ...],
-) -> EncoderInfo:
-    """EncoderInfo of an artifact."""
-    runtime, precision = artifact.runtime, artifact.precision
-    others = encoder, fit, device, threads, token_counts
-    return step_info(manifest.model, manifest.step_shape, runtime, precision, *others)
 
 
 def step_info(

@@ -11,7 +11,7 @@ import numpy as np
 
 from saccade_ros.backends.base import Embedded, token_buckets
 from saccade_ros.backends.cuda_runtime import Cuda
-from saccade_ros.backends.exported import ExportedState, exported_info, step_feeds
+from saccade_ros.backends.exported import ExportedState, step_feeds, step_info
 from saccade_ros.backends.interface import Steps
 from saccade_ros.backends.manifest import Artifact, read_manifest
 from saccade_ros.backends.tensorrt_engine import Engine, check_built_for, load_tensorrt
@@ -47,7 +47,8 @@ class TensorRtBackend:
         self._embed_run = self._embed.bind()
         tokens = self.shape.spec.tokens
         counts = token_buckets(tokens) if len(self._steps) > 1 else (tokens,)
-        self.info = exported_info(manifest, artifact, encoder, fit, "cuda", 0, counts)
+        settings = encoder, fit, "cuda", 0, counts
+        self.info = step_info(manifest.model, self.shape, "tensorrt", artifact.precision, *settings)
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""

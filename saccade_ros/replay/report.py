@@ -136,7 +136,7 @@ def _headline(recording: Recording) -> str:
 
 def _tiles(recording: Recording) -> str:
     summary = recording.summary()
-    latency, share = summary["latency_ms"], summary["computed_share"]
+    share = summary["computed_share"]
     tiles = (
         ("frames in", summary["frames_in"], ""),
         ("frames used", summary["frames_used"], f"{recording.totals.dropped} dropped"),
@@ -144,7 +144,6 @@ def _tiles(recording: Recording) -> str:
         ("encoded", summary["encoded"], "" if summary["encode_rate"] is None else f"{summary['encode_rate']:.0%}"),
         ("skipped", summary["skipped"], "embedding reused"),
         ("tokens computed", "–" if share is None else f"{share:.0%}", "of those of dense encoding"),
-        ("latency p50", _ms(latency["p50"]), f"p95 {_ms(latency['p95'])}<br>p99 {_ms(latency['p99'])}"),
     )
     return "".join(
         f'<div class="tile"><span>{name}</span><b>{value}</b><small>{note or "&nbsp;"}</small></div>'
