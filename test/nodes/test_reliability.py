@@ -325,6 +325,8 @@ def test_reset_at_any_rate_does_not_stop_the_output():
             for _ in range(8):
                 client.call_async(Trigger.Request())
             graph.spin(0.03)
+        graph.counts_once(lambda c: c["frames_received"] == "40", "all received")
+        graph.reset()  # those above may have overtaken the last frame, which then waits for its second
         counts = settled(graph, 40)
     assert len(graph.embeddings) >= 10
     assert int(counts["frames_used"]) + sum(drops(counts).values()) == 40

@@ -1,6 +1,7 @@
 """Hours of token selection in a minute: memory, ages, and tokens that drift from what they should be."""
 
 import os
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,11 @@ def show(stream: Stream, shown: Picture, tubelet: int) -> np.ndarray:
     return result.plan.token_idx
 
 
-@pytest.mark.timeout(600)  # a minute of one core that is free
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads its memory from /proc")
-def test_twelve_thousand_tubelets_leave_memory_flat_and_no_token_old_or_adrift():
+def long_stream() -> dict[str, float]:
+    """What is measured over 10,000 lively tubelets and 2,000 still ones; ages in seconds."""
     pipeline = make_pipeline(gate=GateConfig(enabled=False), tokens=TokensConfig(max_age_s=MAX_AGE_S))
     scene, stream = textured(SIDE, SIDE), pipeline.open_stream()
-    computed, sizes, oldest = np.zeros(S, np.int64), [], 0
+    computed, sizes, oldest, oldest_still = np.zeros(S, np.int64), [], 0, 0
     for n in range(LIVELY):
         chosen = show(stream, picture(scene, n), n)
         computed[chosen] = n
@@ -65,16 +65,33 @@ def test_twelve_thousand_tubelets_leave_memory_flat_and_no_token_old_or_adrift()
         sizes.append(len(chosen))
         if n == LIVELY // 5:
             before = resident_bytes()
-    assert resident_bytes() - before < 4e6
-    assert oldest * 2 * PERIOD_NS / 1e9 < MAX_AGE_S
-    assert 0 < np.mean(sizes) < 0.8 * S, "selection was at work"
+    growth = resident_bytes() - before
 
     still = picture(scene, 0)
     for n in range(LIVELY, LIVELY + STILL):
         computed[show(stream, still, n)] = n
-        assert (n - computed.min()) * 2 * PERIOD_NS / 1e9 < MAX_AGE_S
+        oldest_still = max(oldest_still, n - int(computed.min()))
     dense = make_pipeline(gate=GateConfig(enabled=False)).open_stream()
     for n in range(4 * SPEC.depth * WINDOW):
         show(dense, still, n)
     ours, theirs = (s._encoding._state.tokens for s in (stream, dense))
-    assert float((ours - theirs).abs().max() / theirs.abs().max()) <= 1e-4
+    tubelet_s = 2 * PERIOD_NS / 1e9
+    return {
+        "growth_bytes": growth,
+        "oldest_s": oldest * tubelet_s,
+        "computed_share": float(np.mean(sizes)) / S,
+        "oldest_still_s": oldest_still * tubelet_s,
+        "drift": float((ours - theirs).abs().max() / theirs.abs().max()),
+    }
+
+
+@pytest.mark.timeout(600)  # a minute of one core that is free
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads its memory from /proc")
+def test_twelve_thousand_tubelets_leave_memory_flat_and_no_token_old_or_adrift():
+    with get_context("spawn").Pool(1) as process:  # of its own: what tests before left is not measured
+        seen = process.apply(long_stream)
+    assert seen["growth_bytes"] < 4e6
+    assert seen["oldest_s"] < MAX_AGE_S
+    assert 0 < seen["computed_share"] < 0.8, "selection was at work"
+    assert seen["oldest_still_s"] < MAX_AGE_S
+    assert seen["drift"] <= 1e-4
