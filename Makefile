@@ -98,7 +98,8 @@ BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard launch config models/defau
 
 $(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
 	@echo '==> building messages and package with colcon into $(WS)'
-	@$(IN_ENV); unset MAKEFLAGS MFLAGS MAKELEVEL; export AMENT_PREFIX_PATH='$(CURDIR)/$(VENV)'; \
+	@# MAKEFLAGS: else colcon has ninja wait where the load average is above the number of cores, so on two for most of it
+	@$(IN_ENV); unset MFLAGS MAKELEVEL; export MAKEFLAGS=-j; export AMENT_PREFIX_PATH='$(CURDIR)/$(VENV)'; \
 	colcon --log-level error --log-base $(WS)/log build --paths . --build-base $(WS)/build --install-base $(WS)/install \
 	  --merge-install --symlink-install --event-handlers console_direct+ \
 	  --cmake-args -G Ninja -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release \
