@@ -21,6 +21,7 @@ PACKAGE = Path(__file__).parents[1] / "saccade_ros"
 GATES = ("predicted", "pixels", "previous", "even")  # by gate.policy
 CARD_MODELS = ("default", "vitb", "vitl")
 GAZE_RULES = ("greedy", "uniform", "random")
+CAMERAS = ("cameras_default", "cameras_default_torch")
 
 
 def parameters() -> str:
@@ -381,23 +382,24 @@ def default_training() -> str:
 
 
 def cameras() -> str:
-    """Steps of several cameras in turn and as one."""
-    ms = {(r["share"], r["cameras"], r["how"]): r["ms"]["median"] for r in _record("cameras_default")["steps"]}
+    """Steps of several cameras in turn and as one, by runtime."""
     rows = []
-    for share, cameras, how in ms:
-        if how == "as one":
-            turn, one = ms[share, cameras, "in turn"], ms[share, cameras, "as one"]
-            rows.append((f"{share:.0%}", cameras, f"{turn:.1f}", f"{one:.1f}", f"{one / turn:.2f}"))
-    return _table(("tokens computed", "cameras", "in turn, ms", "as one, ms", "ratio"), rows)
+    for record in map(_record, CAMERAS):
+        ms = {(r["share"], r["cameras"], r["how"]): r["ms"]["median"] for r in record["steps"]}
+        where = f"{record['backend']}, threads: {record['threads']}"
+        for share, cameras, how in ms:
+            if how == "as one":
+                turn, one = ms[share, cameras, "in turn"], ms[share, cameras, "as one"]
+                rows.append((where, f"{share:.0%}", cameras, f"{turn:.1f}", f"{one:.1f}", f"{one / turn:.2f}"))
+    return _table(("runtime", "tokens computed", "cameras", "in turn, ms", "as one, ms", "ratio"), rows)
 
 
 def cameras_about() -> str:
     """What the table of cameras was measured on."""
-    record = _record("cameras_default")
+    record, links = _record(CAMERAS[0]), " ".join(f"[{name}](results/{name}.json)" for name in CAMERAS)
     return (
         f"Medians of {record['steps'][0]['ms']['runs']} for the {record['model']} model, {record['precision']}, window "
-        f"{record['window']}, {record['threads']} thread of {record['machine']}, shared with other work, so that only "
-        f"the ratios count; {record['cores']:.2f} cores were busy ([record](results/cameras_default.json)):"
+        f"{record['window']}, on {record['machine']} (records: {links}):"
     )
 
 

@@ -186,6 +186,55 @@ def test_faults_of_one_stream_cost_its_tubelets_alone(fault):
         assert stream.published == len(cameras.results[place]) == 12 - failed
 
 
+@pytest.fixture(scope="module")
+def calls() -> Pipeline:
+    """The default model on ONNX Runtime, where a joint step is a call for each stream, two at once."""
+    pytest.importorskip("onnx", reason="needs onnx, of which graphs are made; `make test` brings it")
+    encoder, backend = EncoderConfig(window=3), BackendConfig(name="onnxruntime", threads=2)
+    pipeline = Pipeline(tiny_config(encoder=encoder, backend=backend, tokens=TokensConfig(select="changed")))
+    assert pipeline.backend.info.together == 2
+    return pipeline
+
+
+def test_calls_at_once_give_what_each_stream_gets_alone(calls):
+    expected = [alone(calls, camera) for camera in range(3)]
+    cameras = Cameras(calls).play(0, 1, 4)
+    assert not cameras.failed
+    for results, theirs in zip(cameras.results, expected, strict=True):
+        assert_same(results, theirs, 1e-6)
+
+
+@pytest.mark.parametrize("error", [MemoryError("no memory"), SystemExit(1)])
+def test_call_that_fails_beside_others_moves_no_stream(calls, error, monkeypatch):
+    expected = [alone(calls, camera) for camera in range(2)]
+    cameras = Cameras(calls, 2)
+    state, tries = cameras.streams[1]._encoding._state, []
+    step = type(state)._run
+
+    def fail_first(*arguments):
+        tries.append(1)
+        if len(tries) % 2:
+            raise error
+        return step(state, *arguments)
+
+    monkeypatch.setattr(state, "_run", fail_first)
+    cameras.play()
+    assert len(tries) >= 2 * len(expected[1])
+    assert not cameras.failed
+    for results, theirs in zip(cameras.results, expected, strict=True):
+        assert_same(results, theirs, 1e-6)
+
+
+def test_stream_of_a_graph_whose_step_is_not_finite_fails_alone(calls):
+    config = tiny_config(encoder=EncoderConfig(window=3), gate=GateConfig(enabled=False))
+    cameras = Cameras(Pipeline(config, calls.backend))
+    third = cameras.queues[1][3]
+    cameras.queues[1][3] = third._replace(pixels=np.full_like(third.pixels, np.nan))
+    cameras.play()
+    assert [(place, type(failed)) for place, failed in cameras.failed] == [(1, ArithmeticError)]
+    assert [len(results) for results in cameras.results] == [12, 11, 12]
+
+
 def test_work_that_needs_no_step_is_finished_before_the_others_are_computed():
     done: list[str] = []
 

@@ -13,6 +13,9 @@ from saccade_ros.encoder.spec import ModelSpec
 from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import Head
 
+MOST_TOGETHER = 4  # streams in a step
+MOST_JOINT_VALUES = 32768  # r*S*D of a step that is still mostly overhead, such as 64 tokens of width 512
+
 
 class BackendError(RuntimeError):
     """Runtime or device that cannot be used here. The message says what to install or change."""
@@ -149,6 +152,14 @@ class Movement(NamedTuple):
 def token_buckets(tokens: int) -> tuple[int, ...]:
     """Numbers of tokens, of S, that a runtime computes which has to prepare each: an eighth, a quarter, half, all."""
     return tuple(-(-tokens * eighths // 8) for eighths in (1, 2, 4, 8))
+
+
+def streams_together(spec: ModelSpec, recompute: int) -> int:
+    """Choose how many streams are stepped as one on a CPU: a few of a small encoder, whose steps are mostly overhead.
+
+    A larger one gains under a tenth by it (docs/node.md), and every camera would wait for the others' steps.
+    """
+    return MOST_TOGETHER if recompute * spec.tokens * spec.width <= MOST_JOINT_VALUES else 1
 
 
 def unit(vector: Vector) -> Vector:

@@ -119,8 +119,13 @@ class ExportedState(ABC):
 
     def complete(self, patches: Floats) -> Vector:
         """See EncoderState."""
-        self.count, self._tokens = self.count - 1, self._tokens_before
+        self.step_back()
         return self.step(patches)
+
+    def step_back(self) -> None:
+        """Take the last step back, once: the next one writes the same slots."""
+        self.count, self._tokens = self.count - 1, self._tokens_before
+        self._block.pop()
 
     def reset(self) -> None:
         """See EncoderState."""

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from saccade_ros.backends.base import BackendError, Embedded
+from saccade_ros.backends.base import BackendError, Embedded, StepRequest, streams_together
 from saccade_ros.backends.denormals import denormals_as_zero
 from saccade_ros.backends.exported import ExportedState, step_feeds, step_info, write_slots
 from saccade_ros.backends.heap import trim_heap
@@ -27,7 +29,7 @@ from saccade_ros.backends.interface import (
 from saccade_ros.backends.manifest import Artifact, ManifestError, ModelInfo, is_export, read_manifest
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
-from saccade_ros.frames import Pixels
+from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import NoHead
 
 ort.disable_telemetry_events()  # should somebody have imported it before saccade_ros, which says so, too
@@ -70,7 +72,10 @@ class OnnxBackend:
         threads = backend.threads or len(os.sched_getaffinity(0))
         counts = () if self.shape.can_be_sparse else (self.shape.spec.tokens,)
         settings = encoder, fit, self.device, threads, counts
-        self.info = step_info(opened.model, self.shape, "onnxruntime", opened.precision, *settings)
+        info = step_info(opened.model, self.shape, "onnxruntime", opened.precision, *settings)
+        most = streams_together(self.shape.spec, self.shape.recompute) if self.device == "cpu" else 1
+        self.info = replace(info, together=min(threads, most))
+        self._callers = ThreadPoolExecutor(threads, "saccade-steps")  # they start when they are needed
 
     def embed(self, pixels: Pixels) -> Embedded:
         """See Backend."""
@@ -84,6 +89,16 @@ class OnnxBackend:
     def new_state(self) -> "OnnxState":
         """See Backend."""
         return OnnxState(self._step, self.shape, self._tables, self._encoder, self.device, self._contract)
+
+    def step_together(self, requests: Sequence[StepRequest]) -> list[Vector]:
+        """See JointBackend. Each stream's step is a call of its own; as many run at once as there are threads."""
+        steps = [self._callers.submit(request.compute) for request in requests]
+        wait(steps)
+        if any(step.exception() for step in steps):
+            for request, step in zip(requests, steps, strict=True):
+                if not step.exception():
+                    request.state.step_back()
+        return [step.result() for step in steps]
 
 
 class OnnxState(ExportedState):

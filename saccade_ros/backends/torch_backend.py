@@ -6,7 +6,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, Movement, StepRequest, token_buckets
+from saccade_ros.backends.base import (
+    BackendError,
+    Embedded,
+    EncoderInfo,
+    Movement,
+    StepRequest,
+    streams_together,
+    token_buckets,
+)
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.encoder.areas import Areas
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
@@ -20,8 +28,6 @@ from saccade_ros.frames import Pixels, Vector
 from saccade_ros.heads import Head, LinearHead, NoHead
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16}
-MOST_TOGETHER = 4  # streams in a step
-MOST_JOINT_VALUES = 32768  # r*S*D of a step that is still mostly overhead, such as 64 tokens of width 512
 Step = Callable[[Sequence[Tensor], Sequence[RingCache], Sequence[Indices | None]], list[StepOutput]]
 
 
@@ -81,7 +87,8 @@ class TorchBackend:
             cache_bytes=self._encoder.cache_bytes + self._new_pooling().nbytes,
             token_counts=_token_counts(self._encoder),
             holds=self._encoder.window > 1 and self._encoder.recompute == 1 and not self._encoder.merging.merge,
-            together=_together(self._encoder),
+            # on a GPU each stream's step is a captured graph of its own
+            together=streams_together(self.spec, self._encoder.recompute) if device.type == "cpu" else 1,
         )
 
     def embed(self, pixels: Pixels) -> Embedded:
@@ -193,16 +200,6 @@ def _token_counts(encoder: StreamingEncoder) -> tuple[int, ...]:
     if encoder.window == 1 or encoder.recompute > 1 or encoder.merging.merge or (on_gpu and encoder.areas.are_on):
         return (tokens,)
     return token_buckets(tokens) if on_gpu else ()
-
-
-def _together(encoder: StreamingEncoder) -> int:
-    """Choose how many streams are stepped as one: a few of a small encoder on a CPU, whose steps are mostly overhead.
-
-    A larger one gains under a tenth by it (docs/node.md), and every camera would wait for the others' steps. On a GPU
-    each stream's step is a captured graph of its own.
-    """
-    values = encoder.recompute * encoder.spec.tokens * encoder.spec.width
-    return MOST_TOGETHER if encoder.device.type == "cpu" and values <= MOST_JOINT_VALUES else 1
 
 
 def _pooling(name: str, probe: AttentiveProbe | None, encoder: StreamingEncoder) -> Callable[[], Pooling]:

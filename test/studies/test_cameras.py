@@ -25,14 +25,13 @@ def test_steps_are_timed_in_turn_and_as_one():
     assert (two[:2], len(two)) == (["100%", "2"], 5)
 
 
-def test_a_runtime_that_steps_in_turn_only_is_timed_so(exported):
-    record = run(Options(cameras=(2,), shares=(1.0,), rounds=1, config=config_of(exported)), silent)
+def test_a_runtime_that_steps_in_turn_only_is_timed_so():
+    for package in ("openvino", "onnx"):
+        pytest.importorskip(package, reason=f"needs {package}; `make test` brings it")
+    config = Config(encoder=EncoderConfig(window=2), backend=BackendConfig(name="openvino", threads=1))
+    record = run(Options(cameras=(2,), shares=(1.0,), rounds=1, config=config), silent)
     assert [row["how"] for row in record["steps"]] == ["in turn"]
     assert record["together"] == 1
-
-
-def config_of(model: str) -> Config:
-    return Config(encoder=EncoderConfig(model=model, window=2), backend=BackendConfig(threads=1))
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
