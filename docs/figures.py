@@ -403,6 +403,20 @@ def cameras_about() -> str:
     )
 
 
+def soak() -> str:
+    """What the soak of the default model found."""
+    record = _record("soak_default")
+    memory, p99 = record["resident_mb"], record["latency_p99_ms"]
+    frames, embeddings = record["frames"], record["embeddings"]
+    return (
+        f"{record['minutes']:g} minutes with the {record['weights'].partition(',')[0]} on {record['machine']} "
+        f"([record](results/soak_default.json)): {memory['warm']:.0f} MB resident once warm and {memory['end']:.0f} at "
+        f"the end, {memory['per_minute']:+.2f} MB a minute; p99 {p99['earlier']:.0f} ms, then {p99['later']:.0f}; of "
+        f"{frames['played']} frames {frames['received']} received, {frames['used']} used and the others dropped with "
+        f"their cause; {embeddings['published']} embeddings published, {embeddings['received']} received."
+    )
+
+
 def files() -> str:
     """Every source file of the package, a table for each folder, with the first sentence of each."""
     sources = (path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".cpp", ".h"))
@@ -431,7 +445,7 @@ BLOCKS = {
         cards, step, steps, gate_cost, gate_cost_default, gate_default, gates, calibration, budget, export, fidelity,
         export_default, forgetting, adapter, gaze, economies, economies_command,
         sparse_steps, economies_about, economies_merging, economies_areas, usefulness, default_training,
-        cameras, cameras_about, files,
+        cameras, cameras_about, soak, files,
     )
 }  # fmt: skip
 
