@@ -8,7 +8,7 @@ from pathlib import Path
 
 from setuptools import distutils
 
-EXTRAS = ("export", "test")
+EXTRAS = ("export", "openvino", "test")  # not openvino-export: nncf holds numpy back
 ROOT = Path(__file__).resolve().parent.parent
 
 
