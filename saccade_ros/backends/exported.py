@@ -1,18 +1,21 @@
-"""Info and host-side state of a step that is a graph, an export or made of a checkpoint, shared by every runtime."""
+"""Backend and host-side state of a step that is a graph, an export or made of a checkpoint, for every runtime."""
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from saccade_ros.backends.base import EncoderInfo, Movement
+from saccade_ros.backends.base import BackendError, Embedded, EncoderInfo, Movement
 from saccade_ros.backends.manifest import ModelInfo
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables
 from saccade_ros.config import EncoderConfig
 from saccade_ros.encoder.positions import Indices, filled_slots
-from saccade_ros.frames import Vector
+from saccade_ros.frames import Pixels, Vector
+from saccade_ros.heads import NoHead
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}  # of a cached value; integer precisions quantize weights, not the cache
 
@@ -46,6 +49,53 @@ def step_info(
         token_counts=token_counts,
         holds=shape.can_be_sparse and runtime in ("onnxruntime", "openvino"),
     )
+
+
+@contextmanager
+def explained(model: str, extra: str) -> Iterator[None]:
+    """A block that imports what makes a graph of a checkpoint, which an export does not need.
+
+    Args:
+        extra: of saccade_ros, with which pip brings what is imported.
+
+    Raises:
+        BackendError: something is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise BackendError(
+            f"encoder.model {model!r} is a checkpoint, of which {missing.name} makes a graph, and it is not installed: "
+            f"pip install saccade_ros[{extra}], or give a folder that `saccade export` wrote"
+        ) from missing
+
+
+class ExportedBackend(ABC):
+    """Graphs of a step and of its front end on one runtime. There is no classifier in either.
+
+    Attributes:
+        shape: sizes of the step.
+    """
+
+    head = NoHead()
+    shape: StepShape
+    info: EncoderInfo
+
+    def embed(self, pixels: Pixels) -> Embedded:
+        """See Backend."""
+        expected = self.shape.spec.pixels_shape
+        if pixels.shape != expected:
+            raise ValueError(f"tubelet has shape {pixels.shape}; this model takes {expected}")
+        patches = self._embed_patches(pixels)
+        return Embedded(patches, patches)
+
+    @abstractmethod
+    def new_state(self) -> "ExportedState":
+        """See Backend."""
+
+    @abstractmethod
+    def _embed_patches(self, pixels: Pixels) -> Floats:
+        """Compute the patch embedding, (S, D)."""
 
 
 class ExportedState(ABC):

@@ -11,9 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from saccade_ros.backends.base import BackendError, Embedded, StepRequest, streams_together
+from saccade_ros.backends.base import BackendError, StepRequest, streams_together
 from saccade_ros.backends.denormals import denormals_as_zero
-from saccade_ros.backends.exported import ExportedState, step_feeds, step_info, write_slots
+from saccade_ros.backends.exported import (
+    ExportedBackend,
+    ExportedState,
+    explained,
+    step_feeds,
+    step_info,
+    write_slots,
+)
 from saccade_ros.backends.heap import trim_heap
 from saccade_ros.backends.interface import (
     DESCRIPTION,
@@ -30,7 +37,6 @@ from saccade_ros.backends.manifest import Artifact, ManifestError, ModelInfo, is
 from saccade_ros.backends.window import Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels, Vector
-from saccade_ros.heads import NoHead
 
 ort.disable_telemetry_events()  # should somebody have imported it before saccade_ros, which says so, too
 
@@ -50,16 +56,14 @@ class OpenedStep(NamedTuple):
     step: ort.InferenceSession
 
 
-class OnnxBackend:
-    """Loads the export or the checkpoint that encoder.model names. There is no classifier in either.
+class OnnxBackend(ExportedBackend):
+    """Loads the export or the checkpoint that encoder.model names.
 
     Raises:
         ManifestError: the export is broken or does not fit the settings.
         BackendError: the provider asked for is not there, or refuses the graph; or only torch can load the checkpoint.
         WeightsError, ConfigError, ValueError: the checkpoint cannot be used; the message says why.
     """
-
-    head = NoHead()
 
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
         device, open_step = find_device(backend.device), _open_export if is_export(encoder.model) else _open_checkpoint
@@ -77,18 +81,14 @@ class OnnxBackend:
         self.info = replace(info, together=min(threads, most))
         self._callers = ThreadPoolExecutor(threads, "saccade-steps")  # they start when they are needed
 
-    def embed(self, pixels: Pixels) -> Embedded:
-        """See Backend."""
-        expected = self.shape.spec.pixels_shape
-        if pixels.shape != expected:
-            raise ValueError(f"tubelet has shape {pixels.shape}; this model takes {expected}")
-        with denormals_as_zero():
-            patches = self._embed.run(["patches"], {"pixels": pixels})[0]
-        return Embedded(patches, patches)
-
     def new_state(self) -> "OnnxState":
         """See Backend."""
         return OnnxState(self._step, self.shape, self._tables, self._encoder, self.device, self._contract)
+
+    def _embed_patches(self, pixels: Pixels) -> Floats:
+        with denormals_as_zero():
+            patches: Floats = self._embed.run(["patches"], {"pixels": pixels})[0]
+        return patches
 
     def step_together(self, requests: Sequence[StepRequest]) -> list[Vector]:
         """See JointBackend. Each stream's step is a call of its own; as many run at once as there are threads."""
@@ -184,14 +184,9 @@ def _open_export(encoder: EncoderConfig, backend: BackendConfig, device: str) ->
 
 
 def _open_checkpoint(encoder: EncoderConfig, backend: BackendConfig, device: str) -> OpenedStep:
-    try:  # only here: an export needs no onnx
+    with explained(encoder.model, extra="onnx"):
         from saccade_ros.backends.graph.checkpoint import make_step
         from saccade_ros.backends.graph.in_place import has_in_place_caches
-    except ModuleNotFoundError as missing:
-        raise BackendError(
-            f"encoder.model {encoder.model!r} is a checkpoint, of which {missing.name} makes a graph, and it is not "
-            "installed: pip install saccade_ros[onnx], or give a folder that `saccade export` wrote"
-        ) from missing
     precision = "fp32" if backend.precision == "auto" else backend.precision
     made = make_step(encoder, "scatter" if has_in_place_caches() else "host", precision)
     embed, step = (

@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import openvino as ov
 
-from saccade_ros.backends.base import BackendError, Embedded
+from saccade_ros.backends.base import BackendError
 from saccade_ros.backends.choice import DOT_PRODUCTS
 from saccade_ros.backends.denormals import denormals_as_zero
-from saccade_ros.backends.exported import ExportedState, step_feeds, step_info, write_slots
+from saccade_ros.backends.exported import (
+    ExportedBackend,
+    ExportedState,
+    explained,
+    step_feeds,
+    step_info,
+    write_slots,
+)
 from saccade_ros.backends.heap import trim_heap
 from saccade_ros.backends.interface import (
     DESCRIPTION,
@@ -32,7 +39,6 @@ from saccade_ros.backends.openvino_cache import CompiledCache
 from saccade_ros.backends.window import ROWS, Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
-from saccade_ros.heads import NoHead
 from saccade_ros.measure.machine import instruction_sets
 
 if TYPE_CHECKING:  # needs onnx, which running an export does not
@@ -53,16 +59,14 @@ class OpenedStep(NamedTuple):
     step: ov.CompiledModel
 
 
-class OpenVinoBackend:
-    """Loads the export or the checkpoint that encoder.model names. There is no classifier in either.
+class OpenVinoBackend(ExportedBackend):
+    """Loads the export or the checkpoint that encoder.model names.
 
     Raises:
         ManifestError: the export is broken or does not fit the settings.
         BackendError: the device asked for is not there, or refuses the graph; or only torch can load the checkpoint.
         WeightsError, ConfigError, ValueError: the checkpoint cannot be used; the message says why.
     """
-
-    head = NoHead()
 
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
         core = ov.Core()
@@ -79,19 +83,15 @@ class OpenVinoBackend:
         weights_only = opened.precision == "int8" and device == "CPU" and not _has_dot_products()
         self.info = replace(info, holds=info.holds and not counts, choice=_WEIGHTS_ONLY if weights_only else "")
 
-    def embed(self, pixels: Pixels) -> Embedded:
-        """See Backend."""
-        expected = self.shape.spec.pixels_shape
-        if pixels.shape != expected:
-            raise ValueError(f"tubelet has shape {pixels.shape}; this model takes {expected}")
-        request = self._embed.create_infer_request()
-        with denormals_as_zero():
-            patches: Floats = next(iter(request.infer({"pixels": pixels}).values()))
-        return Embedded(patches, patches)
-
     def new_state(self) -> "OpenVinoState":
         """See Backend."""
         return OpenVinoState(self._step, self.shape, self._tables, self._encoder)
+
+    def _embed_patches(self, pixels: Pixels) -> Floats:
+        request = self._embed.create_infer_request()
+        with denormals_as_zero():
+            patches: Floats = next(iter(request.infer({"pixels": pixels}).values()))
+        return patches
 
 
 class OpenVinoState(ExportedState):
@@ -153,13 +153,8 @@ def _open_export(core: ov.Core, device: str, encoder: EncoderConfig, backend: Ba
 
 
 def _open_checkpoint(core: ov.Core, device: str, encoder: EncoderConfig, backend: BackendConfig) -> OpenedStep:
-    try:  # only here: an export needs no onnx
+    with explained(encoder.model, extra="openvino"):
         from saccade_ros.backends.graph.checkpoint import make_step
-    except ModuleNotFoundError as missing:
-        raise BackendError(
-            f"encoder.model {encoder.model!r} is a checkpoint, of which {missing.name} makes a graph, and it is not "
-            "installed: pip install saccade_ros[openvino], or give a folder that `saccade export` wrote"
-        ) from missing
     precision = "fp32" if backend.precision == "auto" else backend.precision
     made = make_step(encoder, "host", branches=False)
     graphs = {"embed": read_made(core, made.embed), "step": read_made(core, made.step)}

@@ -9,29 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from saccade_ros.backends.base import Embedded, token_buckets
+from saccade_ros.backends.base import token_buckets
 from saccade_ros.backends.cuda_runtime import Cuda
-from saccade_ros.backends.exported import ExportedState, step_feeds, step_info
+from saccade_ros.backends.exported import ExportedBackend, ExportedState, step_feeds, step_info
 from saccade_ros.backends.interface import Steps
 from saccade_ros.backends.manifest import Artifact, read_manifest
 from saccade_ros.backends.tensorrt_engine import Engine, check_built_for, load_tensorrt
 from saccade_ros.backends.window import Contract, Floats, StepShape, StepTables, WindowTables, empty_keys
 from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.frames import Pixels
-from saccade_ros.heads import NoHead
 
 STEP_ROLES = ("engine", "sparse_engine")  # files of dense steps, and of sparse ones where there can be any
 
 
-class TensorRtBackend:
-    """Engines of the export that encoder.model names. An export holds no classifier.
+class TensorRtBackend(ExportedBackend):
+    """Engines of the export that encoder.model names.
 
     Raises:
         ManifestError: the export is broken, does not fit the settings, or was built for another TensorRT or GPU.
         BackendError: TensorRT, CUDA or the GPU is not there.
     """
-
-    head = NoHead()
 
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
         manifest = read_manifest(encoder.model)
@@ -50,17 +47,13 @@ class TensorRtBackend:
         settings = encoder, fit, "cuda", 0, counts
         self.info = step_info(manifest.model, self.shape, "tensorrt", artifact.precision, *settings)
 
-    def embed(self, pixels: Pixels) -> Embedded:
-        """See Backend."""
-        expected = self.shape.spec.pixels_shape
-        if pixels.shape != expected:
-            raise ValueError(f"tubelet has shape {pixels.shape}; this export takes {expected}")
-        patches = self._embed_run({"pixels": pixels})["patches"].copy()
-        return Embedded(patches, patches)
-
     def new_state(self) -> "TensorRtState":
         """See Backend."""
         return TensorRtState(self._steps, self.shape, self._tables, self._config, self._contract)
+
+    def _embed_patches(self, pixels: Pixels) -> Floats:
+        patches: Floats = self._embed_run({"pixels": pixels})["patches"].copy()
+        return patches
 
 
 class TensorRtState(ExportedState):
