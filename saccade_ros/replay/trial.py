@@ -105,7 +105,7 @@ class Benchmark:
     Attributes:
         mode: recorded, fixed, peak, steps or burst.
         settings: the player's options, by name.
-        trials: in the order in which they were made. Of a search for the peak the last ones verify it: three pass.
+        trials: in the order in which they were made. Of a search for the peak the last ones verify it: most pass.
         peak_hz: highest rate offered that passed, and was verified; None of another mode, or if none did.
         configure_s: seconds that the transition configure took, cold and again after a cleanup (warm); one, or none
             where the node was configured by others.

@@ -1,5 +1,6 @@
 """The search finds the highest rate that passes, also where trials are unlucky, and never a rate that did not pass."""
 
+import math
 import random
 
 import pytest
@@ -36,6 +37,18 @@ def test_two_searches_agree_where_one_trial_in_ten_is_unlucky(seed):
     peaks = [search(lambda hz: trial(hz, hz <= 100.0 and luck.random() > 0.1)).peak_hz for _ in range(2)]
     assert max(peaks) <= 100.0
     assert max(peaks) / min(peaks) <= 1.1
+
+
+def test_two_searches_agree_where_luck_decides_near_the_peak():
+    """Each trial passes by chance, at 100 Hz as often as not, at 90 and 110 mostly and hardly ever."""
+    luck = random.Random(0)
+
+    def run(hz):
+        return trial(hz, luck.random() < 1 / (1 + math.exp((hz - 100) / 4)))
+
+    peaks = [search(run).peak_hz for _ in range(400)]
+    ratios = [max(pair) / min(pair) for pair in zip(peaks[::2], peaks[1::2], strict=True)]
+    assert sum(ratio <= 1.1 for ratio in ratios) >= 0.97 * len(ratios)
 
 
 def test_rate_that_passes_by_luck_is_not_verified():
