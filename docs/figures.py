@@ -75,13 +75,27 @@ def _step_rows(record: dict[str, Any], batches: Sequence[int]) -> Iterator[tuple
         for precision, times in part["reencode_ms"].items():
             yield part["window"], f"re-encode by transformers, {precision}", f"{times['median']:.0f}", "", "", "", ""
         yield from ((part["window"], *_step_figures(row)) for row in part["steps"] if row["batch"] in batches)
+        measured = (row for row in part.get("runtimes", ()) if "failure" not in row)
+        yield from ((part["window"], *_runtime_figures(row)) for row in measured)
 
 
 def _step_figures(row: dict[str, Any]) -> tuple[str, ...]:
     name = f"cached, {row['precision']}" + (f", {row['batch']} streams in a step" if row["batch"] > 1 else "")
     times = (f"{row['per_stream_ms']:.0f}", f"{row['floor_ms'] / row['batch']:.0f}")
-    ratios = (f"{row['speedup'][full]:.1f}x" for full in ("fp32", "bf16"))
-    return (name, *times, *ratios, ", ".join(f"{row['centred_cosine'][key]:.5f}" for key in ("mean", "worst")))
+    return (name, *times, *_step_ratios(row), _step_cosines(row))
+
+
+def _runtime_figures(row: dict[str, Any]) -> tuple[str, ...]:
+    name = f"cached, {row['runtime']} {row['precision']}"
+    return (name, f"{row['step_ms']['median']:.0f}", "", *_step_ratios(row), _step_cosines(row))
+
+
+def _step_ratios(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{row['speedup'][full]:.1f}x" if full in row["speedup"] else "" for full in ("fp32", "bf16"))
+
+
+def _step_cosines(row: dict[str, Any]) -> str:
+    return ", ".join(f"{row['centred_cosine'][key]:.5f}" for key in ("mean", "worst"))
 
 
 def cards() -> str:

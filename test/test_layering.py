@@ -107,13 +107,18 @@ def test_what_runs_an_export_imports_no_torch_anywhere(name):
     assert of_encoder <= {"spec", "positions", "areas"}
 
 
+def packages_after_importing(*names):
+    code = f"import sys, {', '.join(names)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    return set(done.stdout.split())
+
+
 def test_sizes_and_positions_of_a_step_are_had_without_torch():
     """Whatever runs an export reads the encoder's own definition of them."""
     names = [f"saccade_ros.backends.{name}" for name in exported_backends()]
     names += [f"saccade_ros.encoder.{name}" for name in ("spec", "positions", "areas")]
-    code = f"import sys, {', '.join(names)}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "transformers", "onnx", "safetensors"} & set(loaded)
+    assert not {"torch", "transformers", "onnx", "safetensors"} & packages_after_importing(*names)
 
 
 @pytest.mark.parametrize("file", [f for f in modules() if room_of(f) != "nodes"], ids=lambda p: p.name)
@@ -123,13 +128,11 @@ def test_only_the_nodes_import_ros(file):
 
 
 def test_package_imports_in_a_blink_and_without_heavy_modules():
-    code = "import sys; import saccade_ros; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "numpy", "cv2", "rclpy", "transformers", "onnxruntime"} & set(loaded)
+    assert not {"torch", "numpy", "cv2", "rclpy", "transformers", "onnxruntime"} & packages_after_importing(
+        "saccade_ros"
+    )
 
 
 def test_pipeline_module_imports_no_torch():
     """A robot with another runtime needs none; load_backend imports it when asked."""
-    code = "import sys; import saccade_ros.pipeline; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "torch" not in loaded
+    assert "torch" not in packages_after_importing("saccade_ros.pipeline")

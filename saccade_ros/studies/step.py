@@ -1,4 +1,4 @@
-"""Time of the cached step in every variant asked for, against transformers' re-encode: `saccade bench step`.
+"""Time of the cached step in every variant and runtime, against transformers' re-encode: `saccade bench step`.
 
 Each step is shown beside its physical floor, so that the gap to the limit is visible, and a dense one beside its
 fidelity: the centred cosine of its embeddings to those of the fp32 step, tubelet by tubelet over four windows of the
@@ -8,7 +8,7 @@ clip. What a sparse step costs in fidelity depends on the scene: `saccade bench 
 import itertools
 import resource
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from saccade_ros.config import Config
 from saccade_ros.encoder.cuda_graph import GraphedEncoder
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.encoder.weights import LoadedEncoder, load_encoder
-from saccade_ros.knobs import Settings, knob
+from saccade_ros.knobs import ConfigError, Settings, knob
 from saccade_ros.measure.metrics import centred_cosine, summarize
 from saccade_ros.measure.progress import Progress, subrange
 from saccade_ros.measure.records import record_head
@@ -35,6 +35,7 @@ from saccade_ros.recordings.clip import read_tubelets
 from saccade_ros.studies.floor import Rates, measure_rates, step_work
 from saccade_ros.studies.full_cache import spread_evenly
 from saccade_ros.studies.reencoder import make_reencoder
+from saccade_ros.studies.step_runtimes import RuntimeStep, Served, load_steps, served_steps
 
 STEPS_PER_ROUND = 10
 FIDELITY_WINDOWS = 4
@@ -57,10 +58,26 @@ class Options(Settings):
         at_most=1.0,
         metavar="SHARE",
     )
+    runtimes: tuple[str, ...] = knob(
+        (),
+        "Runtimes beside torch, whose dense steps are measured in those of the precisions that they compute a "
+        "checkpoint in.",
+        choices=("onnxruntime", "openvino"),
+    )
+    exports: tuple[str, ...] = knob(
+        (),
+        "Folders that `saccade export` wrote of the same model and window: all in them is measured.",
+        metavar="FOLDER",
+    )
     device: str = knob("cpu", "Device of the encoder.", choices=("cpu", "cuda"))
     threads: int = knob(0, "CPU threads; 0 leaves torch's default.", at_least=0)
     rounds: int = knob(5, f"Rounds of {STEPS_PER_ROUND} steps and one re-encode each.", at_least=1)
     clip: str = knob("", "Bag or video to encode; empty: random noise.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device != "cpu" and (self.runtimes or self.exports):
+            raise ConfigError("other runtimes are measured on the CPU: leave out --device, or --runtimes and --exports")
 
 
 @dataclass(frozen=True)
@@ -129,13 +146,16 @@ class _WindowStudy:
         self._embedded: dict[tuple[str, int], npt.NDArray[np.float32]] = {}
         self._spec = self._encoder("fp32", 1).spec
         self._clip = read_clip(options.clip, FIDELITY_WINDOWS * window, self._spec.input_size)  # (T, 2, 3, H, W)
+        self._pixels = list(self._clip.numpy())  # the same, for runtimes that take NumPy arrays
 
     def measure(self, progress: Progress) -> dict[str, Any]:
         """Rows of this window."""
         progress(f"window {self._window}: loading", 0.0)
         chosen = list(variants(self._options, self._window))
         fidelity = {key: self._fidelity(*key) for key in sorted({(v.precision, v.recompute) for v in chosen})}
-        steps: dict[Variant | str, Callable[[], object]] = {variant: self._prepare(variant) for variant in chosen}
+        served, failed = self._load_served()
+        steps: dict[Hashable, Callable[[], object]] = {variant: self._prepare(variant) for variant in chosen}
+        steps |= {name: step.prepare(self._pixels[: self._window]) for name, step in served.items()}
         reencoders = self._reencoders()
         times_ms = interleave(
             {**steps, **reencoders},
@@ -149,7 +169,17 @@ class _WindowStudy:
             "window": self._window,
             "reencode_ms": {precision: spread(times)._asdict() for precision, times in full_ms.items()},
             "steps": [self._row(v, times_ms[v], full_ms, fidelity[v.precision, v.recompute]) for v in chosen],
+            "runtimes": [self._served_row(step, times_ms[name], full_ms) for name, step in served.items()] + failed,
         }
+
+    def _load_served(self) -> tuple[dict[Served, RuntimeStep], list[dict[str, str]]]:
+        options = self._options
+        served = served_steps(options.model, options.runtimes, options.precisions, options.exports)
+        return load_steps(served, self._window, torch.get_num_threads())
+
+    def _served_row(self, step: RuntimeStep, times_ms: list[float], full: Mapping[str, list[float]]) -> dict[str, Any]:
+        medians = {precision: statistics.median(times) for precision, times in full.items()}
+        return step.row(times_ms, medians, step.embeddings(self._pixels), self._embeddings("fp32", 1))
 
     def _reencoders(self) -> dict[str, Callable[[], object]]:
         """Full encodes of the window, by precision, each run once; transformers has no int8."""
@@ -250,13 +280,23 @@ def _window_tables(record: dict[str, Any]) -> Iterator[RenderableType]:
             cosine, floor_ms = row["centred_cosine"] or {}, row["floor_ms"] / row["batch"]
             found.add_row(
                 _name(row),
-                *(f"{ms:.2f}" if ms < 10 else f"{ms:.0f}" for ms in (row["per_stream_ms"], floor_ms)),
+                *map(_time, (row["per_stream_ms"], floor_ms)),
                 *(f"{ratio:.1f}" for ratio in (row["over_floor"], *row["speedup"].values())),
                 *(f"{cosine[name]:.5f}" if cosine else "–" for name in ("mean", "worst")),
             )
+        for row in (row for row in part["runtimes"] if "failure" not in row):
+            cosine, name = row["centred_cosine"], f"{row['runtime']} {row['precision']}"
+            ratios = (f"{ratio:.1f}" for ratio in row["speedup"].values())
+            values = (f"{cosine[key]:.5f}" for key in ("mean", "worst"))
+            found.add_row(name, _time(row["step_ms"]["median"]), "", "", *ratios, *values)
         yield found
+        yield from (f"  no {r['runtime']} {r['precision']}: {r['failure']}" for r in part["runtimes"] if "failure" in r)
         for precision, full in part["reencode_ms"].items():
             yield f"  x {precision}: transformers' re-encode of the window, {full['median']:.0f} ms"
+
+
+def _time(ms: float) -> str:
+    return f"{ms:.2f}" if ms < 10 else f"{ms:.0f}"
 
 
 def _footnotes(record: dict[str, Any]) -> Iterator[RenderableType]:
