@@ -64,6 +64,11 @@ def steps() -> str:
     return _table(_STEP_HEAD, (row for record in records for row in _step_rows(record, batches=(1, 4))))
 
 
+def step_runtimes() -> str:
+    """Time and fidelity of ViT-L's step in each runtime, on a processor without AMX."""
+    return _table(_STEP_HEAD, _step_rows(_record("step_vitl_w8_zen3"), batches=(1,)))
+
+
 _STEP_HEAD = (
     "window", "step", "ms", "floor, ms", "against re-encode in fp32", "in bf16",
     "centred cosine to fp32: mean, worst of 4W tubelets",
@@ -456,8 +461,8 @@ BLOCKS = {
     function.__name__.replace("_", "-"): function
     for function in (
         parameters, drop_causes, compared_figures, fault_points, fault_kinds,
-        cards, step, steps, gate_cost, gate_cost_default, gate_default, gates, calibration, budget, export, fidelity,
-        export_default, forgetting, adapter, gaze, economies, economies_command,
+        cards, step, steps, step_runtimes, gate_cost, gate_cost_default, gate_default, gates, calibration, budget,
+        export, fidelity, export_default, forgetting, adapter, gaze, economies, economies_command,
         sparse_steps, economies_about, economies_merging, economies_areas, usefulness, default_training,
         cameras, cameras_about, soak, files,
     )
