@@ -30,6 +30,20 @@ def limits(benchmark: Benchmark) -> tuple[float | None, float | None]:
     return sustained, min((hz for hz in failed if hz > (sustained or 0.0)), default=None)
 
 
+def interval_of_limits(benchmark: Benchmark) -> tuple[float, float] | None:
+    """Find the range of rates that the encoder kept up with now and then: the machine's speed, or luck, decided.
+
+    Returns:
+        The rate kept up with, or the lowest that ever failed if that is lower; and the lowest that failed with none at
+        or above it that passed. None if one of them is not known.
+    """
+    held, (sustained, _) = [trial for trial in benchmark.trials if trial.held], limits(benchmark)
+    passed = [trial.offered_hz for trial in held if trial.passed]
+    failed = [trial.offered_hz for trial in held if not trial.passed]
+    high = min((hz for hz in failed if hz > max(passed, default=0.0)), default=None)
+    return None if sustained is None or high is None else (min(sustained, *failed), high)
+
+
 def quoted(benchmark: Benchmark) -> Trial:
     """Choose the trial whose figures are quoted: the last one at the rate kept up with, else the last that was held."""
     sustained, _ = limits(benchmark)

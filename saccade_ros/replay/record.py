@@ -10,7 +10,7 @@ from typing import Any
 from saccade_ros import __version__
 from saccade_ros.measure.records import command_line
 from saccade_ros.measure.series import estimate_percentiles, flatten
-from saccade_ros.replay.metrics import LEAST_SLOPE_S, limits, quoted, trial_record
+from saccade_ros.replay.metrics import LEAST_SLOPE_S, interval_of_limits, limits, quoted, trial_record
 from saccade_ros.replay.modes import PEAK
 from saccade_ros.replay.recording import Fact, Recording
 from saccade_ros.replay.ros2_benchmark import ros2_benchmark_block
@@ -129,7 +129,7 @@ def _benchmark_figures(benchmark: Benchmark) -> dict[str, Any]:
         "limits": {
             "sustained_hz": sustained_hz,
             "failed_hz": failed_hz,
-            "interval_hz": [sustained_hz, failed_hz] if sustained_hz and failed_hz else None,
+            "interval_hz": interval_of_limits(benchmark),
         },
         "player_check": trial_record(benchmark.check) if benchmark.check else None,
         "player": dict(benchmark.settings),

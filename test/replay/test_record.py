@@ -69,7 +69,7 @@ def test_schema_refuses_a_figure_it_does_not_know_and_one_that_is_missing():
 
 def test_top_of_the_record_is_the_trial_quoted():
     record = make_record(benchmarked(PEAK))
-    assert record["limits"] == {"sustained_hz": 20.0, "failed_hz": 40.0, "interval_hz": [20.0, 40.0]}
+    assert record["limits"] == {"sustained_hz": 20.0, "failed_hz": 40.0, "interval_hz": (20.0, 40.0)}
     assert record["latency_ms"] == record["trials"][2]["latency_ms"]
     assert record["startup"] == {"cold_configure_s": 2.5, "warm_configure_s": 1.25, "first_embedding_s": 0.4}
 

@@ -231,12 +231,19 @@ def test_named_moments_carry_their_label_and_the_summary_counts_them():
 PEAK = search(trial(10), trial(40, passed=False), trial(20), peak_hz=20.0)
 
 
+def test_rates_that_luck_decided_are_told():
+    shown = recording(MIXED)
+    shown.benchmark = search(trial(10), trial(30, passed=False), trial(30), trial(40, passed=False), peak_hz=20.0)
+    assert "kept up now and then from 20 to 40 Hz" in Page(render(shown)).text
+
+
 def test_first_screen_answers_the_five_questions():
     shown = recording(MIXED)
     shown.benchmark = PEAK
     text = Page(render(shown)).text
     assert "How fast?20 Hzimages per second and topic" in text
     assert "did not keep up with 40 Hz" in text
+    assert "now and then" not in text
     assert "How late?" in text
     assert "What was saved?67%of the tokens" in text
     assert "What did it cost?not measuredit was not asked for" in text

@@ -3,7 +3,7 @@
 import pytest
 from trials import search, trial
 
-from saccade_ros.replay.metrics import limits, quoted, trial_record
+from saccade_ros.replay.metrics import interval_of_limits, limits, quoted, trial_record
 from saccade_ros.replay.trial import GATED, Arrival, Benchmark, Lateness, Trial
 
 EMPTY = Trial(10.0, 10.0, True, False, 0.0, Lateness(0.0, 0.0, 0.0), {})
@@ -30,6 +30,22 @@ def steps(*trials: Trial) -> Benchmark:
 )
 def test_limits_are_the_rates_kept_up_with_and_not(benchmark, found):
     assert limits(benchmark) == found
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "found"),
+    [
+        (steps(trial(10), trial(20), trial(40, passed=False)), (20.0, 40.0)),
+        (steps(trial(10), trial(20, passed=False), trial(20), trial(30), trial(40, passed=False)), (10.0, 40.0)),
+        (search(trial(30, passed=False), trial(30), trial(40), trial(50, passed=False), peak_hz=40.0), (30.0, 50.0)),
+        (steps(trial(10), trial(20)), None),
+        (steps(trial(10, passed=False), trial(10)), None),
+        (steps(trial(10), trial(15, passed=False, held=False), trial(20, passed=False)), (10.0, 20.0)),
+    ],
+    ids=["clear", "luck", "luck below the peak", "never overloaded", "never kept up", "late player"],
+)
+def test_interval_holds_the_rates_at_which_luck_decides(benchmark, found):
+    assert interval_of_limits(benchmark) == found
 
 
 def test_trial_quoted_is_the_last_at_the_rate_kept_up_with():
