@@ -155,7 +155,7 @@ class _WindowStudy:
         fidelity = {key: self._fidelity(*key) for key in sorted({(v.precision, v.recompute) for v in chosen})}
         served, failed = self._load_served()
         steps: dict[Hashable, Callable[[], object]] = {variant: self._prepare(variant) for variant in chosen}
-        steps |= {name: step.prepare(self._pixels[: self._window]) for name, step in served.items()}
+        steps |= {name: step.prepare() for name, step in served.items()}
         reencoders = self._reencoders()
         times_ms = interleave(
             {**steps, **reencoders},

@@ -1,6 +1,5 @@
 """Steps of other runtimes beside torch's: rows of `saccade bench step`, measured in turn with its own."""
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from saccade_ros.frames import Pixels
 from saccade_ros.measure.metrics import centred_cosine, summarize
 from saccade_ros.measure.timing import spread
 from saccade_ros.runtimes import RUNTIMES
+from saccade_ros.studies.full_cache import FullCache
 
 
 class Served(NamedTuple):
@@ -77,12 +77,9 @@ class RuntimeStep:
         state = self._backend.new_state()
         return np.stack([state.step(self._backend.embed(pixels).patches) for pixels in clip])
 
-    def prepare(self, clip: Iterable[Pixels]) -> Callable[[], object]:
-        """A step of a full ring, ready to be timed, over the tubelets of a clip again and again."""
-        state, patches = self._backend.new_state(), itertools.cycle([self._backend.embed(p).patches for p in clip])
-        for _ in range(self._backend.info.window + 2):
-            state.step(next(patches))
-        return lambda: state.step(next(patches))
+    def prepare(self) -> Callable[[], object]:
+        """Make a step of a full ring, ready to be timed."""
+        return FullCache(self._backend).encode
 
     def row(
         self,
