@@ -52,7 +52,7 @@ def step_info(
 
 
 @contextmanager
-def explained(model: str, extra: str) -> Iterator[None]:
+def importing_graphs(model: str, extra: str) -> Iterator[None]:
     """A block that imports what makes a graph of a checkpoint, which an export does not need.
 
     Args:

@@ -16,7 +16,7 @@ from saccade_ros.backends.denormals import denormals_as_zero
 from saccade_ros.backends.exported import (
     ExportedBackend,
     ExportedState,
-    explained,
+    importing_graphs,
     step_feeds,
     step_info,
     write_slots,
@@ -184,7 +184,7 @@ def _open_export(encoder: EncoderConfig, backend: BackendConfig, device: str) ->
 
 
 def _open_checkpoint(encoder: EncoderConfig, backend: BackendConfig, device: str) -> OpenedStep:
-    with explained(encoder.model, extra="onnx"):
+    with importing_graphs(encoder.model, extra="onnx"):
         from saccade_ros.backends.graph.checkpoint import make_step
         from saccade_ros.backends.graph.in_place import has_in_place_caches
     precision = "fp32" if backend.precision == "auto" else backend.precision

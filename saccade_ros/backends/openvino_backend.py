@@ -17,7 +17,7 @@ from saccade_ros.backends.denormals import denormals_as_zero
 from saccade_ros.backends.exported import (
     ExportedBackend,
     ExportedState,
-    explained,
+    importing_graphs,
     step_feeds,
     step_info,
     write_slots,
@@ -153,7 +153,7 @@ def _open_export(core: ov.Core, device: str, encoder: EncoderConfig, backend: Ba
 
 
 def _open_checkpoint(core: ov.Core, device: str, encoder: EncoderConfig, backend: BackendConfig) -> OpenedStep:
-    with explained(encoder.model, extra="openvino"):
+    with importing_graphs(encoder.model, extra="openvino"):
         from saccade_ros.backends.graph.checkpoint import make_step
     precision = "fp32" if backend.precision == "auto" else backend.precision
     made = make_step(encoder, "host", branches=False)
