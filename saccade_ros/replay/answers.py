@@ -58,9 +58,9 @@ def speed(record: Mapping[str, Any]) -> Answer:
         notes.append(f"did not keep up with {_number(failed)} Hz")
     elif sustained is not None:
         notes.append("no higher rate was tried")
-    if found["interval_hz"] not in (None, [sustained, failed], (sustained, failed)):
-        low, high = found["interval_hz"]
-        notes.append(f"kept up now and then from {_number(low)} to {_number(high)} Hz: this machine's speed varies")
+    low, high = found["interval_hz"] or (sustained, failed)
+    if (low, high) != (sustained, failed):
+        notes.append(f"kept up now and then from {_number(low)} to {_number(high)} Hz: luck, or this machine's speed")
     if check := record["player_check"]:
         lost = check["classes"].get(LOST, 0)
         notes.append(f"the player alone: {lost or 'no'} frames lost at {_number(check['offered_hz'])} Hz")
