@@ -68,7 +68,7 @@ $(BUILD_ENV_STAMP): requirements-build.txt
 	@$(VENV)/bin/python -m pip install --quiet "$$(grep -o '^pip==[^ ]*' requirements-build.txt)"
 	@# --no-compile: most modules are never imported; it would take half of the time and 80 MB
 	@echo '==> installing the pins of requirements-build.txt into $(VENV)'
-	@$(VENV)/bin/python -m pip install --no-compile --requirement requirements-build.txt
+	@$(VENV)/bin/python -m pip install --no-compile --requirement requirements-build.txt --constraint requirements.txt
 	@touch $@
 
 $(ENV_STAMP): requirements.txt $(BUILD_ENV_STAMP)
