@@ -14,7 +14,7 @@ from saccade_ros.faults import passing, strike
 from saccade_ros.frames import TokenPlan, Vector
 from saccade_ros.heads import UNCLASSIFIED, Head
 from saccade_ros.plan.centre import decode_centre
-from saccade_ros.plan.context import ContextDrift, Sample
+from saccade_ros.plan.context import Care, ContextDrift, Sample
 from saccade_ros.plan.shadow import FidelityMonitor, is_shadowed
 from saccade_ros.stepping import Work
 
@@ -56,9 +56,9 @@ class Encoding:
         self.reuse_loss = math.nan
 
     @property
-    def pace(self) -> float:
-        """Share of the usual refreshes that the drift of the tokens asks for (ContextDrift.pace)."""
-        return self._drift.pace
+    def care(self) -> Care:
+        """Care that the drift of the tokens asks of their selection."""
+        return self._drift.care
 
     def encode(self, patches: Any, plan: TokenPlan, tokens: int, sample: Sample, stamp_ns: int) -> Work[TokenPlan]:
         """Compute the planned tokens; the embedding is the stream's from now on.

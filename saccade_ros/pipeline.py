@@ -231,7 +231,7 @@ class Stream:
         encoding = self._encoding
         if plan.size:
             plan = yield from encoding.encode(patches, plan, len(features), self._selection.sample, tubelet.stamp_ns)
-            self._selection.pace = encoding.pace
+            self._selection.care = encoding.care
             self._gate.learn(encoding.reuse_loss)
         else:
             encoding.reuse(patches)

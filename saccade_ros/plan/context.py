@@ -6,7 +6,8 @@ they were computed last says how far the others have. Three things follow.
 
     If the others are too far off, as when something enters a still scene, the tubelet is computed whole after all.
     Else what they are off by is an estimate of what the embedding, a mean over all tokens, lacks. It is added.
-    Where they hardly move, as with an encoder whose tokens depend little on each other, fewer need refreshing.
+    Where they hardly move, as with an encoder whose tokens depend little on each other, fewer need refreshing, and
+    more change may be left.
 
 Measured on a trained encoder (docs/tokens.md), the correction is worth a tenth more tokens, and the check bounds the
 worst tubelets.
@@ -21,8 +22,9 @@ from saccade_ros.frames import Vector
 
 FAR = 0.12  # mean drift over all tokens, relative to the spread of the outputs, from which all are computed
 RATE = 0.5  # weight of the newest sample in the estimate
-USUAL = 0.025  # drift, as FAR counts it, from which on all of the usual refreshes are made
+USUAL = 0.035  # drift, as FAR counts it, from which on all of the usual refreshes are made
 LEAST_PACE = 0.25  # of the usual refreshes: some samples must go on telling
+MOST_SLACK = 1.5  # times the change that may be left, at the least pace; it falls to 1 at twice that pace
 
 
 class Sample(NamedTuple):
@@ -37,6 +39,21 @@ class Sample(NamedTuple):
     token_idx: npt.NDArray[np.int64]
     age_s: float
     lag_s: float
+
+
+class Care(NamedTuple):
+    """Care that the drift of the kept tokens asks of the selection.
+
+    Attributes:
+        pace: share of the usual refreshes to make, LEAST_PACE to 1.
+        slack: factor of the change that may be left, 1 to MOST_SLACK.
+    """
+
+    pace: float
+    slack: float
+
+
+UTMOST_CARE = Care(1.0, 1.0)
 
 
 class ContextDrift:
@@ -57,9 +74,10 @@ class ContextDrift:
         self._pause = self._pause_left = 0
 
     @property
-    def pace(self) -> float:
-        """Share of the usual refreshes that the recent drift asks for, LEAST_PACE to 1: what it costs is its square."""
-        return min(max((self._level / USUAL) ** 2, LEAST_PACE), 1.0)
+    def care(self) -> Care:
+        """Care that the recent drift asks for; what it costs is its square."""
+        pace = min(max((self._level / USUAL) ** 2, LEAST_PACE), 1.0)
+        return Care(pace, float(np.interp(pace, (LEAST_PACE, 2 * LEAST_PACE), (MOST_SLACK, 1.0))))
 
     @property
     def pauses(self) -> bool:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from saccade_ros.config import TokensConfig
 from saccade_ros.frames import Figures, Observation, PerPatch, Pixels, TokenPlan
-from saccade_ros.plan.context import Sample
+from saccade_ros.plan.context import UTMOST_CARE, Sample
 from saccade_ros.plan.patch_change import PatchChange
 from saccade_ros.plan.residual import largest, residual_energy, tokens_within, update_canvas
 
@@ -53,8 +53,8 @@ class Rule(Protocol):
         """Measure what each token is off by, (S,); None with nothing to compare with."""
         ...
 
-    def count(self, error: PerPatch, config: TokensConfig) -> int:
-        """Count the tokens to compute, those of largest error."""
+    def count(self, error: PerPatch, config: TokensConfig, slack: float) -> int:
+        """Count the tokens to compute, those of largest error; slack is Care's."""
         ...
 
     def commit(self, seen: Observation, token_idx: npt.NDArray[np.int64]) -> None:
@@ -81,10 +81,10 @@ class ChangedTokens:
         """Measure the change of each patch."""
         return self._patches.measure(seen)
 
-    def count(self, error: PerPatch, config: TokensConfig) -> int:
+    def count(self, error: PerPatch, config: TokensConfig, slack: float) -> int:
         """Count the tokens whose change cannot be left."""
         left = np.cumsum(np.sort(error), dtype=np.float64) / len(error)  # (S,): if only the last is computed, two, ..
-        return len(error) - int(np.searchsorted(left, config.threshold, side="right"))
+        return len(error) - int(np.searchsorted(left, slack * config.threshold, side="right"))
 
     def commit(self, seen: Observation, token_idx: npt.NDArray[np.int64]) -> None:
         """Remember the patches."""
@@ -100,7 +100,7 @@ class RatioTokens(ChangedTokens):
 
     adapts = False
 
-    def count(self, error: PerPatch, config: TokensConfig) -> int:
+    def count(self, error: PerPatch, config: TokensConfig, slack: float) -> int:
         """Count the share."""
         return max(1, round(config.ratio * len(error)))
 
@@ -121,7 +121,7 @@ class ErrorTokens:
             return None
         return residual_energy(seen.pixels, self._canvas, _patch_size(seen))
 
-    def count(self, error: PerPatch, config: TokensConfig) -> int:
+    def count(self, error: PerPatch, config: TokensConfig, slack: float) -> int:
         """Count the patches that the target asks for."""
         assert self._canvas is not None  # as an error was measured against it
         return len(tokens_within(error, config.psnr_db, self._canvas.size))
@@ -158,7 +158,7 @@ class TokenSelection:
     Attributes:
         selects: True, as a plan may become a part of the tokens, or none.
         sample: what the plan last proposed tells of the tokens that it keeps.
-        pace: share of the usual refreshes to make, 0 to 1; the stream sets it by what the samples told.
+        care: that the samples ask for so far; the stream sets it.
     """
 
     selects = True
@@ -167,7 +167,7 @@ class TokenSelection:
         self, config: TokensConfig, patches: PatchChange, window: int, reach: int, counts: tuple[int, ...]
     ) -> None:
         self.config, self._window, self._reach, self._counts = config, window, reach, counts
-        self.pace = 1.0
+        self.care = UTMOST_CARE
         self._rule: Rule = RULES[config.select](patches)
         self.reset()
 
@@ -193,7 +193,7 @@ class TokenSelection:
             self._new_proposed = 1.0
             return plan
         size = len(error)
-        changed = self._rule.count(error, self.config)
+        changed = self._rule.count(error, self.config, self.care.slack)
         self._new_proposed, self._owed_proposed, self.sample = changed / size, 0.0, NOTHING_KEPT
         if not plan.size or plan.reason in ("stale", "event") or self._is_dense():
             return plan
@@ -220,7 +220,7 @@ class TokenSelection:
         if not self._rule.adapts:
             return np.zeros(size, np.bool_)
         due = (REFRESH if changed or self._settling else 0.0) + REFRESH_LEAVING * self._new[0]
-        owed = self._owed + self.pace * due * size
+        owed = self._owed + self.care.pace * due * size
         self._owed_proposed = owed % 1
         return _worst(np.where(chosen_mask, -1.0, age_s), min(int(owed), size - int(chosen_mask.sum())))
 
@@ -252,7 +252,7 @@ class AllTokens:
 
     def __init__(self, config: TokensConfig) -> None:
         self.config = config
-        self.pace = 1.0
+        self.care = UTMOST_CARE
 
     def propose(self, seen: Observation, plan: TokenPlan) -> TokenPlan:
         """Keep the plan."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saccade_ros.plan.context import FAR, RATE, ContextDrift, Sample
+from saccade_ros.plan.context import FAR, LEAST_PACE, MOST_SLACK, RATE, USUAL, UTMOST_CARE, Care, ContextDrift, Sample
 
 WINDOW, SPREAD = 8, 2.0
 ONE = np.array([1.0, 0.0, 0.0], np.float32)
@@ -103,3 +103,28 @@ def test_a_reset_ends_the_pause_and_its_doubling():
     assert not drift.pauses
     attempt(drift, 2.0)
     assert pauses_until_the_next_attempt(drift) == 1
+
+
+def care_after(share: float, samples: int = 60) -> Care:
+    """Care that is asked for once many samples moved by this share of the usual drift."""
+    drift = ContextDrift(WINDOW)
+    for _ in range(samples):
+        attempt(drift, share * USUAL / FAR)
+    return drift.care
+
+
+def test_a_new_stream_and_one_whose_step_could_not_stand_ask_for_utmost_care():
+    drift = ContextDrift(WINDOW)
+    assert drift.care == UTMOST_CARE
+    for _ in range(60):
+        attempt(drift, 0.0)
+    assert drift.care == (LEAST_PACE, MOST_SLACK)
+    assert attempt(drift, 2.0)
+    assert drift.care == UTMOST_CARE
+
+
+def test_the_less_tokens_drift_the_fewer_are_refreshed_and_the_more_change_may_be_left():
+    assert care_after(1.0) == care_after(2.0) == UTMOST_CARE
+    assert care_after(0.8) == pytest.approx((0.64, 1.0)), "the square of the drift, and no slack yet"
+    assert care_after(0.75**0.5 / 2**0.5) == pytest.approx((0.375, (1 + MOST_SLACK) / 2)), "half of the way"
+    assert care_after(0.1) == care_after(0.0) == (LEAST_PACE, MOST_SLACK)
