@@ -147,6 +147,13 @@ _FIGURES = (  # name, figure of the record, its part, unit, meaning
     ("configure, warm", "startup", "warm_configure_s", "s", "again after a cleanup"),
     ("first embedding", "startup", "first_embedding_s", "s", "after the first image was sent"),
     ("processor", "cpu_cores", "", "cores", "in use by the encoder's process"),
+    (
+        "",
+        "cpu_ms",
+        "",
+        "ms",
+        "for each image in an embedding; where it differs from run to run, so does the machine's speed",
+    ),
     ("memory", "rss_mb", "max", "MB", "resident, of the encoder's process: the most"),
     ("", "rss_mb", "per_minute", "MB", "growth a minute, by a line fitted to it"),
     ("GPU memory", "gpu_mb", "max", "MB", "of the encoder's process: the most"),

@@ -62,6 +62,7 @@ FIGURES = {
     "warm_configure": Figure(("startup", "warm_configure_s")),
     "first_embedding": Figure(("startup", "first_embedding_s")),
     "cpu": Figure(("cpu_cores",)),
+    "cpu_ms": Figure(("cpu_ms",)),
     "rss": Figure(("rss_mb", "max")),
     "gpu": Figure(("gpu_mb", "max")),
     "energy": Figure(("joules_per_embedding",)),

@@ -79,6 +79,7 @@ def trial_record(trial: Trial) -> dict[str, Any]:
         "jitter_ms": _jitter_ms(trial.arrivals),
         "age_s": _age_s(trial.arrivals),
         "cpu_cores": trial.cpu_cores,
+        "cpu_ms": 1e3 * trial.cpu_cores * trial.seconds / used if used else None,
         "rss_mb": _memory(trial.rss_mb),
         "gpu_mb": _memory(trial.gpu_mb),
         "joules": dict(trial.joules),

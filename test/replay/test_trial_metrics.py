@@ -62,6 +62,7 @@ def test_rates_are_those_of_images_and_shares_those_of_frames():
     assert record["achieved_hz"] == pytest.approx(20.0 * 0.999 * used / 400)
     assert record["embeddings_hz"] == pytest.approx(used / 2 / 20.0)
     assert record["gate_rate"] == pytest.approx(record["classes"][GATED] / used)
+    assert record["cpu_ms"] == pytest.approx(1e3 * 1.2 * 20.0 / used), "1.2 cores for 20 s"
 
 
 def test_jitter_is_taken_topic_by_topic():
