@@ -22,7 +22,7 @@ from saccade_ros.frames import Vector
 
 FAR = 0.12  # mean drift over all tokens, relative to the spread of the outputs, from which all are computed
 RATE = 0.5  # weight of the newest sample in the estimate
-USUAL = 0.035  # drift, as FAR counts it, from which on all of the usual refreshes are made
+USUAL = 0.04  # drift, as FAR counts it, from which on all of the usual refreshes are made
 LEAST_PACE = 0.25  # of the usual refreshes: some samples must go on telling
 MOST_SLACK = 1.5  # times the change that may be left, at the least pace; it falls to 1 at twice that pace
 

@@ -124,7 +124,7 @@ def test_a_new_stream_and_one_whose_step_could_not_stand_ask_for_utmost_care():
 
 
 def test_the_less_tokens_drift_the_fewer_are_refreshed_and_the_more_change_may_be_left():
-    assert care_after(1.0) == care_after(2.0) == UTMOST_CARE
+    assert care_after(1.01) == care_after(2.0) == UTMOST_CARE
     assert care_after(0.8) == pytest.approx((0.64, 1.0)), "the square of the drift, and no slack yet"
     assert care_after(0.75**0.5 / 2**0.5) == pytest.approx((0.375, (1 + MOST_SLACK) / 2)), "half of the way"
     assert care_after(0.1) == care_after(0.0) == (LEAST_PACE, MOST_SLACK)
