@@ -7,7 +7,7 @@ the prediction needs: the change of the newest tubelet, of its most changed patc
 grey levels, compensated for illumination or not, and time earned nothing beside it (docs/gate.md). How much an encoder
 loses by a change differs by scene, twofold and more. But each tubelet that is encoded whole tells what reuse would have
 cost then: `LossScale` follows these answers. Shadow evaluations would tell as much, but are made when there is time:
-decisions would depend on the clock.
+decisions would depend on the clock. An embedding that has lasted longer than is usual is trusted less (`Ageing`).
 
 The others are the simple gates that this one must beat.
 """
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import IMAGENET_MEAN, IMAGENET_STD, Features, Figures, Observation
+from saccade_ros.plan.ageing import Ageing
 from saccade_ros.plan.change import relative_change
 from saccade_ros.plan.loss_scale import LossScale
 from saccade_ros.plan.noise import squared_distance
@@ -29,7 +30,7 @@ from saccade_ros.plan.patch_change import PatchChange
 Grey = npt.NDArray[np.float32]  # (size, size)
 
 # The bound that the loss of 19 reused embeddings in 20 keeps, over its expectation: it scatters by half about it.
-SAFETY = 2.0
+SAFETY = 1.8
 
 
 class Novelty(Protocol):
@@ -74,13 +75,14 @@ class PredictedLoss:
 
     def __init__(self, config: GateConfig, window: int) -> None:
         self._rate = 2 / (window + 1)
-        self._loss_per_change, self.scale = config.loss_per_change, LossScale()
+        self._loss_per_change, self.scale, self._ageing = config.loss_per_change, LossScale(), Ageing()
         self.reset()
 
     def reset(self) -> None:
         """Forget the stream, but not what it taught: the next epoch is most often the same place."""
         self._mean: Features | None = None
         self._expected = math.nan
+        self._ageing.restart()
 
     def measure(self, seen: Observation, patches: PatchChange) -> float:
         """Predict the loss that 19 of 20 such tubelets keep."""
@@ -92,13 +94,14 @@ class PredictedLoss:
             patches.scale,
         )
         self._expected = self._loss_per_change * float(change.mean())
-        return SAFETY * self.scale.factor * self._expected
+        return SAFETY * self._ageing.factor(seen.stamp_ns) * self.scale.factor * self._expected
 
     def commit(self, seen: Observation, encoded: bool) -> None:
         """Let the mean fade, and compare with this one from now on if the tubelet was encoded."""
         self._mean = seen.features.copy() if self._mean is None else self._proposed
         if encoded:
             self._reference = self._mean
+            self._ageing.replace(seen.stamp_ns)
 
     def learn(self, loss: float) -> None:
         """Correct the scale."""

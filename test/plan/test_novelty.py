@@ -5,6 +5,7 @@ import pytest
 
 from saccade_ros.config import GateConfig
 from saccade_ros.frames import IMAGENET_MEAN, IMAGENET_STD, Observation
+from saccade_ros.plan.ageing import POWER
 from saccade_ros.plan.change import PatchResponse
 from saccade_ros.plan.novelty import POLICIES, SAFETY, PredictedLoss
 from saccade_ros.plan.patch_change import PatchChange
@@ -79,6 +80,16 @@ def test_predicted_loss_learns_from_the_losses_found():
     gate.novelty.reset()
     assert isinstance(gate.novelty, PredictedLoss)
     assert gate.novelty.scale.factor > 1.2, "another epoch is most often the same place"
+
+
+def test_predicted_loss_counts_for_more_where_embeddings_seldom_last_so_long():
+    gate = Followed("predicted")
+    for second in (1.0, 2.0, 3.0):
+        gate.measure(seen(SCENE, second))
+        gate.commit(seen(SCENE, second), encoded=True)
+    at_once, usual, late = (gate.measure(seen(moved(0.2), 3.0 + age_s)) for age_s in (0.1, 1.0, 4.0))
+    assert at_once == usual
+    assert late == pytest.approx(usual * 4**POWER)
 
 
 def test_pixel_difference_is_in_shares_of_white_to_the_last_encoded_picture():
