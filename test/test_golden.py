@@ -1,4 +1,4 @@
-"""A recorded run: same recording, same bytes. Recorded anew when the gate came to predict the loss of reuse.
+"""A recorded run: same recording, same bytes. Recorded anew when embeddings came to be trusted less with age.
 
 test/data/golden.npz holds vectors, decisions, novelty and reasons of five settings. Vectors are the same bytes on the
 processor and torch they were recorded with; elsewhere sums have other last bits, and they agree to rounding.
