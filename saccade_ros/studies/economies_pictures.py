@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+from matplotlib.transforms import Bbox
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,7 @@ from saccade_ros.measure.figures import plain
 from saccade_ros.studies.plots import BLUE, GREEN, GREY, INK, ORANGE, RED, new_figure, save_figure
 
 TICKS = (0.2, 0.5, 0.7, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 1.0)
+PLACES = [(x, y) for y in (6, -6, 14, -14, 22, -22, 30, -30) for x in (5, -5)]  # of a name, in points from its point
 LEAST = 1e-3  # what a cosine lacks that counts as 1 in the picture
 PURPLE, SKY = "#cc79a7", "#56b4e9"
 FAMILIES = {
@@ -82,6 +84,8 @@ def draw(record: dict[str, Any], file: Path) -> Path:
     panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[1].xaxis.set_minor_locator(NullLocator())
     panels[1].legend(frameon=False, fontsize=8, loc="lower right")
+    for axes, costs in zip(panels, (arithmetic, times), strict=True):
+        _label(axes, record["rows"], costs)
     clips = ", ".join(clip["name"] for clip in record["clips"])
     about = f"{record['weights']}, window {record['window']}, {record['precision']}, {record['threads']} threads"
     figure.suptitle(f"{plain(about)}; {plain(clips)}; line: nothing is better for less", x=0.01, ha="left", fontsize=9)
@@ -93,13 +97,29 @@ def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], costs: Sequence[floa
     for family, colour in FAMILIES.items():
         of_family = [point for point, row in zip(points, rows, strict=True) if row["family"] == family]
         axes.plot(*zip(*of_family, strict=True), "o", color=colour, markersize=6, label=family)
-    for (cost, height), row in zip(points, rows, strict=True):
-        axes.annotate(row["name"], (cost, height), (4, 3), textcoords="offset points", fontsize=6.5, color=INK)
     axes.step(*zip(*front(points), strict=True), where="post", color=INK, linewidth=1, alpha=0.5, zorder=1)
     axes.set(xlabel=label)
     axes.margins(x=0.14)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(axes: Axes, rows: Sequence[dict[str, Any]], costs: Sequence[float]) -> None:
+    """Name every point, each at the first place near it where no name stands yet."""
+    taken: list[Bbox] = []
+    for cost, row in zip(costs, rows, strict=True):
+        for x, y in PLACES:
+            side = "left" if x > 0 else "right"
+            point = cost, _height(row["p5"])
+            style: dict[str, Any] = {"fontsize": 6.5, "color": INK, "ha": side, "va": "center"}
+            name = axes.annotate(row["name"], point, (x, y), textcoords="offset points", **style)
+            box = name.get_window_extent()
+            if box.count_overlaps(taken) == 0:
+                break
+            name.remove()
+        else:
+            name = axes.annotate(row["name"], point, PLACES[0], textcoords="offset points", **style)
+        taken.append(box)
 
 
 def _height(p5: float) -> float:
