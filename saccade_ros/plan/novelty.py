@@ -4,8 +4,8 @@
 An encoder sees a window of tubelets, and its newest ones most, so what matters is by how much that window has changed.
 A fading mean of the patch embeddings stands for it, and its relative change since the last encoded tubelet is all that
 the prediction needs: the change of the newest tubelet, of its most changed patches, of what patches have in common, of
-grey levels, compensated for illumination or not, and time earned nothing beside it (docs/gate.md). How much an encoder
-loses by a change differs by scene, twofold and more. But each tubelet that is encoded whole tells what reuse would have
+grey levels, compensated for illumination or not, earned nothing beside it (docs/gate.md). How much an encoder loses by
+a change differs by scene, twofold and more. But each tubelet that is encoded whole tells what reuse would have
 cost then: `LossScale` follows these answers. Shadow evaluations would tell as much, but are made when there is time:
 decisions would depend on the clock. An embedding that has lasted longer than is usual is trusted less (`Ageing`).
 
