@@ -117,13 +117,27 @@ class PredictedLoss:
         return {"loss_scale": self.scale.factor, "loss_answers": self.scale.answers}
 
 
-class PixelDifference:
-    """Mean absolute difference of grey levels to the last encoded picture, as a share of white: frame differencing."""
+class _SimpleMeasure:
+    """What the simple measures have in common: they learn nothing from losses."""
 
     underestimates = False
 
     def __init__(self, config: GateConfig, window: int) -> None:
         self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream."""
+
+    def learn(self, loss: float) -> None:
+        """Learn nothing."""
+
+    def state(self) -> Figures:
+        """Report nothing."""
+        return {}
+
+
+class PixelDifference(_SimpleMeasure):
+    """Mean absolute difference of grey levels to the last encoded picture, as a share of white: frame differencing."""
 
     def reset(self) -> None:
         """Forget the stream."""
@@ -139,24 +153,12 @@ class PixelDifference:
         if encoded:
             self._reference = _grey(seen)
 
-    def learn(self, loss: float) -> None:
-        """Learn nothing."""
 
-    def state(self) -> Figures:
-        """Report nothing."""
-        return {}
-
-
-class PreviousChange:
+class PreviousChange(_SimpleMeasure):
     """Relative change of all patches since the previous tubelet, encoded or not: the public reference library's rule.
 
     Slow pans and drift never show in it.
     """
-
-    underestimates = False
-
-    def __init__(self, config: GateConfig, window: int) -> None:
-        self.reset()
 
     def reset(self) -> None:
         """Forget the stream."""
@@ -172,21 +174,9 @@ class PreviousChange:
         """Compare with this tubelet from now on."""
         self._previous = seen.features.copy()
 
-    def learn(self, loss: float) -> None:
-        """Learn nothing."""
 
-    def state(self) -> Figures:
-        """Report nothing."""
-        return {}
-
-
-class Elapsed:
+class Elapsed(_SimpleMeasure):
     """Seconds of header time since the last encoded tubelet: even spacing, which looks at nothing."""
-
-    underestimates = False
-
-    def __init__(self, config: GateConfig, window: int) -> None:
-        self.reset()
 
     def reset(self) -> None:
         """Forget the stream."""
@@ -200,13 +190,6 @@ class Elapsed:
         """Count from this tubelet on if it was encoded."""
         if encoded:
             self._encoded_ns = seen.stamp_ns
-
-    def learn(self, loss: float) -> None:
-        """Learn nothing."""
-
-    def state(self) -> Figures:
-        """Report nothing."""
-        return {}
 
 
 # By gate.policy, whose choices are these.
