@@ -37,24 +37,16 @@ DEMO = Path(__file__).parents[2] / "config" / "demo.yaml"
 
 
 def run_replay(source: Path, out: Path, params: Path = DEMO, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run it; again where the machine stood still for so long that the player was late, which is rightly no result."""
     environment = {key: value for key, value in os.environ.items() if key != "ROS_DOMAIN_ID"} | more
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "saccade_ros.nodes.replay_node",
-            str(source),
-            "--params",
-            str(params),
-            "--out",
-            str(out),
-        ],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=150,
-    )
+    command = [sys.executable, "-m", "saccade_ros.nodes.replay_node", source, "--params", params, "--out", out]
+    for _ in range(3):
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=150
+        )
+        if "NO RESULT: the player was late" not in done.stdout:
+            break
+    return done
 
 
 @pytest.fixture(scope="module")
