@@ -118,7 +118,7 @@ class PredictedLoss:
 
 
 class _SimpleMeasure:
-    """What the simple measures have in common: they learn nothing from losses."""
+    """Common part of the simple measures, which learn nothing from losses."""
 
     underestimates = False
 
