@@ -105,20 +105,18 @@ def _draw_panel(axes: Axes, rows: Sequence[dict[str, Any]], costs: Sequence[floa
 
 
 def _label(axes: Axes, rows: Sequence[dict[str, Any]], costs: Sequence[float]) -> None:
-    """Name every point, each at the first place near it where no name stands yet."""
+    """Name every point, each at the first place near it where no name stands yet, or else at the last."""
     taken: list[Bbox] = []
     for cost, row in zip(costs, rows, strict=True):
+        point = cost, _height(row["p5"])
+        name = axes.annotate(
+            row["name"], point, PLACES[0], textcoords="offset points", fontsize=6.5, color=INK, va="center"
+        )
         for x, y in PLACES:
-            side = "left" if x > 0 else "right"
-            point = cost, _height(row["p5"])
-            style: dict[str, Any] = {"fontsize": 6.5, "color": INK, "ha": side, "va": "center"}
-            name = axes.annotate(row["name"], point, (x, y), textcoords="offset points", **style)
+            name.set(position=(x, y), ha="left" if x > 0 else "right")
             box = name.get_window_extent()
             if box.count_overlaps(taken) == 0:
                 break
-            name.remove()
-        else:
-            name = axes.annotate(row["name"], point, PLACES[0], textcoords="offset points", **style)
         taken.append(box)
 
 
