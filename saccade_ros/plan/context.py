@@ -75,7 +75,7 @@ class ContextDrift:
 
     @property
     def care(self) -> Care:
-        """Care that the recent drift asks for; what it costs is its square."""
+        """Care that the recent drift asks for: what a drift costs in fidelity goes with its square."""
         pace = min(max((self._level / USUAL) ** 2, LEAST_PACE), 1.0)
         return Care(pace, float(np.interp(pace, (LEAST_PACE, 2 * LEAST_PACE), (MOST_SLACK, 1.0))))
 

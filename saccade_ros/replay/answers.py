@@ -152,7 +152,7 @@ _FIGURES = (  # name, figure of the record, its part, unit, meaning
         "cpu_ms",
         "",
         "ms",
-        "for each image in an embedding; where it differs from run to run, so does the machine's speed",
+        "for each image in an embedding; of the same encoder and recording it tells the machine's speed",
     ),
     ("memory", "rss_mb", "max", "MB", "resident, of the encoder's process: the most"),
     ("", "rss_mb", "per_minute", "MB", "growth a minute, by a line fitted to it"),

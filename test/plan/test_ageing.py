@@ -7,10 +7,10 @@ from saccade_ros.plan.ageing import POWER, RATE, Ageing
 SECOND = 10**9
 
 
-def settled(period_s: float, start_ns: int = 0, count: int = 80) -> tuple[Ageing, int]:
+def settled(period_s: float) -> tuple[Ageing, int]:
     """An embedding a period, and the stamp of the last one."""
     ageing = Ageing()
-    stamps = [start_ns + round(n * period_s * SECOND) for n in range(count)]
+    stamps = [round(n * period_s * SECOND) for n in range(80)]
     for stamp_ns in stamps:
         ageing.replace(stamp_ns)
     return ageing, stamps[-1]
