@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +49,17 @@ _GROUP = 32  # values with a scale of their own, where activations are quantized
 _WEIGHTS_ONLY = "OpenVINO widens int8 weights to fp32 here: this processor has no integer dot products."
 
 
+@cache
+def shared_core() -> ov.Core:
+    """OpenVINO's core: one for the process, which is never freed.
+
+    A core gives the thread that first uses its CPU a stack for signal handlers (sigaltstack(2)), and puts back the one
+    before when it is freed. Of two that are freed in the order in which they were made, the second puts back the
+    first's, which is no longer there: the next signal that Python handles would then end the process.
+    """
+    return ov.Core()
+
+
 class OpenedStep(NamedTuple):
     """Compiled step and front end, with what they were made of."""
 
@@ -69,7 +80,7 @@ class OpenVinoBackend(ExportedBackend):
     """
 
     def __init__(self, encoder: EncoderConfig, backend: BackendConfig, fit: str = "crop") -> None:
-        core = ov.Core()
+        core = shared_core()
         device = find_device(core.available_devices, backend)
         open_step = _open_export if is_export(encoder.model) else _open_checkpoint
         opened = open_step(core, device, encoder, backend)
@@ -193,7 +204,7 @@ def _has_open_rows(step: ov.CompiledModel) -> bool:
 
 def open_state(folder: Path, artifact: Artifact, shape: StepShape, threads: int) -> OpenVinoState:
     """A stream on a freshly compiled step, for measuring an export before its manifest is written."""
-    core, file = ov.Core(), folder / artifact.files["step"]
+    core, file = shared_core(), folder / artifact.files["step"]
     graph = read_graph(core, file, folder / artifact.files["step_weights"])
     settings = compile_settings(core, "CPU", artifact.precision, threads)
     step = compile_graph(str(file), partial(core.compile_model, graph, "CPU", settings))

@@ -17,7 +17,7 @@ from saccade_ros.backends.graph.onnx_graph import MadeGraph
 from saccade_ros.backends.graph.step import linear_nodes
 from saccade_ros.backends.interface import DESCRIPTION, Steps, describe_embed, describe_step
 from saccade_ros.backends.manifest import Artifact
-from saccade_ros.backends.openvino_backend import compile_settings, read_made
+from saccade_ros.backends.openvino_backend import compile_settings, read_made, shared_core
 from saccade_ros.encoder.model import StreamingEncoder
 from saccade_ros.export.graph import ExportError, build_embed, build_step, step_shape
 
@@ -35,7 +35,7 @@ def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder
     """
     shape, place = step_shape(encoder, batch), folder / f"openvino-{precision}"
     place.mkdir()
-    compile_settings(ov.Core(), "CPU", precision, 0)  # a precision that cannot be measured here is refused first
+    compile_settings(shared_core(), "CPU", precision, 0)  # a precision that cannot be measured here is refused first
     steps: Steps = "sparse" if shape.can_be_sparse else "dense"
     step = _convert(build_step(encoder, batch, "host", steps=steps), describe_step(shape, "host"))
     if precision.startswith("int8"):
@@ -49,7 +49,7 @@ def build_artifact(encoder: StreamingEncoder, batch: int, precision: str, folder
 
 def _convert(made: MadeGraph, description: str) -> ov.Model:
     """Read a graph of ours, with the description that it carries."""
-    graph = read_made(ov.Core(), made)
+    graph = read_made(shared_core(), made)
     graph.set_rt_info(description, [DESCRIPTION])
     return graph
 

@@ -100,6 +100,25 @@ thread = threading.Thread(target=step); thread.start(); thread.join()
     assert run(code).split() == ["False"] * 3
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+def test_signals_are_handled_when_no_backend_is_left(runtime):
+    """The handlers' stack is there, too, whichever backend was freed first."""
+    pytest.importorskip(runtime)
+    code = f"""
+import gc, signal
+from saccade_ros.backends import load_backend
+from saccade_ros.config import BackendConfig, EncoderConfig
+signal.signal(signal.SIGALRM, lambda number, frame: print(signal.Signals(number).name))
+first, second = (load_backend(EncoderConfig(window=2), BackendConfig(name={runtime!r}, threads=1)) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGALRM)
+"""
+    assert run(code) == "SIGALRM"
+
+
 @pytest.mark.parametrize("how", ["opens a session", "imports the command line"])
 def test_onnx_runtime_writes_nothing_about_its_user(tmp_path, how):
     """Its telemetry leaves an id of the device and a database in the home folder, sent or not."""

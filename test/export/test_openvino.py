@@ -16,13 +16,14 @@ from saccade_ros.config import BackendConfig, EncoderConfig
 from saccade_ros.export.exporter import export
 from saccade_ros.measure.progress import silent
 
-ov = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install saccade_ros[openvino]")
-from saccade_ros.backends.openvino_backend import (  # noqa: E402  # not where OpenVINO is missing
+pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install saccade_ros[openvino]")
+from saccade_ros.backends.openvino_backend import (  # not where OpenVINO is missing
     OpenVinoState,
     compile_graph,
     compile_settings,
     fix_rows,
     read_graph,
+    shared_core,
 )
 
 BOUNDS = {"fp32": 1e-4, "int8": 0.1, "int8-static": 0.2}
@@ -166,7 +167,7 @@ def test_damaged_compiled_graph_is_compiled_again(exported, tmp_path):
 
 def test_device_that_compiles_no_open_sizes_gets_dense_steps(exported):
     """As an NPU does; on the CPU, the graph is the same."""
-    core, file = ov.Core(), exported.folder / "openvino-fp32" / "step.xml"
+    core, file = shared_core(), exported.folder / "openvino-fp32" / "step.xml"
     graph, shape = read_graph(core, file, file.with_suffix(".bin")), exported.step_shape
     fix_rows(graph, 64)
     settings = compile_settings(core, "CPU", "fp32", 1)
