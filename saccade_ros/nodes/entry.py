@@ -2,11 +2,12 @@
 
 import signal
 
-from saccade_ros.nodes.stopping import SIGNALS, StopSignals
+from saccade_ros.nodes.stopping import SIGNALS, StopSignals, report_crashes
 
 
 def encoder_node() -> int:
     """Run the encoder node; a signal ends it with exit status 0 from now on."""
+    report_crashes()
     signals = StopSignals()
     from saccade_ros.nodes.encoder_node import main
 
@@ -15,6 +16,7 @@ def encoder_node() -> int:
 
 def export_node() -> int:
     """Run the export node; a signal waits until it is known what it ends, as the exit status depends on that."""
+    report_crashes()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     from saccade_ros.nodes.export_node import main
 
@@ -23,6 +25,7 @@ def export_node() -> int:
 
 def replay_node() -> int:
     """Run the replay node; a signal waits until the node can tidy up and say so."""
+    report_crashes()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     from saccade_ros.nodes.replay_node import main
 

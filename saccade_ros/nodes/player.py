@@ -27,6 +27,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from saccade_ros.nodes.child import end_with_parent
 from saccade_ros.nodes.player_client import PLAYER
+from saccade_ros.nodes.stopping import report_crashes
 from saccade_ros.recordings import open_source
 from saccade_ros.recordings.serialized import restamped
 from saccade_ros.recordings.source import BEST_EFFORT, COMPRESSED
@@ -162,4 +163,5 @@ def _answer(answer: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
+    report_crashes()
     sys.exit(main())

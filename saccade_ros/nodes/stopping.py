@@ -1,8 +1,9 @@
-"""End of a node's process by SIGINT, SIGTERM or SIGHUP: in time and with exit status 0, whatever it is doing.
+"""End of a node's process: by SIGINT, SIGTERM or SIGHUP in time and with exit status 0; by a crash with its place.
 
 It imports little: signals are attended to before ROS and the encoder are imported.
 """
 
+import faulthandler
 import os
 import signal
 import sys
@@ -46,6 +47,12 @@ class StopSignals:
         finally:
             time.sleep(GRACE_S)
             os._exit(0)  # without end_process, whose flush may wait for a reader that reads no more
+
+
+def report_crashes() -> None:
+    """Have a crash of native code, such as a runtime's, print where each thread was in Python."""
+    if sys.stderr is not None:  # as it is where a process is started with it closed
+        faulthandler.enable()
 
 
 def end_process(status: int = 0) -> NoReturn:

@@ -63,3 +63,16 @@ def test_signal_during_the_start_ends_a_node_as_it_would_later(node, arguments, 
     log, _ = process.communicate(timeout=60)
     assert "Traceback" not in log
     assert process.returncode == status, log
+
+
+@pytest.mark.parametrize("node", ["encoder_node", "export_node", "replay_node"])
+def test_crash_of_native_code_says_where(node):
+    process = start(node)
+    deadline = time.monotonic() + 30
+    while not attends(process, signal.SIGSEGV) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGSEGV)
+    log, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in log
+    assert f"in {node}\n" in log
