@@ -64,16 +64,13 @@ class CountingNode(Node):
         counter.close()
         return score_count(played, counter.count, Usage())
 
-    def _play(self, player: PlayerClient, schedule: Schedule) -> Played:
-        """Have the player play, and handle what comes meanwhile."""
+    def _play(self, player: PlayerClient, schedule: Schedule, meanwhile: Callable[[], None] = lambda: None) -> Played:
+        """Have the player play, and handle what comes; between two messages, call `meanwhile`."""
         player.play(schedule)
         while (answer := player.answer()) is None:
             self.spin(SPIN_S)
-            self._while_playing()
+            meanwhile()
         return Played.read(answer)
-
-    def _while_playing(self) -> None:
-        """Do what there is to do between two messages."""
 
 
 class TrialNode(CountingNode):
@@ -117,7 +114,7 @@ class TrialNode(CountingNode):
 
         def play() -> Played:
             self.encoder.await_publisher(PLAYER)
-            return self._play(player, schedule)
+            return self._play(player, schedule, self._follow)
 
         self._stamp_shift_ns = player.stamp_shift_ns
         return self._trial(play)
@@ -153,10 +150,11 @@ class TrialNode(CountingNode):
         """Count what others play until nothing has come for a while."""
         while not counter.count or time.monotonic() - counter.last_s < SILENCE_S:
             self.spin(SPIN_S)
-            self._while_playing()
+            self._follow()
         return counter.played()
 
-    def _while_playing(self) -> None:
+    def _follow(self) -> None:
+        """Show how far the trial is, and raise ReplayError if the encoder has died."""
         self.encoder.check_alive()
         self._settle()
         self._view.update(self.recording, time.monotonic() - self._started_s)

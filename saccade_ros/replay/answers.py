@@ -71,7 +71,7 @@ def speed(record: Mapping[str, Any]) -> Answer:
 def lateness(record: Mapping[str, Any]) -> Answer:
     """Answer how late an embedding is: from the newest image received to the embedding published."""
     times, intervals = record["latency_ms"], record["latency_interval_ms"]
-    notes = ["median; in brackets the 95 % interval"]
+    notes = ["median, received to published; in brackets the 95 % interval"]
     notes += [f"p{q} {_ms(times[f'p{q}'])}{_interval(intervals[f'p{q}'])}" for q in (90, 95, 99)]
     if record["age_s"] is not None:
         notes.append(f"mean age of the information {_ms(1e3 * record['age_s'])}")

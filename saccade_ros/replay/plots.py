@@ -76,7 +76,10 @@ def latency_plot(recording: Recording) -> str:
 
 
 def trial_curves(trials: Sequence[Trial]) -> str:
-    """Plot latency and drops over the rate offered; trials whose player was late are hollow, and stand for nothing."""
+    """Plot latency and drops of each trial over the rate offered, with a line through the medians at each rate.
+
+    Trials whose player was late are hollow, and stand for nothing.
+    """
     ordered = sorted(trials, key=lambda trial: trial.offered_hz)
     if len({trial.offered_hz for trial in ordered}) < 2:
         return "<p>One rate was played, and a curve needs several: --mode peak or --mode steps.</p>"
@@ -84,11 +87,11 @@ def trial_curves(trials: Sequence[Trial]) -> str:
         figure = Figure(figsize=(11, 5), layout="constrained")
         late, dropped = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
         for q, colour in ((50, CALM), (99, NEW)):
-            times = [percentile(trial.end_to_end_ms or trial.latency_ms, q) for trial in ordered]
+            times = [percentile(trial.end_to_end_ms, q) for trial in ordered]
             _draw_rates(late, ordered, times, colour, f"p{q}")
         lost = [100 * (1 - trial.share(*USED, NOT_SAMPLED)) for trial in ordered]
         _draw_rates(dropped, ordered, lost, TAU, "dropped")
-        late.set(ylabel="latency, ms", ylim=(0, None))
+        late.set(ylabel="sent to received, ms", ylim=(0, None))
         dropped.set(xlabel="images offered per second and topic", ylabel="frames, %", ylim=(0, 100))
         late.legend(loc="upper left", ncols=2, fontsize=9)
         dropped.legend(loc="upper left", fontsize=9)
@@ -98,8 +101,11 @@ def trial_curves(trials: Sequence[Trial]) -> str:
 def _draw_rates(axes: Axes, trials: Sequence[Trial], values: Sequence[float | None], colour: str, label: str) -> None:
     rates = np.array([trial.offered_hz for trial in trials])
     heights, held = np.array(values, np.float64), np.array([trial.held for trial in trials])
-    axes.plot(rates[held], heights[held], "o-", color=colour, markersize=5, linewidth=1.2, label=label)
-    axes.plot(rates[~held], heights[~held], "o", color=colour, markersize=5, fillstyle="none", label="_late")
+    for which, fill in ((held, "full"), (~held, "none")):
+        axes.plot(rates[which], heights[which], "o", color=colour, markersize=5, fillstyle=fill)
+    tried = np.unique(rates[held])
+    medians = [np.median(heights[held & (rates == hz)]) for hz in tried]
+    axes.plot(tried, medians, color=colour, linewidth=1.2, label=label)
 
 
 def _draw_novelty(axes: Axes, rows: Sequence[EmbeddingRow], start_ns: int) -> None:

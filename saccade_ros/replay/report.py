@@ -218,13 +218,13 @@ def _trials(trials: Sequence[Mapping[str, Any]]) -> str:
             f"{trial['played_hz']:.4g}" + ("" if trial["held"] else " (late)"),
             f"{trial['achieved_hz'] or 0:.4g}",
             "yes" if trial["passed"] else "no",
-            _ms(trial["latency_ms"]["p50"]),
-            _ms(trial["latency_ms"]["p99"]),
+            _ms(trial["end_to_end_ms"]["p50"]),
+            _ms(trial["end_to_end_ms"]["p99"]),
             f"{trial['lateness_ms']['p99']:.1f} ms",
         )
         for trial in trials
     ]
-    head = ("offered, Hz", "played", "in embeddings", "kept up", "latency p50", "p99", "player late, p99")
+    head = ("offered, Hz", "played", "in embeddings", "kept up", "sent to received, p50", "p99", "player late, p99")
     return _table([head, *rows]) if rows else ""
 
 
