@@ -269,6 +269,14 @@ def test_curves_need_several_rates_and_leave_out_no_trial():
     assert "One rate was played" in one
 
 
+def test_table_and_curve_have_the_latency_by_which_a_trial_passes():
+    slow = trial(20, latency_ms=(36.0,) * 20, end_to_end_ms=(117.0,) * 20)
+    page = render(benchmarked(search(trial(10), slow, peak_hz=10.0)))
+    assert Page(page).text.count("117.0 ms") == 2, "the median and the 99th percentile"
+    assert ">sent to received, ms<" in page
+    assert "36.0 ms" not in page
+
+
 def test_figures_that_are_missing_say_why():
     text = Page(render(benchmarked(search(trial(10), peak_hz=10.0)))).text
     assert "energy–no energy meter (RAPL, Jetson's INA) could be read" in text
