@@ -142,20 +142,32 @@ class Graph(AbstractContextManager["Graph"]):
     def call(self, kind: Any, service: str, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
         if service not in self._clients:
             self._clients[service] = self.node.create_client(kind, f"/{self.name}/{service}")
+            self._await_discovery()
         client = self._clients[service]
         self.wait_for(client.service_is_ready, f"service {service}")
         future = client.call_async(request)
         self.wait_for(future.done, f"answer of {service}", timeout_s)
         return future.result()
 
+    def _await_discovery(self) -> None:
+        """Wait until the node knows the clients made so far, in whose order it learns of them: else an answer is lost.
+
+        One more client is made, and asks until it is answered.
+        """
+        probe = self.node.create_client(GetState, f"/{self.name}/get_state")
+        self.wait_for(probe.service_is_ready, "service get_state")
+        answers: list[Any] = []
+
+        def is_known() -> bool:
+            answers.append(probe.call_async(GetState.Request()))
+            self.spin(0.1)
+            return any(answer.done() for answer in answers)
+
+        self.wait_for(is_known, "answer of get_state")
+        self.node.destroy_client(probe)
+
     def state(self) -> str:
-        """Asks again if need be: an answer is lost if it is sent before the node has discovered this client."""
-        for _ in range(12):
-            try:
-                return self.call(GetState, "get_state", GetState.Request(), timeout_s=5.0).current_state.label
-            except TimeoutError:
-                continue
-        raise AssertionError("the node does not tell its state")
+        return self.call(GetState, "get_state", GetState.Request()).current_state.label
 
     def change_state(self, transition: str | int) -> bool:
         """By label, or by id as nav2's lifecycle manager does it."""
