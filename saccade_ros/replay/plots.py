@@ -93,7 +93,7 @@ def trial_curves(trials: Sequence[Trial]) -> str:
         _draw_rates(dropped, ordered, lost, TAU, "dropped")
         late.set(ylabel="sent to received, ms", ylim=(0, None))
         dropped.set(xlabel="images offered per second and topic", ylabel="frames, %", ylim=(0, 100))
-        late.legend(loc="upper left", ncols=2, fontsize=9)
+        late.legend(loc="upper right", ncols=2, fontsize=9, bbox_to_anchor=(1, 1.14))
         dropped.legend(loc="upper left", fontsize=9)
         return _svg(figure)
 
