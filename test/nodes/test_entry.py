@@ -40,6 +40,17 @@ def attends(process: "subprocess.Popen[str]", how: signal.Signals) -> bool:
     return any(mask >> how - 1 & 1 for mask in masks)
 
 
+def end_by(how: signal.Signals, process: "subprocess.Popen[str]", delay_s: float = 0.0) -> tuple[int, str]:
+    """Send a signal so long after the process began to attend to it; return its exit status and what it printed."""
+    deadline = time.monotonic() + 30
+    while not attends(process, how) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(delay_s)
+    process.send_signal(how)
+    log, _ = process.communicate(timeout=60)
+    return process.returncode, log
+
+
 @pytest.mark.parametrize(
     ("node", "arguments", "delay_s", "how", "status"),
     [
@@ -54,25 +65,14 @@ def attends(process: "subprocess.Popen[str]", how: signal.Signals) -> bool:
     ],
 )
 def test_signal_during_the_start_ends_a_node_as_it_would_later(node, arguments, delay_s, how, status):
-    process = start(node, *arguments)
-    deadline = time.monotonic() + 30
-    while not attends(process, how) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(delay_s)
-    process.send_signal(how)
-    log, _ = process.communicate(timeout=60)
+    ended, log = end_by(how, start(node, *arguments), delay_s)
     assert "Traceback" not in log
-    assert process.returncode == status, log
+    assert ended == status, log
 
 
 @pytest.mark.parametrize("node", ["encoder_node", "export_node", "replay_node"])
 def test_crash_of_native_code_says_where(node):
-    process = start(node)
-    deadline = time.monotonic() + 30
-    while not attends(process, signal.SIGSEGV) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGSEGV)
-    log, _ = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGSEGV
+    status, log = end_by(signal.SIGSEGV, start(node))
+    assert status == -signal.SIGSEGV
     assert "Segmentation fault" in log
     assert f"in {node}\n" in log
