@@ -57,7 +57,7 @@ class UsageSampler:
 
     def _run(self) -> None:
         while True:
-            with suppress(OSError, IndexError):  # the process has ended
+            with suppress(OSError, ValueError):  # the process has ended, or has and nobody waited for it yet
                 now_s = time.monotonic() - self._started_s
                 self._rss_mb.append((now_s, resident_mb((self._process / "status").read_text(encoding="utf-8"))))
                 if (gpu_mb := gpu_megabytes(self._pid)) is not None:
@@ -77,7 +77,11 @@ class UsageSampler:
 
 
 def resident_mb(status: str) -> float:
-    """Read the resident memory in MB off the text of /proc/PID/status."""
+    """Read the resident memory in MB off the text of /proc/PID/status.
+
+    Raises:
+        ValueError: it has none, as a process that has ended and is not waited for.
+    """
     (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) / 1024
 

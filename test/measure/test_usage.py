@@ -11,8 +11,9 @@ from saccade_ros.measure.usage import UsageSampler, read_gpu_megabytes, resident
 
 
 def test_process_is_sampled():
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    busy = subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
     try:
+        busy.stdout.readline()  # before that, the memory may be that of a process of which nothing is loaded yet
         sampler = UsageSampler(busy.pid)
         busy_until = os.times().elapsed + 0.5
         while os.times().elapsed < busy_until:
@@ -20,7 +21,7 @@ def test_process_is_sampled():
         usage = sampler.stop()
     finally:
         busy.kill()
-        busy.wait()
+        busy.communicate()
     assert 0 < usage.cpu_cores <= 1.1
     assert usage.rss_mb[0][1] > 1.0
 
@@ -30,6 +31,16 @@ def test_process_that_has_ended_leaves_no_samples():
     ended.wait()
     usage = UsageSampler(ended.pid).stop()
     assert (usage.cpu_cores, usage.rss_mb, usage.gpu_mb) == (0.0, (), ())
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_process_that_crashed_and_is_not_waited_for_leaves_no_samples():
+    crashed = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    crashed.stdout.read()
+    os.waitid(os.P_PID, crashed.pid, os.WEXITED | os.WNOWAIT)  # what is left of it stays until it is waited for
+    usage = UsageSampler(crashed.pid).stop()
+    crashed.communicate()
+    assert (usage.rss_mb, usage.gpu_mb) == ((), ())
 
 
 def test_resident_memory_is_read_in_mb():
