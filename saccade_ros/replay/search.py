@@ -34,7 +34,7 @@ class PeakSearch:
         while low >= LOWEST_HZ and self._is_verified(high):  # it failed by bad luck
             low, high = self._bisect(*self._climb(high))
         while low >= LOWEST_HZ and not self._is_verified(low):
-            low /= 1 + self.tolerance
+            low = _rounded(low / (1 + self.tolerance))
         if low >= LOWEST_HZ:
             self.peak_hz = low
         self.remark = self._explain()
@@ -57,7 +57,7 @@ class PeakSearch:
     def _bisect(self, low: float, high: float) -> tuple[float, float]:
         """Narrow the range between a rate that passes and one that fails."""
         while low >= LOWEST_HZ and high / low > 1 + self.tolerance:
-            middle = math.sqrt(low * high)
+            middle = _rounded(math.sqrt(low * high))
             low, high = (middle, high) if self._passes(middle) else (low, middle)
         return low, high
 
@@ -87,3 +87,8 @@ class PeakSearch:
         if above and not any(trial.held for trial in above):
             return f"above {self.peak_hz:.1f} Hz the player could not hold its rate: the encoder's peak may be higher"
         return ""
+
+
+def _rounded(hz: float) -> float:
+    """Round to six digits: one rate that is come to in two ways would else be two, apart by the last bit."""
+    return float(f"{hz:.6g}")

@@ -51,6 +51,14 @@ def test_two_searches_agree_where_luck_decides_near_the_peak():
     assert sum(ratio <= 1.1 for ratio in ratios) >= 0.97 * len(ratios)
 
 
+def test_rate_that_is_come_to_in_two_ways_is_one_rate():
+    """Between 1 and 2 Hz first, and again between 1.297 and 2.594, as ViT-L's peak was once found."""
+    passes = iter("y nn nn y nn nyyy nn nn nn nn nnnn yyy".replace(" ", ""))
+    found = search(lambda hz: trial(hz, next(passes) == "y"), start_hz=1.0, tolerance=0.1)
+    assert next(passes, None) is None
+    assert [t.offered_hz for t in found.trials].count(1.41421) == 8
+
+
 def test_rate_that_passes_by_luck_is_not_verified():
     lucky = iter([True])
     found = search(lambda hz: trial(hz, hz <= 35.0 or next(lucky, False)), start_hz=60.0)
