@@ -71,8 +71,9 @@ def speed(record: Mapping[str, Any]) -> Answer:
 def lateness(record: Mapping[str, Any]) -> Answer:
     """Answer how late an embedding is: from the newest image received to the embedding published."""
     times, intervals = record["latency_ms"], record["latency_interval_ms"]
-    notes = ["median, received to published; in brackets the 95 % interval"]
+    notes = [f"median{_interval(intervals['p50'])}, received to published"]
     notes += [f"p{q} {_ms(times[f'p{q}'])}{_interval(intervals[f'p{q}'])}" for q in (90, 95, 99)]
+    notes += ["in brackets: the 95 % interval"] if any(intervals.values()) else []
     if record["age_s"] is not None:
         notes.append(f"mean age of the information {_ms(1e3 * record['age_s'])}")
     return Answer("How late?", _ms(times["p50"]), (*notes, f"max {_ms(times['max'])}"))

@@ -252,6 +252,13 @@ def test_first_screen_answers_the_five_questions():
     assert text.index("What was dropped?") < text.index("Rate offered") < text.index("Encoded moments")
 
 
+@pytest.mark.parametrize("count", [1, 40])
+def test_interval_of_a_latency_stands_in_brackets_where_there_is_one(count):
+    text = Page(render(benchmarked(search(trial(10, latency_ms=(5.0, 9.0) * count), peak_hz=10.0)))).text
+    assert ("median (5.0 to 9.0), received to published" in text) == (count == 40)
+    assert ("in brackets: the 95 % interval" in text) == (count == 40)
+
+
 def test_run_that_is_no_result_says_so_before_anything_else():
     late = benchmarked(Benchmark("fixed", {}, (trial(40, held=False, passed=False),)))
     page = Page(render(late))
