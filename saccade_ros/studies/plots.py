@@ -79,8 +79,9 @@ def draw_gates(record: dict[str, Any], file: Path) -> Path:
         f"{plain(row['name'])}  ({ours:.0%}; {least:.0%})" for row, (ours, least) in zip(rows, shares, strict=True)
     ]
     panels[0].set_yticks(places, names)
-    panels[0].legend(loc="lower left", frameon=False, fontsize=9)
-    about = f"{record['weights']}; encoded share in brackets, equal for the gates; the oracle's"
+    marks, labels = panels[0].get_legend_handles_labels()
+    figure.legend(marks, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    about = f"{record['weights']}; encoded share in brackets: each gate's; the oracle's"
     figure.suptitle(about, x=0.01, ha="left", fontsize=10)
     return save_figure(figure, file)
 
