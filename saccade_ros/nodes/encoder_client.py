@@ -23,6 +23,7 @@ from saccade_ros.vision.ledger import Accounts
 ENCODER = "saccade_encoder"
 LOAD_TIMEOUT_S = 600.0  # a large checkpoint may have to be downloaded
 ANSWER_TIMEOUT_S = 30.0
+STEP_TIMEOUT_S = 120.0  # of a large model on a small processor
 ASK_AGAIN_S = 1.0
 SPIN_S = 0.05
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -106,6 +107,15 @@ class EncoderClient:
             arrived = self.accounts.received - before.received
             self._is_news = False
             self.wait_for(lambda: self._is_news, "the encoder's diagnostics")
+
+    def await_last_step(self) -> None:
+        """Wait until all whole tubelets are done: deactivated, it would give up one that takes long."""
+
+        def is_done() -> bool:
+            pending = (int(values["frames_pending"]) for values in self._diagnostics.values())
+            return all(frames <= 1 for frames in pending)  # half a tubelet stays
+
+        self.wait_for(is_done, "the encoder's last step", STEP_TIMEOUT_S)
 
     @property
     def pid(self) -> int:

@@ -135,6 +135,7 @@ class TrialNode(CountingNode):
         played = play()
         usage = sampler.stop()
         encoder.await_arrival(played.count, self._before)
+        encoder.await_last_step()
         encoder.deactivate()
         self._await_embeddings(encoder.published - self._published_before)
         self._settle()

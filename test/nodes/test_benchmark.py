@@ -87,6 +87,15 @@ def test_rates_in_turn_on_several_topics_recorded_as_best_effort(graph, tmp_path
     assert benchmark.first_embedding_s > 0
 
 
+def test_last_tubelet_of_a_slow_encoder_is_waited_for(graph, tmp_path, monkeypatch):
+    """Deactivated, a node waits 2 s for the tubelet in hand: what came later counted for the next trial."""
+    monkeypatch.setenv("SACCADE_FAULTS", "step:hang:1:4")
+    bag = record(tmp_path / "bag", ["/camera/compressed"])
+    (trial,) = graph(bag, mode="fixed", hz=(2.0,), seconds=1.0).benchmark.trials
+    assert trial.balanced
+    assert trial.classes == {"encoded_dense": 2}
+
+
 def test_search_for_the_peak(graph, tmp_path):
     bag = record(tmp_path / "bag", ["/camera/compressed"])
     play = {"mode": "peak", "hz": (20.0,), "seconds": 0.5, "tolerance": 1.0, "max_latency_ms": 5000.0, "max_loss": 0.5}
