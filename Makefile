@@ -41,7 +41,7 @@ help:
 	@echo 'make lint       ruff and mypy'
 	@echo 'make docs       write config/encoder.yaml and the generated parts of README.md and docs/'
 	@echo 'make demo       replay a clip through the encoder node into demo/;  VIDEO=path or BAG=path for your own'
-	@echo 'make bench      measure the figures of the README on this machine into demo/bench/ (an hour; can be stopped)'
+	@echo 'make bench      measure the figures of the README on this machine into demo/bench/ (some 40 minutes; can be stopped)'
 	@echo 'make default-model  train models/default again from public packages (npm too; hours)'
 	@echo 'make clean      remove what was built;  distclean removes .venv/ and .cache/ too'
 	@echo

@@ -55,18 +55,18 @@ PRECISIONS = ("fp32", "bf16", "int8") if BF16 & set(instruction_sets()) else ("f
 STEP = ("bench", "step", "--model", "vitl", "--precisions", *PRECISIONS, "--threads", "2")
 STEP += ("--runtimes", "onnxruntime", "openvino")
 MEASUREMENTS = {
-    f"cards/{CARD}": Measurement(4, ("bench", "card"), ("cards",)),
+    f"cards/{CARD}": Measurement(5, ("bench", "card"), ("cards",)),
     "step_vitl_w8": Measurement(
-        25, (*STEP, "--windows", "8", "--batches", "1", "4", "--rounds", "4", "--clip", "bikes.mp4"), ("step",)
+        18, (*STEP, "--windows", "8", "--batches", "1", "4", "--rounds", "4", "--clip", "bikes.mp4"), ("step",)
     ),
     "economies_default": Measurement(
-        12, ("bench", "economies", *SCENES, "--limit", "120", "--set", "backend.threads=2"), ("economies",)
+        9, ("bench", "economies", *SCENES, "--limit", "120", "--set", "backend.threads=2"), ("economies",)
     ),
     "gates_default": Measurement(
-        12, ("bench", "gates", *CLIPS, "--set", "encoder.model=default", "--set", "stream.fps=0", *ONE_THREAD)
+        3, ("bench", "gates", *CLIPS, "--set", "encoder.model=default", "--set", "stream.fps=0", *ONE_THREAD)
     ),
     "gate_rate_default": Measurement(
-        3, ("replay", *CLIPS, "--set", "tokens.select=all", *ONE_THREAD), ("gate-default",)
+        2, ("replay", *CLIPS, "--set", "tokens.select=all", *ONE_THREAD), ("gate-default",)
     ),
 }
 
