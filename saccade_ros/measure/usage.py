@@ -57,7 +57,7 @@ class UsageSampler:
 
     def _run(self) -> None:
         while True:
-            with suppress(OSError, ValueError):  # the process has ended, or has and nobody waited for it yet
+            with suppress(OSError, ValueError):  # the process has ended, waited for or not
                 now_s = time.monotonic() - self._started_s
                 self._rss_mb.append((now_s, resident_mb((self._process / "status").read_text(encoding="utf-8"))))
                 if (gpu_mb := gpu_megabytes(self._pid)) is not None:
