@@ -122,7 +122,7 @@ def machine_name() -> str:
 
     The set belongs to it, as processors with and without AMX go by one name in virtual machines.
     """
-    words = f"{processor()} {os.cpu_count()} cores {''.join(instruction_sets()[-1:])}".lower()
+    words = " ".join((processor(), f"{os.cpu_count()} cores", *instruction_sets()[-1:])).lower()
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", words)).strip("-")
 
 
